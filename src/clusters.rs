@@ -1,0 +1,89 @@
+//! Which clusters lie outside the mesh and are told nothing.
+
+use std::collections::HashMap;
+
+use crate::config::Config;
+use crate::peer::wire::{self, Fields};
+use crate::share::Pattern;
+
+/// Istio's name for traffic to addresses that it does not know.
+const PASSTHROUGH: &[u8] = b"PassthroughCluster";
+
+/// Clusters whose answer is kept. Their names come from the operator, so this
+/// bounds mistakes, not attacks.
+const MAX_KNOWN: usize = 4096;
+
+/// Decides by the name and the metadata of a cluster whether it is told about
+/// the local node.
+#[derive(Debug)]
+pub struct Clusters {
+    skip_external: bool,
+    external_names: Vec<Pattern>,
+    known: HashMap<Vec<u8>, bool>,
+}
+
+impl Clusters {
+    /// Decides as `config` says.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            skip_external: config.skip_external_clusters,
+            external_names: config.external_cluster_names.clone(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// Whether `cluster` is told; asks for its `metadata`, a serialised
+    /// `envoy.config.core.v3.Metadata`, only where it is not known yet.
+    pub fn is_told(&mut self, cluster: &[u8], metadata: impl FnOnce() -> Option<Vec<u8>>) -> bool {
+        if let Some(&is_told) = self.known.get(cluster) {
+            return is_told;
+        }
+        let istio = IstioMetadata::of(&metadata().unwrap_or_default());
+        let is_external = istio.external || cluster == PASSTHROUGH || self.is_named(cluster);
+        let is_told = !(istio.disable_mx || self.skip_external && is_external);
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(cluster.to_vec(), is_told);
+        is_told
+    }
+
+    /// Forgets what is known, so that a cluster that was replaced by one of the
+    /// same name is seen.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    fn is_named(&self, cluster: &[u8]) -> bool {
+        std::str::from_utf8(cluster)
+            .is_ok_and(|cluster| self.external_names.iter().any(|name| name.matches(cluster)))
+    }
+}
+
+/// What Istio's control plane says in the `istio` metadata of a cluster.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct IstioMetadata {
+    /// `external`: the endpoints are outside the mesh.
+    external: bool,
+    /// `disable_mx`: metadata must not be exchanged, as over HBONE.
+    disable_mx: bool,
+}
+
+impl IstioMetadata {
+    /// Reads `filter_metadata["istio"]`; what is malformed says nothing.
+    fn of(metadata: &[u8]) -> Self {
+        let mut istio = Self::default();
+        let mut entries = Fields::of(metadata);
+        while let Ok(Some(entry)) = entries.next_bytes(1) {
+            for (key, is_set) in wire::bools_of_entry(entry, b"istio") {
+                match key {
+                    b"external" => istio.external = is_set,
+                    b"disable_mx" => istio.disable_mx = is_set,
+                    _ => {}
+                }
+            }
+        }
+        istio
+    }
+}

@@ -1,0 +1,417 @@
+//! The plugin configuration: JSON into a validated [`Config`].
+//!
+//! Strict, for a misspelt key that is silently ignored is found only in
+//! production: unknown and repeated keys, wrong types and values out of range
+//! are refused with the key, the value and what is allowed.
+
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::exchange::Direction;
+use crate::peer::header::Limits;
+use crate::share::{Pattern, Share};
+use crate::trust::Trust;
+
+/// How the filter behaves; [`Default`] is what an empty configuration gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of the operator's.
+pub struct Config {
+    /// `direction`; `None` is `auto`: the listener's own.
+    pub direction: Option<Direction>,
+    /// `max_sent_bytes`: the longest `x-envoy-peer-metadata` that is sent.
+    pub max_sent_bytes: usize,
+    /// `max_peer_cache_size`: peers kept per VM and plugin; 0 keeps none.
+    pub max_peer_cache_size: u32,
+    /// `record_local_node`: also store the local node, under the opposite key.
+    pub record_local_node: bool,
+    /// `accept_own`: take a peer that is this very proxy for a peer.
+    pub accept_own: bool,
+    /// `max_received_bytes`, `max_labels` and `max_id_bytes`.
+    pub limits: Limits,
+    /// `trust`: which callers are believed.
+    pub trust: Trust,
+    /// `upstream_trust`: which callees are believed.
+    pub upstream_trust: Trust,
+    /// `trust_domains`: those of `spiffe`; empty allows all.
+    pub trust_domains: Vec<String>,
+    /// `external_clusters`: whether nothing is sent to clusters outside the mesh.
+    pub skip_external_clusters: bool,
+    /// `external_cluster_names`: clusters outside the mesh, besides those that
+    /// say so in their metadata.
+    pub external_cluster_names: Vec<Pattern>,
+    /// `share`: what of the local node is sent.
+    pub share: Share,
+    /// `endpoint_fallback`: whether a callee that does not answer is stored from
+    /// its endpoint's metadata.
+    pub endpoint_fallback: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            direction: None,
+            max_sent_bytes: 16_384,
+            max_peer_cache_size: 500,
+            record_local_node: false,
+            accept_own: false,
+            limits: Limits {
+                max_received_bytes: 16_384,
+                max_labels: 256,
+                max_id_bytes: 1024,
+            },
+            trust: Trust::Any,
+            upstream_trust: Trust::Any,
+            trust_domains: Vec::new(),
+            skip_external_clusters: true,
+            external_cluster_names: Vec::new(),
+            share: Share::All,
+            endpoint_fallback: true,
+        }
+    }
+}
+
+/// The most that any limit in bytes may be: Envoy's own limit of all headers
+/// of a request (60 KiB by default), with room for a raised one.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What may stand in the configuration: each key with what it allows.
+pub const KEYS: [(&str, &str); 15] = [
+    ("accept_own", BOOL),
+    (
+        "direction",
+        "\"auto\", \"inbound\", \"outbound\" or \"gateway\"",
+    ),
+    ("endpoint_fallback", BOOL),
+    (
+        "external_cluster_names",
+        "a list of names, each exact or a prefix with \"*\" at its end",
+    ),
+    ("external_clusters", "\"skip\" or \"send\""),
+    ("max_id_bytes", "an integer from 1 to 1048576"),
+    ("max_labels", "an integer from 0 to 65536"),
+    ("max_peer_cache_size", "an integer from 0 to 10000000"),
+    ("max_received_bytes", "an integer from 1 to 1048576"),
+    ("max_sent_bytes", "an integer from 0 to 1048576"),
+    ("record_local_node", BOOL),
+    (
+        "share",
+        "\"all\", \"minimal\", or an object with \"fields\" (a list of node metadata keys) and \
+         \"labels\" (a list of label keys, each exact or a prefix with \"*\" at its end)",
+    ),
+    ("trust", TRUST),
+    ("trust_domains", "a list of trust domains"),
+    ("upstream_trust", TRUST),
+];
+
+const BOOL: &str = "true or false";
+const TRUST: &str = "\"any\", \"mtls\", \"spiffe\" or \"none\"";
+
+/// Why a configuration is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Not a JSON object.
+    NotJson(String),
+    /// No such key.
+    UnknownKey(String),
+    /// The value is not allowed.
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// The value, as JSON.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Two keys exclude each other, or one needs the other.
+    Conflict(&'static str),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson(error) => write!(f, "not a JSON object: {error}"),
+            Self::UnknownKey(key) => {
+                let keys = KEYS.map(|(key, _)| key).join(", ");
+                write!(f, "unknown key {key:?}; allowed are {keys}")
+            }
+            Self::Invalid {
+                key,
+                value,
+                allowed,
+            } => write!(f, "{key:?} is {value}; allowed is {allowed}"),
+            Self::Conflict(conflict) => f.write_str(conflict),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads the plugin configuration; empty gives the defaults.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        if json.trim_ascii().is_empty() {
+            return Ok(config);
+        }
+        for (key, value) in object(json)? {
+            config.set(&key, &value)?;
+        }
+        if !config.trust_domains.is_empty()
+            && ![config.trust, config.upstream_trust].contains(&Trust::Spiffe)
+        {
+            return Err(ConfigError::Conflict(
+                "\"trust_domains\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", for \
+                 nothing else looks at them",
+            ));
+        }
+        Ok(config)
+    }
+
+    fn set(&mut self, key: &str, value: &Value) -> Result<(), ConfigError> {
+        let Some((key, allowed)) = KEYS.into_iter().find(|(name, _)| *name == key) else {
+            return Err(ConfigError::UnknownKey(key.to_owned()));
+        };
+        self.assign(key, value).ok_or_else(|| ConfigError::Invalid {
+            key,
+            value: shortened(value),
+            allowed,
+        })
+    }
+
+    /// Assigns a key of [`KEYS`]; `None` if the value is not allowed.
+    fn assign(&mut self, key: &str, value: &Value) -> Option<()> {
+        match key {
+            "accept_own" => self.accept_own = value.as_bool()?,
+            "direction" => {
+                self.direction = match value.as_str()? {
+                    "auto" => None,
+                    "inbound" => Some(Direction::Inbound),
+                    "outbound" => Some(Direction::Outbound),
+                    "gateway" => Some(Direction::Gateway),
+                    _ => return None,
+                };
+            }
+            "endpoint_fallback" => self.endpoint_fallback = value.as_bool()?,
+            "external_cluster_names" => self.external_cluster_names = patterns(value)?,
+            "external_clusters" => {
+                self.skip_external_clusters = match value.as_str()? {
+                    "skip" => true,
+                    "send" => false,
+                    _ => return None,
+                };
+            }
+            "max_id_bytes" => self.limits.max_id_bytes = integer(value, 1, MAX_BYTES)?,
+            "max_labels" => self.limits.max_labels = integer(value, 0, 65_536)?,
+            "max_peer_cache_size" => self.max_peer_cache_size = integer(value, 0, 10_000_000)?,
+            "max_received_bytes" => self.limits.max_received_bytes = integer(value, 1, MAX_BYTES)?,
+            "max_sent_bytes" => self.max_sent_bytes = integer(value, 0, MAX_BYTES)?,
+            "record_local_node" => self.record_local_node = value.as_bool()?,
+            "share" => self.share = Share::parse(value)?,
+            "trust" => self.trust = trust(value)?,
+            "trust_domains" => self.trust_domains = strings(value)?,
+            "upstream_trust" => self.upstream_trust = trust(value)?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn trust(value: &Value) -> Option<Trust> {
+    match value.as_str()? {
+        "any" => Some(Trust::Any),
+        "mtls" => Some(Trust::Mtls),
+        "spiffe" => Some(Trust::Spiffe),
+        "none" => Some(Trust::None),
+        _ => None,
+    }
+}
+
+/// An integer from `min` to `max`. Written as a float it counts, too, for that
+/// is what a protobuf `Struct` turns integers into.
+fn integer<T: TryFrom<u64>>(value: &Value, min: u64, max: u64) -> Option<T> {
+    let integer = value.as_u64().or_else(|| {
+        let float = value.as_f64()?;
+        // Within the range in which every float is an exact integer.
+        let is_integer = float.fract() == 0.0 && (0.0..=4e9).contains(&float);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        is_integer.then_some(float as u64)
+    })?;
+    (min..=max).contains(&integer).then_some(())?;
+    T::try_from(integer).ok()
+}
+
+/// A list of strings, none of them empty.
+pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
+    value
+        .as_array()?
+        .iter()
+        .map(|item| item.as_str().filter(|item| !item.is_empty()))
+        .map(|item| item.map(str::to_owned))
+        .collect()
+}
+
+/// A list of patterns.
+pub(crate) fn patterns(value: &Value) -> Option<Vec<Pattern>> {
+    let patterns = strings(value)?;
+    patterns
+        .iter()
+        .map(|pattern| Pattern::parse(pattern))
+        .collect()
+}
+
+/// A value as JSON, short enough for a log line.
+fn shortened(value: &Value) -> String {
+    const MAX_CHARS: usize = 100;
+    let json = value.to_string();
+    match json.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", json.get(..end).unwrap_or_default()),
+        None => json,
+    }
+}
+
+/// The keys and values of a JSON object, in which no key stands twice.
+fn object(json: &[u8]) -> Result<Vec<(String, Value)>, ConfigError> {
+    let not_json = |error: serde_json::Error| ConfigError::NotJson(error.to_string());
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let object = deserializer.deserialize_map(Object).map_err(not_json)?;
+    deserializer.end().map_err(not_json)?;
+    Ok(object)
+}
+
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = Vec<(String, Value)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut object: Self::Value = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            if object.iter().any(|(seen, _)| *seen == key) {
+                return Err(A::Error::custom(format_args!("{key:?} stands twice")));
+            }
+            object.push((key, value));
+        }
+        Ok(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        Config::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_gives_the_defaults() {
+        for json in ["", " \n", "{}"] {
+            assert_eq!(Config::parse(json.as_bytes()), Ok(Config::default()));
+        }
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let json = r#"{
+            "accept_own": true, "direction": "gateway", "endpoint_fallback": false,
+            "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
+            "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
+            "max_received_bytes": 10, "max_sent_bytes": 0, "record_local_node": true,
+            "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
+            "upstream_trust": "mtls"}"#;
+        let config = Config {
+            direction: Some(Direction::Gateway),
+            max_sent_bytes: 0,
+            max_peer_cache_size: 9,
+            record_local_node: true,
+            accept_own: true,
+            limits: Limits {
+                max_received_bytes: 10,
+                max_labels: 8,
+                max_id_bytes: 7,
+            },
+            trust: Trust::Spiffe,
+            upstream_trust: Trust::Mtls,
+            trust_domains: vec!["cluster.local".into()],
+            skip_external_clusters: false,
+            external_cluster_names: vec![
+                Pattern::Exact("db".into()),
+                Pattern::Prefix("ext-".into()),
+            ],
+            share: Share::Minimal,
+            endpoint_fallback: false,
+        };
+        assert_eq!(Config::parse(json.as_bytes()), Ok(config));
+        for (key, _) in KEYS {
+            assert!(json.contains(&format!("{key:?}")), "{key} is not tested");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_key_value_and_what_is_allowed() {
+        assert_eq!(
+            error(r#"{"direction": "sideways"}"#),
+            r#""direction" is "sideways"; allowed is "auto", "inbound", "outbound" or "gateway""#
+        );
+        let unknown = error(r#"{"max_peer_cache": 1}"#);
+        assert!(unknown.starts_with(r#"unknown key "max_peer_cache"; allowed are accept_own, "#));
+        for (json, start) in [
+            (
+                r#"{"max_sent_bytes": -1}"#,
+                r#""max_sent_bytes" is -1; allowed is an integer"#,
+            ),
+            (
+                r#"{"max_sent_bytes": 1.5}"#,
+                r#""max_sent_bytes" is 1.5; allowed"#,
+            ),
+            (r#"{"max_sent_bytes": 1e30}"#, r#""max_sent_bytes" is 1e"#),
+            (r#"{"max_labels": "8"}"#, r#""max_labels" is "8"; allowed"#),
+            (
+                r#"{"record_local_node": 1}"#,
+                r#""record_local_node" is 1; allowed is true"#,
+            ),
+            (r#"{"trust": null}"#, r#""trust" is null; allowed is "any""#),
+            (
+                r#"{"trust_domains": ["a", 1]}"#,
+                r#""trust_domains" is ["a",1]; allowed"#,
+            ),
+            (
+                r#"{"trust_domains": ["a"]}"#,
+                r#""trust_domains" needs "trust""#,
+            ),
+            (
+                r#"{"external_cluster_names": ["a*b"]}"#,
+                r#""external_cluster_names" is"#,
+            ),
+            (
+                r#"{"share": {"fields": ["NAMES"]}}"#,
+                r#""share" is {"fields":["NAMES"]}; allo"#,
+            ),
+            (
+                r#"{"trust": "any", "trust": "any"}"#,
+                r#"not a JSON object: "trust" stands twice"#,
+            ),
+            ("[]", "not a JSON object: "),
+            ("trust=any", "not a JSON object: "),
+            ("{} x", "not a JSON object: trailing characters"),
+            ("\u{feff}{}", "not a JSON object: "),
+        ] {
+            let error = error(json);
+            assert!(error.starts_with(start), "{json}: {error}");
+            assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_shortened() {
+        let long = error(&format!(r#"{{"trust": "{}"}}"#, "ä".repeat(5000)));
+        assert!(long.chars().count() < 200, "{long}");
+    }
+}

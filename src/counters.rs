@@ -1,0 +1,133 @@
+//! What the filter counts. Counted in the VM, on the way of requests, and
+//! published by the plugin on a tick.
+
+use std::cell::Cell;
+
+use crate::peer::Refused;
+
+/// A counter, in Envoy's stats as `wasmcustom.metadata_exchange.<name>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// A caller was stored as `wasm.downstream_peer`.
+    DownstreamPeerStored,
+    /// A callee was stored as `wasm.upstream_peer`.
+    UpstreamPeerStored,
+    /// A callee that did not answer was stored from its endpoint's metadata.
+    UpstreamPeerFromEndpoint,
+    /// A received peer was known, byte for byte.
+    CacheHit,
+    /// A received peer had to be decoded.
+    CacheMiss,
+    /// This proxy's own id and metadata came back and were ignored.
+    Own,
+    /// A host call returned a status other than Ok, where it had no reason to.
+    HostError,
+    /// Nothing was sent, for the cluster is outside the mesh.
+    ExternalSkipped,
+    /// [`Refused::Base64`]
+    RefusedBase64,
+    /// [`Refused::Protobuf`]
+    RefusedProtobuf,
+    /// [`Refused::Empty`]
+    RefusedEmpty,
+    /// [`Refused::Utf8`]
+    RefusedUtf8,
+    /// [`Refused::ControlCharacter`]
+    RefusedControlCharacter,
+    /// [`Refused::TooLong`]
+    RefusedTooLong,
+    /// [`Refused::TooDeep`]
+    RefusedTooDeep,
+    /// [`Refused::TooManyLabels`]
+    RefusedTooManyLabels,
+    /// [`Refused::IdTooLong`]
+    RefusedIdTooLong,
+    /// [`crate::trust::Distrust::Nobody`]
+    RefusedTrustNone,
+    /// [`crate::trust::Distrust::NoCertificate`]
+    RefusedTrustMtls,
+    /// [`crate::trust::Distrust::OtherIdentity`]
+    RefusedTrustSpiffe,
+}
+
+impl Counter {
+    /// Every counter with its name, in the order of the enum.
+    pub const ALL: [(Self, &str); 20] = [
+        (Self::DownstreamPeerStored, "downstream_peer_stored"),
+        (Self::UpstreamPeerStored, "upstream_peer_stored"),
+        (
+            Self::UpstreamPeerFromEndpoint,
+            "upstream_peer_from_endpoint",
+        ),
+        (Self::CacheHit, "cache_hit"),
+        (Self::CacheMiss, "cache_miss"),
+        (Self::Own, "own"),
+        (Self::HostError, "host_error"),
+        (Self::ExternalSkipped, "external_skipped"),
+        (Self::RefusedBase64, "refused_base64"),
+        (Self::RefusedProtobuf, "refused_protobuf"),
+        (Self::RefusedEmpty, "refused_empty"),
+        (Self::RefusedUtf8, "refused_utf8"),
+        (Self::RefusedControlCharacter, "refused_control_character"),
+        (Self::RefusedTooLong, "refused_too_long"),
+        (Self::RefusedTooDeep, "refused_too_deep"),
+        (Self::RefusedTooManyLabels, "refused_too_many_labels"),
+        (Self::RefusedIdTooLong, "refused_id_too_long"),
+        (Self::RefusedTrustNone, "refused_trust_none"),
+        (Self::RefusedTrustMtls, "refused_trust_mtls"),
+        (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
+    ];
+}
+
+impl From<Refused> for Counter {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooLong { .. } => Self::RefusedTooLong,
+            Refused::Base64 => Self::RefusedBase64,
+            Refused::Protobuf { .. } => Self::RefusedProtobuf,
+            Refused::TooDeep => Self::RefusedTooDeep,
+            Refused::TooManyLabels { .. } => Self::RefusedTooManyLabels,
+            Refused::Utf8 => Self::RefusedUtf8,
+            Refused::ControlCharacter => Self::RefusedControlCharacter,
+            Refused::IdTooLong { .. } => Self::RefusedIdTooLong,
+            Refused::Empty => Self::RefusedEmpty,
+        }
+    }
+}
+
+/// The counts since they were last taken.
+#[derive(Debug, Default)]
+pub struct Counters([Cell<u64>; Counter::ALL.len()]);
+
+impl Counters {
+    /// Counts one.
+    pub fn count(&self, counter: Counter) {
+        if let Some(count) = self.0.get(counter as usize) {
+            count.set(count.get().wrapping_add(1));
+        }
+    }
+
+    /// The count of `counter` since it was last taken.
+    pub fn take(&self, counter: Counter) -> u64 {
+        self.0.get(counter as usize).map_or(0, Cell::take)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_its_own_place_and_name() {
+        let counters = Counters::default();
+        for (place, (counter, name)) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, place, "{name}");
+            counters.count(counter);
+            assert_eq!(counters.take(counter), 1);
+            assert_eq!(counters.take(counter), 0);
+        }
+        let mut names = Counter::ALL.map(|(_, name)| name);
+        names.sort_unstable();
+        assert!(names.is_sorted_by(|a, b| a < b), "a name stands twice");
+    }
+}

@@ -1,0 +1,63 @@
+//! What the control plane says of an endpoint, for callees that say nothing
+//! themselves.
+
+use crate::peer::{Peer, Text, text};
+
+/// The peer in an endpoint's `istio.workload` metadata:
+/// `workload;namespace;canonical-name;revision;cluster`. `None` without workload
+/// or namespace, for a peer without them would be nobody.
+#[must_use]
+pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
+    let mut parts = text::check(workload).ok()?.split(';');
+    let mut part = || {
+        let part = parts.next()?;
+        (!part.is_empty()).then_some(Text::Borrowed(part))
+    };
+    let (workload, namespace, name, revision, cluster) = (part(), part(), part(), part(), part());
+    let labels: Vec<_> = [
+        ("service.istio.io/canonical-name", name),
+        ("service.istio.io/canonical-revision", revision),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((Text::Borrowed(key), value?)))
+    .collect();
+    Some(Peer {
+        name: Some(workload.clone()?),
+        workload_name: workload,
+        namespace: Some(namespace?),
+        labels: (!labels.is_empty()).then_some(labels),
+        cluster_id: cluster,
+        ..Peer::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_parts_name_a_workload() {
+        let peer = peer(b"pay;shop;payment;v2;east").unwrap();
+        let text = |text| Some(Text::Borrowed(text));
+        assert_eq!(peer.name, text("pay"));
+        assert_eq!(peer.workload_name, text("pay"));
+        assert_eq!(peer.namespace, text("shop"));
+        assert_eq!(peer.cluster_id, text("east"));
+        assert_eq!(
+            peer.labels,
+            Some(vec![
+                ("service.istio.io/canonical-name".into(), "payment".into()),
+                ("service.istio.io/canonical-revision".into(), "v2".into()),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_absent_but_a_workload_needs_name_and_namespace() {
+        let short = peer(b"pay;shop").unwrap();
+        assert_eq!((short.labels, short.cluster_id), (None, None));
+        for none in ["", ";", "pay", "pay;", ";shop;x;y;z", "pay\n;shop"] {
+            assert_eq!(peer(none.as_bytes()), None, "{none:?}");
+        }
+    }
+}

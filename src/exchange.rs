@@ -1,0 +1,490 @@
+//! The exchange itself: what is read, stored, stripped, sent and answered, per
+//! direction. Knows the proxy only as a [`Host`].
+//!
+//! | direction | request | response |
+//! |---|---|---|
+//! | inbound | store and strip the caller, send nothing to the app | strip what the app sent, answer a caller that asked |
+//! | outbound | send the local node | store and strip the callee |
+//! | gateway | store and strip the caller, send the local node | store and strip the callee, answer a caller that asked |
+
+use std::cell::{Cell, RefCell};
+
+use crate::cache::{KnownPeer, PeerCache};
+use crate::clusters::Clusters;
+use crate::config::Config;
+use crate::counters::{Counter, Counters};
+use crate::endpoint;
+use crate::host::{HeaderMap, Host, HostResult, Property, StateKey};
+use crate::local::LocalNode;
+use crate::peer::header::{self, PEER_METADATA, PEER_METADATA_ID};
+use crate::peer::{Refused, flat};
+use crate::trust::{Distrust, Trust, vouches};
+
+/// On which side of the workload the listener stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// In front of the workload.
+    Inbound,
+    /// Behind the workload.
+    Outbound,
+    /// Between workloads: a listener without direction, or so configured.
+    Gateway,
+}
+
+/// Who speaks in a header map: the caller in requests, the callee in responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Downstream,
+    Upstream,
+}
+
+impl Side {
+    fn peer_key(self) -> StateKey {
+        match self {
+            Self::Downstream => StateKey::DownstreamPeer,
+            Self::Upstream => StateKey::UpstreamPeer,
+        }
+    }
+
+    fn id_key(self) -> StateKey {
+        match self {
+            Self::Downstream => StateKey::DownstreamPeerId,
+            Self::Upstream => StateKey::UpstreamPeerId,
+        }
+    }
+}
+
+/// The two headers as a header map has them: `None` is absent, and present ones
+/// may be empty.
+struct PeerHeaders {
+    metadata: Option<Vec<u8>>,
+    id: Option<Vec<u8>>,
+}
+
+/// Something that each of the two headers has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Both<T> {
+    metadata: T,
+    id: T,
+}
+
+/// Neither header.
+const NEITHER: Both<bool> = Both {
+    metadata: false,
+    id: false,
+};
+
+/// Each header.
+const EACH: Both<bool> = Both {
+    metadata: true,
+    id: true,
+};
+
+/// What is remembered of a stream between its request and its response.
+#[derive(Debug, Default)]
+pub struct Stream {
+    direction: Option<Direction>,
+    /// Which headers the caller sent, and is answered.
+    asked: Both<bool>,
+    /// Whether the callee was told anything, and its answer is believed.
+    told: bool,
+}
+
+/// The exchange of one plugin configuration: shared by its streams, and gone
+/// with the last of them when the configuration is replaced.
+#[derive(Debug)]
+pub struct Exchange {
+    config: Config,
+    local: LocalNode,
+    peers: RefCell<PeerCache>,
+    endpoints: RefCell<PeerCache>,
+    clusters: RefCell<Clusters>,
+    counters: Counters,
+    paths: Cell<Paths>,
+}
+
+/// By which paths this Envoy knows its attributes; learnt from the first stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Paths {
+    Unknown,
+    Modern,
+    Legacy,
+}
+
+impl Exchange {
+    /// An exchange that speaks for `local`.
+    #[must_use]
+    pub fn new(config: Config, local: LocalNode) -> Self {
+        Self {
+            peers: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
+            endpoints: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
+            clusters: RefCell::new(Clusters::new(&config)),
+            counters: Counters::default(),
+            paths: Cell::new(Paths::Unknown),
+            config,
+            local,
+        }
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts a status other than Ok that a host call returned.
+    pub fn count_host_error(&self) {
+        self.counters.count(Counter::HostError);
+    }
+
+    /// Looks anew at the metadata of clusters; called now and then.
+    pub fn refresh_clusters(&self) {
+        self.clusters.borrow_mut().forget();
+    }
+
+    /// The request headers of `stream`.
+    pub fn on_request_headers(&self, stream: &mut Stream, host: &impl Host) {
+        let direction = self.direction(host);
+        stream.direction = Some(direction);
+        let headers = match direction {
+            Direction::Inbound | Direction::Gateway => {
+                let headers = self.read(host, HeaderMap::Request);
+                stream.asked = self.take_in(host, Side::Downstream, &headers);
+                Some(headers)
+            }
+            Direction::Outbound => None,
+        };
+        let tells = direction != Direction::Inbound && self.tells_cluster(host);
+        let give = if tells { EACH } else { NEITHER };
+        stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
+        self.record_local_node(host, direction);
+    }
+
+    /// The response headers of `stream`, also those of a local reply.
+    pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host) {
+        let direction = stream.direction.unwrap_or_else(|| self.direction(host));
+        let mut headers = None;
+        if direction != Direction::Inbound {
+            let mut callee = NEITHER;
+            if stream.told {
+                let read = self.read(host, HeaderMap::Response);
+                callee = self.take_in(host, Side::Upstream, &read);
+                headers = Some(read);
+            }
+            if !callee.metadata && self.config.endpoint_fallback {
+                self.store_endpoint(host);
+            }
+        }
+        self.write(host, HeaderMap::Response, headers.as_ref(), stream.asked);
+    }
+
+    fn direction(&self, host: &impl Host) -> Direction {
+        if let Some(direction) = self.config.direction {
+            return direction;
+        }
+        // envoy.config.core.v3.TrafficDirection as int64, little endian.
+        let direction = self.property(host, Property::ListenerDirection);
+        match direction.as_deref().and_then(<[u8]>::first) {
+            Some(1) => Direction::Inbound,
+            Some(2) => Direction::Outbound,
+            _ => Direction::Gateway,
+        }
+    }
+
+    fn read(&self, host: &impl Host, map: HeaderMap) -> PeerHeaders {
+        // A header that cannot be read may be there all the same: an empty one
+        // is not believed, and stripped.
+        let read = |name| {
+            let header = self.counted(host.header(map, name));
+            header.unwrap_or_else(|| Some(Vec::new()))
+        };
+        PeerHeaders {
+            metadata: read(PEER_METADATA),
+            id: read(PEER_METADATA_ID),
+        }
+    }
+
+    /// Leaves in `map` the local node's headers as `give` says, and removes what
+    /// else is there; `headers` is what was read, if it was. Tells whether any
+    /// was given.
+    fn write(
+        &self,
+        host: &impl Host,
+        map: HeaderMap,
+        headers: Option<&PeerHeaders>,
+        give: Both<bool>,
+    ) -> bool {
+        let write = |name, own: Option<&str>, is_there: bool| match own {
+            Some(own) => self.counted(host.set_header(map, name, own.as_bytes())),
+            None if is_there => self.counted(host.remove_header(map, name)),
+            None => None,
+        };
+        let metadata = self.local.header.as_deref().filter(|_| give.metadata);
+        let id = self.local.id.as_deref().filter(|_| give.id);
+        write(
+            PEER_METADATA,
+            metadata,
+            headers.is_none_or(|headers| headers.metadata.is_some()),
+        );
+        write(
+            PEER_METADATA_ID,
+            id,
+            headers.is_none_or(|headers| headers.id.is_some()),
+        );
+        metadata.is_some() || id.is_some()
+    }
+
+    /// Stores the peer in `headers` and tells which of them were received: not
+    /// empty, and not refused.
+    fn take_in(&self, host: &impl Host, side: Side, headers: &PeerHeaders) -> Both<bool> {
+        let value = headers.metadata.as_deref().unwrap_or_default();
+        let id = headers.id.as_deref().unwrap_or_default();
+        if value.is_empty() && id.is_empty() {
+            return NEITHER;
+        }
+        if !self.config.accept_own && self.is_own(id, value) {
+            self.counters.count(Counter::Own);
+            return NEITHER;
+        }
+        if let Err(distrust) = self.check_connection(host, side) {
+            self.count_distrust(distrust);
+            return NEITHER;
+        }
+        if value.is_empty() {
+            return self.take_in_id_alone(side, id);
+        }
+        let mut peers = self.peers.borrow_mut();
+        if let Some(peer) = peers.get(id, value) {
+            self.counters.count(Counter::CacheHit);
+            return self.take_in_peer(host, side, id, peer);
+        }
+        self.counters.count(Counter::CacheMiss);
+        match self.decode(id, value) {
+            Ok(peer) => {
+                let received = self.take_in_peer(host, side, id, &peer);
+                peers.insert(id, value, peer);
+                received
+            }
+            Err(refused) => {
+                log::debug!("peer refused: {refused}");
+                self.counters.count(refused.into());
+                // An id that is fine is answered, whatever came beside it.
+                Both {
+                    metadata: false,
+                    id: self.is_fit_id(id) && self.trust(side) != Trust::Spiffe,
+                }
+            }
+        }
+    }
+
+    /// An id without metadata names nobody that a reader could draw: it is
+    /// answered, and not stored.
+    fn take_in_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
+        if self.trust(side) == Trust::Spiffe {
+            self.count_distrust(Distrust::OtherIdentity);
+            return NEITHER;
+        }
+        match header::id(id, self.config.limits) {
+            Ok(_) => Both {
+                metadata: false,
+                id: true,
+            },
+            Err(refused) => {
+                self.counters.count(refused.into());
+                NEITHER
+            }
+        }
+    }
+
+    /// The verdict is of this request's connection, so it is taken for known
+    /// peers, too.
+    fn take_in_peer(
+        &self,
+        host: &impl Host,
+        side: Side,
+        id: &[u8],
+        peer: &KnownPeer,
+    ) -> Both<bool> {
+        if let Err(distrust) = self.check_identity(host, side, peer) {
+            self.count_distrust(distrust);
+            return NEITHER;
+        }
+        self.counters.count(match side {
+            Side::Downstream => Counter::DownstreamPeerStored,
+            Side::Upstream => Counter::UpstreamPeerStored,
+        });
+        self.counted(host.store(side.peer_key(), &peer.flat));
+        if !id.is_empty() {
+            self.counted(host.store(side.id_key(), id));
+        }
+        Both {
+            metadata: true,
+            id: !id.is_empty(),
+        }
+    }
+
+    fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, Refused> {
+        header::id(id, self.config.limits)?;
+        let message = header::message(value, self.config.limits)?;
+        let peer = header::peer(&message, self.config.limits)?;
+        Ok(KnownPeer {
+            flat: flat::write(&peer).into_boxed_slice(),
+            namespace: peer.namespace.as_deref().map(Into::into),
+        })
+    }
+
+    fn is_fit_id(&self, id: &[u8]) -> bool {
+        !id.is_empty() && header::id(id, self.config.limits).is_ok()
+    }
+
+    /// Whether this proxy's own headers came back to it.
+    fn is_own(&self, id: &[u8], value: &[u8]) -> bool {
+        let own_id = self.local.id.as_deref().unwrap_or_default();
+        let own_value = self.local.header.as_deref().unwrap_or_default();
+        own_id.as_bytes() == id && own_value.as_bytes() == value
+    }
+
+    fn trust(&self, side: Side) -> Trust {
+        match side {
+            Side::Downstream => self.config.trust,
+            Side::Upstream => self.config.upstream_trust,
+        }
+    }
+
+    fn check_connection(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
+        match self.trust(side) {
+            Trust::Any => Ok(()),
+            Trust::None => Err(Distrust::Nobody),
+            Trust::Mtls | Trust::Spiffe => {
+                let has_certificate = match side {
+                    Side::Downstream => {
+                        let mtls = self.property(host, Property::DownstreamMtls);
+                        mtls.as_deref() == Some(&[1])
+                    }
+                    Side::Upstream => {
+                        let digest = self.property(host, Property::UpstreamCertificate);
+                        digest.is_some_and(|digest| !digest.is_empty())
+                    }
+                };
+                has_certificate.then_some(()).ok_or(Distrust::NoCertificate)
+            }
+        }
+    }
+
+    fn check_identity(
+        &self,
+        host: &impl Host,
+        side: Side,
+        peer: &KnownPeer,
+    ) -> Result<(), Distrust> {
+        if self.trust(side) != Trust::Spiffe {
+            return Ok(());
+        }
+        let uri_san = self.property(
+            host,
+            match side {
+                Side::Downstream => Property::DownstreamUriSan,
+                Side::Upstream => Property::UpstreamUriSan,
+            },
+        );
+        let namespace = peer.namespace.as_deref().unwrap_or_default();
+        let uri_san = uri_san.unwrap_or_default();
+        vouches(&uri_san, namespace, &self.config.trust_domains)
+            .then_some(())
+            .ok_or(Distrust::OtherIdentity)
+    }
+
+    fn count_distrust(&self, distrust: Distrust) {
+        log::debug!("peer not trusted: {distrust:?}");
+        self.counters.count(match distrust {
+            Distrust::Nobody => Counter::RefusedTrustNone,
+            Distrust::NoCertificate => Counter::RefusedTrustMtls,
+            Distrust::OtherIdentity => Counter::RefusedTrustSpiffe,
+        });
+    }
+
+    /// Whether the request's cluster is told about the local node.
+    fn tells_cluster(&self, host: &impl Host) -> bool {
+        let Some(cluster) = self.property(host, Property::ClusterName) else {
+            return true;
+        };
+        let metadata = || self.property(host, Property::ClusterMetadata);
+        let is_told = self.clusters.borrow_mut().is_told(&cluster, metadata);
+        if !is_told {
+            self.counters.count(Counter::ExternalSkipped);
+        }
+        is_told
+    }
+
+    /// Stores the chosen endpoint as the callee, without an id, so that a reader
+    /// can tell it from a callee that spoke for itself.
+    fn store_endpoint(&self, host: &impl Host) {
+        let Some(workload) = self.property(host, Property::EndpointWorkload) else {
+            return;
+        };
+        let mut endpoints = self.endpoints.borrow_mut();
+        let known = endpoints.get(b"", &workload).map(|known| {
+            self.counted(host.store(StateKey::UpstreamPeer, &known.flat));
+        });
+        if known.is_none() {
+            let Some(peer) = endpoint::peer(&workload) else {
+                return;
+            };
+            let flat = flat::write(&peer).into_boxed_slice();
+            self.counted(host.store(StateKey::UpstreamPeer, &flat));
+            let namespace = None;
+            endpoints.insert(b"", &workload, KnownPeer { flat, namespace });
+        }
+        self.counters.count(Counter::UpstreamPeerFromEndpoint);
+    }
+
+    /// Stores the local node under the key of the side on which it stands, so
+    /// that one entry names both. A gateway stands on neither.
+    fn record_local_node(&self, host: &impl Host, direction: Direction) {
+        let side = match direction {
+            _ if !self.config.record_local_node => return,
+            Direction::Inbound => Side::Upstream,
+            Direction::Outbound => Side::Downstream,
+            Direction::Gateway => return,
+        };
+        if let Some(flat) = &self.local.flat {
+            self.counted(host.store(side.peer_key(), flat));
+            if let Some(id) = &self.local.id {
+                self.counted(host.store(side.id_key(), id.as_bytes()));
+            }
+        }
+    }
+
+    /// An attribute under the path by which this Envoy knows it.
+    fn property(&self, host: &impl Host, property: Property) -> Option<Vec<u8>> {
+        let get = |path| self.counted(host.property(path)).flatten();
+        let Some(legacy_path) = property.legacy_path() else {
+            return get(property.path());
+        };
+        match self.paths.get() {
+            Paths::Modern => get(property.path()),
+            Paths::Legacy => get(legacy_path),
+            Paths::Unknown => {
+                let (value, paths) = match get(property.path()) {
+                    Some(value) => (Some(value), Paths::Modern),
+                    None => (get(legacy_path), Paths::Legacy),
+                };
+                // Only the direction is there in every stream.
+                if property == Property::ListenerDirection && value.is_some() {
+                    self.paths.set(paths);
+                }
+                value
+            }
+        }
+    }
+
+    /// Counts a host's error and goes on without what was asked.
+    fn counted<T>(&self, result: HostResult<T>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                log::debug!("host call failed with status {}", error.0);
+                self.count_host_error();
+            })
+            .ok()
+    }
+}

@@ -1,0 +1,117 @@
+//! The few things that the exchange asks of a proxy.
+
+/// A header map of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderMap {
+    /// Request headers.
+    Request,
+    /// Response headers.
+    Response,
+}
+
+/// A key of filter state; Envoy shows it with the prefix `wasm.`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKey {
+    /// The caller, as `FlatNode`.
+    DownstreamPeer,
+    /// The caller's node id.
+    DownstreamPeerId,
+    /// The callee, as `FlatNode`.
+    UpstreamPeer,
+    /// The callee's node id.
+    UpstreamPeerId,
+}
+
+impl StateKey {
+    /// Every key.
+    pub const ALL: [Self; 4] = [
+        Self::DownstreamPeer,
+        Self::DownstreamPeerId,
+        Self::UpstreamPeer,
+        Self::UpstreamPeerId,
+    ];
+
+    /// The name without Envoy's prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DownstreamPeer => "downstream_peer",
+            Self::DownstreamPeerId => "downstream_peer_id",
+            Self::UpstreamPeer => "upstream_peer",
+            Self::UpstreamPeerId => "upstream_peer_id",
+        }
+    }
+}
+
+/// An Envoy attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Property {
+    /// `xds.listener_direction`: int64, 1 inbound, 2 outbound.
+    ListenerDirection,
+    /// `xds.cluster_name` of the chosen route.
+    ClusterName,
+    /// `xds.cluster_metadata`: a serialised `envoy.config.core.v3.Metadata`.
+    ClusterMetadata,
+    /// `istio.workload` in the metadata of the chosen endpoint:
+    /// `workload;namespace;canonical-name;revision;cluster`.
+    EndpointWorkload,
+    /// `connection.mtls`: whether the downstream presented a certificate.
+    DownstreamMtls,
+    /// First URI SAN of the downstream's certificate.
+    DownstreamUriSan,
+    /// Digest of the upstream's certificate: there, if it presented one.
+    UpstreamCertificate,
+    /// First URI SAN of the upstream's certificate.
+    UpstreamUriSan,
+}
+
+impl Property {
+    /// The attribute's path, its segments separated by NUL.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::ListenerDirection => "xds\0listener_direction",
+            Self::ClusterName => "xds\0cluster_name",
+            Self::ClusterMetadata => "xds\0cluster_metadata",
+            Self::EndpointWorkload => {
+                "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
+            }
+            Self::DownstreamMtls => "connection\0mtls",
+            Self::DownstreamUriSan => "connection\0uri_san_peer_certificate",
+            Self::UpstreamCertificate => "upstream\0sha256_peer_certificate_digest",
+            Self::UpstreamUriSan => "upstream\0uri_san_peer_certificate",
+        }
+    }
+
+    /// The path by which Envoy before 1.33 knew it, where that differs.
+    #[must_use]
+    pub fn legacy_path(self) -> Option<&'static str> {
+        self.path().strip_prefix("xds\0")
+    }
+}
+
+/// A host call returned this status, which is neither Ok nor a plain "absent".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostError(pub u32);
+
+/// What a host call gave.
+pub type HostResult<T> = Result<T, HostError>;
+
+/// The proxy, as the exchange sees it. None of the calls may fail a request:
+/// the exchange counts errors and goes on.
+pub trait Host {
+    /// The first value of a header, which may be empty; `None` if it is absent.
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>>;
+
+    /// Replaces all values of a header by one.
+    fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()>;
+
+    /// Removes all values of a header.
+    fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()>;
+
+    /// The attribute at `path`; `None` if it is absent.
+    fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>>;
+
+    /// Writes filter state.
+    fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()>;
+}

@@ -1,0 +1,71 @@
+//! Why a received peer was refused.
+
+use std::fmt;
+
+/// Why a received peer was refused. The request is served all the same; each
+/// reason has a counter of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The header is longer than the receiver allows.
+    TooLong {
+        /// Bytes received.
+        len: usize,
+        /// Bytes allowed (`max_received_bytes`).
+        max: usize,
+    },
+    /// Not standard base64: another alphabet, a lone last character, or bits
+    /// set that no byte uses.
+    Base64,
+    /// Not a `google.protobuf.Struct`.
+    Protobuf {
+        /// Bytes from the start of the decoded message.
+        offset: usize,
+    },
+    /// Lists and structs within each other beyond [`super::wire::MAX_DEPTH`].
+    TooDeep,
+    /// More labels, or more platform metadata, than the receiver allows.
+    TooManyLabels {
+        /// Entries allowed (`max_labels`).
+        max: usize,
+    },
+    /// A text that is not UTF-8.
+    Utf8,
+    /// A text with a control character (C0, DEL or C1), which could forge lines
+    /// in the logs that carry it.
+    ControlCharacter,
+    /// The id is longer than the receiver allows.
+    IdTooLong {
+        /// Bytes received.
+        len: usize,
+        /// Bytes allowed (`max_id_bytes`).
+        max: usize,
+    },
+    /// Decodes, but says nothing about the workload.
+    Empty,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { len, max } => {
+                write!(f, "{len} bytes, over max_received_bytes {max}")
+            }
+            Self::Base64 => f.write_str("not standard base64"),
+            Self::Protobuf { offset } => {
+                write!(f, "not a google.protobuf.Struct at byte {offset}")
+            }
+            Self::TooDeep => f.write_str("values nested too deeply"),
+            Self::TooManyLabels { max } => {
+                write!(f, "more than max_labels {max} entries in a map")
+            }
+            Self::Utf8 => f.write_str("a text that is not UTF-8"),
+            Self::ControlCharacter => f.write_str("a control character in a text"),
+            Self::IdTooLong { len, max } => {
+                write!(f, "an id of {len} bytes, over max_id_bytes {max}")
+            }
+            Self::Empty => f.write_str("says nothing about the workload"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}

@@ -1,0 +1,224 @@
+//! What one proxy tells another about the workload behind it: the domain type
+//! and its three forms. Pure: knows no host and no SDK.
+//!
+//! ```text
+//! x-envoy-peer-metadata  --header-->  google.protobuf.Struct  --wire-->  Peer  --flat-->  FlatNode
+//!      (text)                              (bytes)                                      (filter state)
+//! ```
+
+use std::borrow::Cow;
+
+pub mod error;
+pub mod flat;
+pub mod header;
+pub mod text;
+pub mod wire;
+
+pub use error::Refused;
+
+/// A text of a peer: borrowed from the message it came in, or made from a
+/// number or a list.
+pub type Text<'a> = Cow<'a, str>;
+
+/// Labels or platform metadata: sorted by key bytes, each key once.
+pub type Map<'a> = Vec<(Text<'a>, Text<'a>)>;
+
+/// A workload as its proxy describes it. `None` is a field that the sender
+/// lacks; an empty text or map is one that it sent empty.
+///
+/// The fields are those that Istio's proxies exchanged from 1.4 to today; none
+/// is mandatory, for every dialect leaves some out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer<'a> {
+    /// `APP_CONTAINERS`: container names, separated by commas.
+    pub app_containers: Option<Text<'a>>,
+    /// `CLUSTER_ID`: the Kubernetes cluster, not the Envoy cluster.
+    pub cluster_id: Option<Text<'a>>,
+    /// `INSTANCE_IPS`: addresses, separated by commas.
+    pub instance_ips: Option<Text<'a>>,
+    /// `ISTIO_VERSION` of the proxy.
+    pub istio_version: Option<Text<'a>>,
+    /// `LABELS` of the pod, or given to the VM.
+    pub labels: Option<Map<'a>>,
+    /// `MESH_ID`.
+    pub mesh_id: Option<Text<'a>>,
+    /// `NAME` of the pod or VM.
+    pub name: Option<Text<'a>>,
+    /// `NAMESPACE`.
+    pub namespace: Option<Text<'a>>,
+    /// `OWNER`: `kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME`.
+    pub owner: Option<Text<'a>>,
+    /// `PLATFORM_METADATA`: what the cloud says of the machine.
+    pub platform_metadata: Option<Map<'a>>,
+    /// `WORKLOAD_NAME`: the deployment, or the `WorkloadGroup`.
+    pub workload_name: Option<Text<'a>>,
+}
+
+/// The labels by which a reader names the service of a peer, in the order in
+/// which `SkyWalking` tries them. These survive when a header is too long.
+pub const SERVICE_LABELS: [&str; 4] = [
+    "service.istio.io/canonical-name",
+    "app.kubernetes.io/name",
+    "app",
+    "k8s-app",
+];
+
+/// A field of [`Peer`], declared in the byte order of the keys: the order on
+/// the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `APP_CONTAINERS`
+    AppContainers,
+    /// `CLUSTER_ID`
+    ClusterId,
+    /// `INSTANCE_IPS`
+    InstanceIps,
+    /// `ISTIO_VERSION`
+    IstioVersion,
+    /// `LABELS`
+    Labels,
+    /// `MESH_ID`
+    MeshId,
+    /// `NAME`
+    Name,
+    /// `NAMESPACE`
+    Namespace,
+    /// `OWNER`
+    Owner,
+    /// `PLATFORM_METADATA`
+    PlatformMetadata,
+    /// `WORKLOAD_NAME`
+    WorkloadName,
+}
+
+impl Field {
+    /// Every field, in the byte order of the keys.
+    pub const ALL: [Self; 11] = [
+        Self::AppContainers,
+        Self::ClusterId,
+        Self::InstanceIps,
+        Self::IstioVersion,
+        Self::Labels,
+        Self::MeshId,
+        Self::Name,
+        Self::Namespace,
+        Self::Owner,
+        Self::PlatformMetadata,
+        Self::WorkloadName,
+    ];
+
+    /// The key in node metadata and on the wire.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::AppContainers => "APP_CONTAINERS",
+            Self::ClusterId => "CLUSTER_ID",
+            Self::InstanceIps => "INSTANCE_IPS",
+            Self::IstioVersion => "ISTIO_VERSION",
+            Self::Labels => "LABELS",
+            Self::MeshId => "MESH_ID",
+            Self::Name => "NAME",
+            Self::Namespace => "NAMESPACE",
+            Self::Owner => "OWNER",
+            Self::PlatformMetadata => "PLATFORM_METADATA",
+            Self::WorkloadName => "WORKLOAD_NAME",
+        }
+    }
+
+    /// The field of a key, `None` for a key that is not exchanged.
+    #[must_use]
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|field| field.key().as_bytes() == key)
+    }
+}
+
+/// One field's place in a peer.
+#[derive(Debug)]
+pub enum Slot<'p, 'a> {
+    /// A text.
+    Text(&'p mut Option<Text<'a>>),
+    /// Names separated by commas, which some senders write as a list.
+    Names(&'p mut Option<Text<'a>>),
+    /// Keys and values.
+    Map(&'p mut Option<Map<'a>>),
+}
+
+/// One field's value in a peer.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'p> {
+    /// A text, also names separated by commas.
+    Text(&'p str),
+    /// Keys and values.
+    Map(&'p [(Text<'p>, Text<'p>)]),
+}
+
+impl<'a> Peer<'a> {
+    /// The place of `field`.
+    pub fn slot(&mut self, field: Field) -> Slot<'_, 'a> {
+        match field {
+            Field::AppContainers => Slot::Names(&mut self.app_containers),
+            Field::ClusterId => Slot::Text(&mut self.cluster_id),
+            Field::InstanceIps => Slot::Names(&mut self.instance_ips),
+            Field::IstioVersion => Slot::Text(&mut self.istio_version),
+            Field::Labels => Slot::Map(&mut self.labels),
+            Field::MeshId => Slot::Text(&mut self.mesh_id),
+            Field::Name => Slot::Text(&mut self.name),
+            Field::Namespace => Slot::Text(&mut self.namespace),
+            Field::Owner => Slot::Text(&mut self.owner),
+            Field::PlatformMetadata => Slot::Map(&mut self.platform_metadata),
+            Field::WorkloadName => Slot::Text(&mut self.workload_name),
+        }
+    }
+
+    /// The value of `field`, if the peer has it.
+    #[must_use]
+    pub fn value(&self, field: Field) -> Option<Value<'_>> {
+        let text = match field {
+            Field::Labels => return self.labels.as_deref().map(Value::Map),
+            Field::PlatformMetadata => return self.platform_metadata.as_deref().map(Value::Map),
+            Field::AppContainers => &self.app_containers,
+            Field::ClusterId => &self.cluster_id,
+            Field::InstanceIps => &self.instance_ips,
+            Field::IstioVersion => &self.istio_version,
+            Field::MeshId => &self.mesh_id,
+            Field::Name => &self.name,
+            Field::Namespace => &self.namespace,
+            Field::Owner => &self.owner,
+            Field::WorkloadName => &self.workload_name,
+        };
+        text.as_deref().map(Value::Text)
+    }
+
+    /// Leaves `field` out.
+    pub fn clear(&mut self, field: Field) {
+        match self.slot(field) {
+            Slot::Text(text) | Slot::Names(text) => *text = None,
+            Slot::Map(map) => *map = None,
+        }
+    }
+
+    /// Keeps the labels whose key `keep` accepts; no `LABELS` if none is left.
+    pub fn retain_labels(&mut self, keep: impl Fn(&str) -> bool) {
+        if let Some(labels) = &mut self.labels {
+            labels.retain(|(key, _)| keep(key));
+            if labels.is_empty() {
+                self.labels = None;
+            }
+        }
+    }
+
+    /// Whether the peer says nothing: every field is absent or empty. Such a
+    /// peer is never stored, for readers would draw a nameless node.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        Field::ALL
+            .into_iter()
+            .filter_map(|field| self.value(field))
+            .all(|value| match value {
+                Value::Text(text) => text.is_empty(),
+                Value::Map(map) => map.is_empty(),
+            })
+    }
+}

@@ -1,0 +1,86 @@
+//! Whom to believe: what a peer's connection must show before its metadata is
+//! taken.
+
+/// What is asked of a peer's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing, as Istio's own exchange does.
+    #[default]
+    Any,
+    /// A certificate.
+    Mtls,
+    /// A certificate whose URI SAN is `spiffe://TRUST-DOMAIN/ns/NS/sa/SA`, with
+    /// NS the namespace that the metadata claims. It vouches for the namespace,
+    /// not for the workload.
+    Spiffe,
+    /// Nobody is believed: the edge of the mesh.
+    None,
+}
+
+/// Why a peer is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// `none`: nobody is.
+    Nobody,
+    /// `mtls`, `spiffe`: no certificate was presented.
+    NoCertificate,
+    /// `spiffe`: the certificate is for another namespace or trust domain, its
+    /// SAN is not of that form, or the metadata claims no namespace.
+    OtherIdentity,
+}
+
+/// Whether `uri_san` vouches for `namespace`, within `trust_domains` unless
+/// that is empty.
+#[must_use]
+pub fn vouches(uri_san: &[u8], namespace: &str, trust_domains: &[String]) -> bool {
+    let Some((trust_domain, rest)) = std::str::from_utf8(uri_san)
+        .ok()
+        .and_then(|uri| uri.strip_prefix("spiffe://"))
+        .and_then(|uri| uri.split_once('/'))
+    else {
+        return false;
+    };
+    let mut path = rest.split('/');
+    let is_path = path.next() == Some("ns")
+        && path.next() == Some(namespace)
+        && path.next() == Some("sa")
+        && path.next().is_some_and(|account| !account.is_empty())
+        && path.next().is_none();
+    is_path
+        && !namespace.is_empty()
+        && !trust_domain.is_empty()
+        && (trust_domains.is_empty() || trust_domains.iter().any(|listed| listed == trust_domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_exact_form_vouches() {
+        let domains = ["cluster.local".to_owned()];
+        assert!(vouches(
+            b"spiffe://cluster.local/ns/shop/sa/pay",
+            "shop",
+            &domains
+        ));
+        assert!(vouches(b"spiffe://other/ns/shop/sa/pay", "shop", &[]));
+        for (uri, namespace) in [
+            ("spiffe://other/ns/shop/sa/pay", "shop"),
+            ("spiffe://cluster.local/ns/shop/sa/pay", "bank"),
+            ("spiffe://cluster.local/ns/shop/sa/pay", "shop/sa/pay"),
+            ("spiffe://cluster.local/ns/shop/sa/", "shop"),
+            ("spiffe://cluster.local/ns/shop/sa", "shop"),
+            ("spiffe://cluster.local/ns/shop/sa/pay/x", "shop"),
+            ("spiffe://cluster.local/ns//sa/pay", ""),
+            ("spiffe://cluster.local//ns/shop/sa/pay", "shop"),
+            ("SPIFFE://cluster.local/ns/shop/sa/pay", "shop"),
+            ("https://cluster.local/ns/shop/sa/pay", "shop"),
+            ("", "shop"),
+        ] {
+            assert!(!vouches(uri.as_bytes(), namespace, &domains), "{uri}");
+        }
+        assert!(!vouches(b"spiffe:///ns/shop/sa/pay", "shop", &[]));
+        assert!(!vouches(b"spiffe://\xff/ns/shop/sa/pay", "shop", &[]));
+    }
+}

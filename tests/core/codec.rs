@@ -1,0 +1,340 @@
+//! The codec against itself and against prost, and what it refuses.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+use metadata_exchange::config::Config;
+use metadata_exchange::peer::header::Limits;
+use metadata_exchange::peer::wire::{self, Strict};
+use metadata_exchange::peer::{Field, Peer, Refused, Slot, Text, flat, header};
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+use crate::support::message_of;
+
+fn limits() -> Limits {
+    Config::default().limits
+}
+
+fn decode(message: &[u8]) -> Result<Peer<'_>, Refused> {
+    wire::decode(message, limits().max_labels, &mut Strict)
+}
+
+/// Any text that a peer may carry.
+fn text() -> impl Strategy<Value = String> {
+    "[^\\p{Cc}]{0,12}"
+}
+
+fn peer() -> impl Strategy<Value = Peer<'static>> {
+    let texts = proptest::collection::vec(proptest::option::of(text()), Field::ALL.len());
+    let map = || proptest::option::of(proptest::collection::btree_map(text(), text(), 0..8));
+    (texts, map(), map()).prop_map(|(texts, labels, platform_metadata)| {
+        let mut peer = Peer::default();
+        for (field, text) in Field::ALL.into_iter().zip(texts) {
+            if let Slot::Text(slot) | Slot::Names(slot) = peer.slot(field) {
+                *slot = text.map(Text::Owned);
+            }
+        }
+        let owned = |map: std::collections::BTreeMap<String, String>| {
+            map.into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect()
+        };
+        peer.labels = labels.map(owned);
+        peer.platform_metadata = platform_metadata.map(owned);
+        peer
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_is_decoded_and_encoded_the_same(peer in peer()) {
+        let message = wire::encode(&peer);
+        let decoded = decode(&message).unwrap();
+        prop_assert_eq!(&decoded, &peer);
+        prop_assert_eq!(wire::encode(&decoded), message.clone());
+        if !peer.is_empty() {
+            let value = header::encode(&peer);
+            prop_assert_eq!(header::message(value.as_bytes(), limits()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn the_flat_node_reads_back_but_for_empty_maps(mut peer in peer()) {
+        let bytes = flat::write(&peer);
+        for field in [Field::Labels, Field::PlatformMetadata] {
+            if let Slot::Map(map) = peer.slot(field)
+                && map.as_ref().is_some_and(Vec::is_empty)
+            {
+                *map = None;
+            }
+        }
+        prop_assert_eq!(flat::read(&bytes).unwrap(), peer);
+    }
+
+    #[test]
+    fn the_message_is_the_one_that_prost_writes(peer in peer()) {
+        use prost::Message as _;
+        // Of an empty key prost writes nothing; protobuf in C++ does.
+        let maps = [&peer.labels, &peer.platform_metadata];
+        prop_assume!(!maps.into_iter().flatten().flatten().any(|(key, _)| key.is_empty()));
+        let message = wire::encode(&peer);
+        let read = prost_types::Struct::decode(message.as_slice()).unwrap();
+        prop_assert_eq!(read.encode_to_vec(), message);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = header::message(&bytes, limits());
+        let _ = decode(&bytes);
+        let _ = flat::read(&bytes);
+        let _ = header::id(&bytes, limits());
+    }
+
+    #[test]
+    fn no_broken_message_panics(
+        peer in peer(),
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut message = wire::encode(&peer);
+        if !message.is_empty() {
+            let place = place.index(message.len());
+            let _ = decode(&message[..place]);
+            message[place] = byte;
+            let _ = decode(&message);
+        }
+    }
+}
+
+/// What each dialect in the history of Istio sends, and what is understood.
+#[test]
+fn every_dialect_is_understood() {
+    let labels = json!({"app": "pay", "service.istio.io/canonical-name": "pay"});
+    let dialects: [(&str, Json); 6] = [
+        (
+            "1.4 to 1.7",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "INSTANCE_IPS": "10.0.0.1",
+                "LABELS": labels, "OWNER": "o", "PLATFORM_METADATA": {}, "WORKLOAD_NAME": "pay",
+                "CANONICAL_TELEMETRY_SERVICE": "pay", "MESH_ID": "m", "SERVICE_ACCOUNT": "sa"}),
+        ),
+        (
+            "1.8 to 1.13",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "OWNER": "o", "WORKLOAD_NAME": "pay",
+                "ISTIO_VERSION": "1.8.0", "MESH_ID": "m", "CLUSTER_ID": "c", "LABELS": labels,
+                "PLATFORM_METADATA": {"zone": "a"}, "APP_CONTAINERS": "pay,log"}),
+        ),
+        (
+            "1.14 to 1.23",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "OWNER": "o", "WORKLOAD_NAME": "pay",
+                "ISTIO_VERSION": "1.14.0", "MESH_ID": "m", "CLUSTER_ID": "c", "LABELS": labels,
+                "APP_CONTAINERS": "pay,log", "INSTANCE_IPS": "10.0.0.1,fe80::1"}),
+        ),
+        (
+            "1.24 to 1.28",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "WORKLOAD_NAME": "pay",
+                "CLUSTER_ID": "c", "LABELS": labels}),
+        ),
+        (
+            "1.29 and later",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "WORKLOAD_NAME": "pay",
+                "CLUSTER_ID": "c", "LABELS": labels, "REGION": "r", "AVAILABILITY_ZONE": "z",
+                "IDENTITY": "spiffe://td/ns/shop/sa/pay"}),
+        ),
+        (
+            "raw node metadata",
+            json!({"NAME": "pay-1", "NAMESPACE": "shop", "WORKLOAD_NAME": "pay",
+                "LABELS": labels, "ENVOY_STATUS_PORT": 15021, "PILOT_SAN": ["a", "b"],
+                "APP_CONTAINERS": ["pay", "log"], "PROXY_CONFIG": {"a": {"b": [{"c": null}]}}}),
+        ),
+    ];
+    for (dialect, metadata) in dialects {
+        let message = message_of(&metadata);
+        for value in [STANDARD.encode(&message), STANDARD_NO_PAD.encode(&message)] {
+            let message = header::message(value.as_bytes(), limits()).unwrap();
+            let peer = header::peer(&message, limits()).unwrap();
+            assert_eq!(peer.name.as_deref(), Some("pay-1"), "{dialect}");
+            assert_eq!(peer.namespace.as_deref(), Some("shop"), "{dialect}");
+            assert_eq!(peer.workload_name.as_deref(), Some("pay"), "{dialect}");
+            assert_eq!(peer.labels.as_ref().map(Vec::len), Some(2), "{dialect}");
+            if metadata.get("APP_CONTAINERS").is_some() {
+                assert_eq!(peer.app_containers.as_deref(), Some("pay,log"), "{dialect}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_repeated_keys_the_last_wins() {
+    let both = [
+        message_of(&json!({"NAME": "first", "LABELS": {"a": "1", "b": "1"}})),
+        message_of(&json!({"NAME": "second", "LABELS": {"b": "2"}})),
+    ]
+    .concat();
+    let peer = decode(&both).unwrap();
+    assert_eq!(peer.name.as_deref(), Some("second"));
+    assert_eq!(peer.labels, Some(vec![("b".into(), "2".into())]));
+    // The same label twice, which no map of ours can hold.
+    let label = |value: &str| message_of(&json!({"k": value, "z": "z"}));
+    let labels = [label("1"), label("2")].concat();
+    let mut value = vec![5 << 3 | 2, u8::try_from(labels.len()).unwrap()];
+    value.extend(labels);
+    let mut entry = vec![1 << 3 | 2, 6];
+    entry.extend(b"LABELS");
+    entry.extend([2 << 3 | 2, u8::try_from(value.len()).unwrap()]);
+    entry.extend(value);
+    let mut message = vec![1 << 3 | 2, u8::try_from(entry.len()).unwrap()];
+    message.extend(entry);
+    let expected = vec![("k".into(), "2".into()), ("z".into(), "z".into())];
+    assert_eq!(decode(&message).unwrap().labels, Some(expected));
+}
+
+#[test]
+fn what_is_not_standard_base64_is_refused() {
+    let message = message_of(&json!({"NAME": "\u{3ff}\u{3ff}??>>~~"}));
+    let url_safe = URL_SAFE.encode(&message);
+    assert!(
+        url_safe.contains(['-', '_']),
+        "the case must tell them apart"
+    );
+    for value in [
+        url_safe.as_str(),
+        "A",
+        "AAAAA",
+        "AB==",
+        "A===",
+        "AAAA=",
+        "A A=",
+        "ä",
+        "=",
+        "\n",
+    ] {
+        assert_eq!(
+            header::message(value.as_bytes(), limits()),
+            Err(Refused::Base64),
+            "{value:?}"
+        );
+    }
+}
+
+#[test]
+fn each_limit_has_its_own_answer() {
+    let limits = Limits {
+        max_received_bytes: 8,
+        max_labels: 2,
+        max_id_bytes: 4,
+    };
+    let too_long = Refused::TooLong { len: 9, max: 8 };
+    assert_eq!(header::message(b"AAAAAAAAA", limits), Err(too_long));
+    assert_eq!(
+        header::message(b"AAAAAAAA", limits).map(|message| message.len()),
+        Ok(6)
+    );
+    let labels = |n: usize| {
+        let labels: serde_json::Map<_, _> = (0..n).map(|n| (n.to_string(), json!(""))).collect();
+        message_of(&json!({"LABELS": labels}))
+    };
+    assert!(header::peer(&labels(2), limits).is_ok());
+    let too_many = Err(Refused::TooManyLabels { max: 2 });
+    assert_eq!(header::peer(&labels(3), limits), too_many);
+    let too_long = Err(Refused::IdTooLong { len: 5, max: 4 });
+    assert_eq!(header::id(b"abcde", limits), too_long);
+    assert_eq!(header::id(b"abcd", limits), Ok("abcd"));
+}
+
+#[test]
+fn values_nested_too_deeply_are_refused_wherever_they_stand() {
+    let nested = |depth: usize| (0..depth).fold(json!("x"), |value, _| json!({"k": [value]}));
+    for key in ["NAME", "LABELS", "APP_CONTAINERS", "UNKNOWN"] {
+        let message = message_of(&json!({"WORKLOAD_NAME": "pay", key: nested(4)}));
+        assert!(decode(&message).is_ok(), "{key}");
+        let message = message_of(&json!({"WORKLOAD_NAME": "pay", key: nested(6)}));
+        assert_eq!(decode(&message), Err(Refused::TooDeep), "{key}");
+    }
+    // As deep as a header can be, and no stack is used up.
+    let mut deep = Vec::new();
+    while deep.len() < 60_000 {
+        let mut outer = vec![6 << 3 | 2];
+        prost::encoding::encode_varint(deep.len() as u64 + 4, &mut outer);
+        outer.push(1 << 3 | 2);
+        prost::encoding::encode_varint(deep.len() as u64, &mut outer);
+        outer.extend(&deep);
+        deep = outer;
+        if deep.len() > 2_000 {
+            break;
+        }
+    }
+    let _ = decode(&deep);
+}
+
+#[test]
+fn a_text_that_could_forge_a_log_line_refuses_the_peer() {
+    for bad in ["a\nb", "\u{7f}", "\u{85}", "\0"] {
+        for metadata in [
+            json!({"NAME": bad}),
+            json!({"LABELS": {"k": bad}}),
+            json!({"LABELS": {bad: "v"}}),
+            json!({"APP_CONTAINERS": ["ok", bad]}),
+            json!({"PLATFORM_METADATA": {"k": bad}}),
+        ] {
+            let refused = decode(&message_of(&metadata)).map(|_| ());
+            assert_eq!(refused, Err(Refused::ControlCharacter), "{metadata}");
+        }
+        assert_eq!(
+            header::id(bad.as_bytes(), limits()),
+            Err(Refused::ControlCharacter)
+        );
+    }
+    assert_eq!(header::id(b"\xff", limits()), Err(Refused::Utf8));
+    let mut message = message_of(&json!({"NAME": "@@"}));
+    for byte in &mut message {
+        if *byte == b'@' {
+            *byte = 0xFF;
+        }
+    }
+    assert_eq!(decode(&message), Err(Refused::Utf8));
+}
+
+#[test]
+fn a_broken_message_is_refused_with_the_place() {
+    let good = message_of(&json!({"NAME": "pay"}));
+    let broken = [&good[..], &[0x0A, 0x7F]].concat();
+    let offset = good.len();
+    assert_eq!(decode(&broken), Err(Refused::Protobuf { offset }));
+    for bytes in [
+        &[0x0B][..],   // a group
+        &[0x0C],       // the end of one
+        &[0x0E],       // no such wire type
+        &[0x00, 0x00], // field 0
+        &[0x80],       // half a tag
+        &[0xFF; 10],   // a tag beyond 64 bits
+        &[
+            0x08, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x02,
+        ],
+        &[
+            0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01,
+        ], // a length of 2^64 - 1
+    ] {
+        assert_eq!(
+            decode(bytes),
+            Err(Refused::Protobuf { offset: 0 }),
+            "{bytes:x?}"
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_refused() {
+    for metadata in [
+        json!({}),
+        json!({"OTHER": "x"}),
+        json!({"NAME": "", "LABELS": {}, "APP_CONTAINERS": ""}),
+        json!({"NAME": null, "LABELS": "x"}),
+    ] {
+        let message = message_of(&metadata);
+        assert_eq!(
+            header::peer(&message, limits()),
+            Err(Refused::Empty),
+            "{metadata}"
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The pure core, natively: no VM, no Envoy.
+
+mod cache;
+mod codec;
+mod exchange;
+mod node;
+mod support;
+mod vectors;

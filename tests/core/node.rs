@@ -1,0 +1,225 @@
+//! The local node: what of it is sent.
+
+use metadata_exchange::config::Config;
+use metadata_exchange::local::{LocalNode, Node, Note};
+use metadata_exchange::peer::{Peer, flat, header};
+use metadata_exchange::share::Share;
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+use crate::support::{local, node};
+
+fn left_out(keys: &[&str]) -> Vec<Note> {
+    let note = |key: &&str| Note::LeftOut { key: (*key).into() };
+    keys.iter().map(note).collect()
+}
+
+/// What a receiver reads in the header that is sent of `metadata`.
+fn sent(metadata: &Json, share: &str) -> Option<Peer<'static>> {
+    let config = Config::parse(format!(r#"{{"share": {share}}}"#).as_bytes()).unwrap();
+    let local = LocalNode::new(
+        &node("id", metadata),
+        &config.share,
+        16_384,
+        &mut Vec::new(),
+    );
+    let message = header::message(local.header?.as_bytes(), config.limits).unwrap();
+    let flat = flat::write(&header::peer(Box::leak(message.into()), config.limits).unwrap());
+    Some(flat::read(Box::leak(flat.into())).unwrap())
+}
+
+#[test]
+fn odd_values_become_texts_or_are_left_out_and_neighbours_stay() {
+    let mut notes = Vec::new();
+    let node = node(
+        "id",
+        &json!({
+            "NAME": 15090, "NAMESPACE": true, "OWNER": null, "WORKLOAD_NAME": ["pay"],
+            "MESH_ID": 0.5, "CLUSTER_ID": {"a": "b"}, "ISTIO_VERSION": "1.29",
+            "LABELS": {"app": "pay", "n": 1, "b": false, "null": null, "list": [1], "map": {}},
+            "PLATFORM_METADATA": "none", "APP_CONTAINERS": ["a", "b", 3, null, {}],
+            "INSTANCE_IPS": [],
+        }),
+    );
+    let text = |text: &'static str| Some(text.into());
+    let expected = Peer {
+        name: text("15090"),
+        namespace: text("true"),
+        mesh_id: text("0.5"),
+        istio_version: text("1.29"),
+        labels: Some(vec![
+            ("app".into(), "pay".into()),
+            ("b".into(), "false".into()),
+            ("n".into(), "1".into()),
+        ]),
+        app_containers: text("a,b,3"),
+        ..Peer::default()
+    };
+    assert_eq!(node.peer(&mut notes), expected);
+    assert_eq!(
+        notes,
+        left_out(&[
+            "APP_CONTAINERS",
+            "CLUSTER_ID",
+            "LABELS.list",
+            "LABELS.map",
+            "LABELS.null",
+            "OWNER",
+            "PLATFORM_METADATA",
+            "WORKLOAD_NAME",
+        ])
+    );
+}
+
+#[test]
+fn nothing_is_sent_of_a_node_that_says_nothing() {
+    assert_eq!(local("", &json!({})), LocalNode::default());
+    assert_eq!(
+        local("", &json!({"ENVOY_STATUS_PORT": 15021})),
+        LocalNode::default()
+    );
+    let only_id = local("id", &json!({"NAME": null}));
+    assert_eq!((only_id.id.as_deref(), only_id.header), (Some("id"), None));
+}
+
+#[test]
+fn an_id_that_would_corrupt_a_header_is_not_sent() {
+    for id in [&b"a\nb"[..], b"\xff"] {
+        let node = Node {
+            id: id.to_vec(),
+            metadata: Vec::new(),
+        };
+        let mut notes = Vec::new();
+        assert_eq!(LocalNode::new(&node, &Share::All, 100, &mut notes).id, None);
+        assert_eq!(notes, [Note::BadId]);
+    }
+}
+
+#[test]
+fn of_a_node_message_only_id_and_metadata_are_read() {
+    // id = 1, cluster = 2, metadata = 3, user_agent_name = 6
+    let message = b"\x0a\x02id\x12\x07cluster\x1a\x03abc\x32\x05envoy";
+    let node = Node::of_message(message);
+    assert_eq!(
+        (&node.id[..], &node.metadata[..]),
+        (&b"id"[..], &b"abc"[..])
+    );
+    assert_eq!(Node::of_message(b"\xff"), Node::default());
+}
+
+#[test]
+fn over_the_limit_parts_are_left_out_in_a_fixed_order() {
+    let long = |n: usize| "x".repeat(n);
+    let metadata = json!({
+        "NAME": "pay-1", "NAMESPACE": "shop",
+        "LABELS": {"app": "pay", "k8s-app": "pay", "app.kubernetes.io/name": "pay",
+            "service.istio.io/canonical-name": "pay", "version": long(1000)},
+        "PLATFORM_METADATA": {"zone": long(800)},
+        "APP_CONTAINERS": long(600),
+        "INSTANCE_IPS": long(400),
+    });
+    let order = [
+        "labels that do not name a service",
+        "PLATFORM_METADATA",
+        "APP_CONTAINERS",
+        "INSTANCE_IPS",
+        "all other metadata",
+    ];
+    let fit = |max| {
+        let mut notes = Vec::new();
+        let node = node("id", &metadata);
+        (
+            LocalNode::new(&node, &Share::All, max, &mut notes).header,
+            notes,
+        )
+    };
+    let whole = fit(16_384).0.unwrap().len();
+    // Each limit is one byte less than what the one before gave.
+    let mut max = whole;
+    assert_eq!(fit(max).1, []);
+    for dropped in 1..=order.len() {
+        max -= 1;
+        let (header, notes) = fit(max);
+        assert_eq!(
+            notes,
+            [Note::TooLong {
+                left_out: order[..dropped].to_vec(),
+                max
+            }]
+        );
+        assert_eq!(fit(max).0, header, "it is deterministic");
+        match header {
+            Some(header) => {
+                assert!(header.len() <= max);
+                max = header.len();
+            }
+            None => assert_eq!(dropped, order.len()),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_header_never_exceeds_its_limit(
+        labels in proptest::collection::btree_map("[a-z]{1,9}", "[a-z]{0,40}", 0..40),
+        max in 0_usize..3000,
+    ) {
+        let node = node("id", &json!({"NAME": "n", "LABELS": labels}));
+        let local = LocalNode::new(&node, &Share::All, max, &mut Vec::new());
+        prop_assert!(local.header.is_none_or(|header| header.len() <= max));
+    }
+}
+
+#[test]
+fn only_what_is_shared_is_sent() {
+    let metadata = json!({
+        "NAME": "pay-1", "NAMESPACE": "shop", "WORKLOAD_NAME": "pay", "CLUSTER_ID": "c",
+        "OWNER": "o", "MESH_ID": "m", "ISTIO_VERSION": "1", "APP_CONTAINERS": "pay",
+        "INSTANCE_IPS": "10.0.0.1", "PLATFORM_METADATA": {"zone": "a"},
+        "LABELS": {"app": "old", "app.kubernetes.io/name": "pay", "secret": "s",
+            "app.kubernetes.io/version": "v2", "service.istio.io/canonical-name": "pay"},
+    });
+    let labels = |peer: &Peer<'_>| {
+        let labels = peer.labels.clone().unwrap_or_default();
+        labels
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+    };
+    let all = sent(&metadata, r#""all""#).unwrap();
+    assert_eq!(labels(&all).len(), 5);
+
+    let minimal = sent(&metadata, r#""minimal""#).unwrap();
+    assert_eq!(
+        labels(&minimal),
+        [
+            "app=pay",
+            "service.istio.io/canonical-name=pay",
+            "version=v2"
+        ]
+    );
+    assert_eq!(minimal.owner.as_deref(), Some("o"));
+    assert_eq!(
+        (minimal.mesh_id, minimal.instance_ips, minimal.istio_version),
+        (None, None, None)
+    );
+
+    let some = sent(&metadata, r#"{"labels": ["app", "service.istio.io/*"]}"#).unwrap();
+    assert_eq!(
+        labels(&some),
+        ["app=old", "service.istio.io/canonical-name=pay"]
+    );
+    assert_eq!(some.mesh_id.as_deref(), Some("m"));
+
+    let fields = sent(&metadata, r#"{"fields": ["NAME", "NAMESPACE"]}"#).unwrap();
+    assert_eq!(
+        fields,
+        Peer {
+            name: all.name,
+            namespace: all.namespace,
+            ..Peer::default()
+        }
+    );
+
+    assert_eq!(sent(&metadata, r#"{"fields": []}"#), None);
+}

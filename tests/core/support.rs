@@ -1,0 +1,206 @@
+//! What the tests of the pure core share: an independent encoder (prost), the
+//! vectors of the C++ plugin, and a proxy without a VM.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use metadata_exchange::host::{HeaderMap, Host, HostError, HostResult, StateKey};
+use metadata_exchange::local::{LocalNode, Node};
+use metadata_exchange::share::Share;
+use prost::Message as _;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use serde_json::Value as Json;
+
+/// `json`, an object, as a serialised `google.protobuf.Struct`.
+pub(crate) fn message_of(json: &Json) -> Vec<u8> {
+    let Some(Kind::StructValue(message)) = value_of(json).kind else {
+        panic!("not an object: {json}");
+    };
+    message.encode_to_vec()
+}
+
+fn value_of(json: &Json) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(bool) => Kind::BoolValue(*bool),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
+        Json::String(text) => Kind::StringValue(text.clone()),
+        Json::Array(list) => Kind::ListValue(ListValue {
+            values: list.iter().map(value_of).collect(),
+        }),
+        Json::Object(map) => Kind::StructValue(Struct {
+            fields: map
+                .iter()
+                .map(|(key, value)| (key.clone(), value_of(value)))
+                .collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// A node with this id and metadata, as Envoy reports it.
+pub(crate) fn node(id: &str, metadata: &Json) -> Node {
+    Node {
+        id: id.into(),
+        metadata: message_of(metadata),
+    }
+}
+
+/// The local node that sends all of it.
+pub(crate) fn local(id: &str, metadata: &Json) -> LocalNode {
+    LocalNode::new(&node(id, metadata), &Share::All, 16_384, &mut Vec::new())
+}
+
+/// An input and the C++ plugin's outputs, see testdata/README.md.
+pub(crate) struct Vector {
+    pub(crate) name: String,
+    pub(crate) node: Json,
+    pub(crate) header: String,
+    pub(crate) id: String,
+    pub(crate) peer: Json,
+    pub(crate) flat: Vec<u8>,
+}
+
+/// All vectors.
+pub(crate) fn vectors() -> Vec<Vector> {
+    use base64::Engine as _;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/vectors");
+    let mut vectors: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| {
+            let json = std::fs::read(file.unwrap().path()).unwrap();
+            let json: Json = serde_json::from_slice(&json).unwrap();
+            let text = |json: &Json| json.as_str().unwrap().to_owned();
+            let headers = &json["request_headers"];
+            Vector {
+                name: text(&json["name"]),
+                node: json["node"].clone(),
+                header: text(&headers["x-envoy-peer-metadata"]),
+                id: text(&headers["x-envoy-peer-metadata-id"]),
+                peer: json["wasm.downstream_peer"].clone(),
+                flat: base64::engine::general_purpose::STANDARD
+                    .decode(text(&json["wasm.downstream_peer_b64"]))
+                    .unwrap(),
+            }
+        })
+        .collect();
+    vectors.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(vectors.len(), 8, "vectors are missing");
+    vectors
+}
+
+/// A proxy that holds one stream.
+#[derive(Default)]
+pub(crate) struct FakeHost {
+    pub(crate) request: RefCell<Vec<(String, Vec<u8>)>>,
+    pub(crate) response: RefCell<Vec<(String, Vec<u8>)>>,
+    pub(crate) properties: RefCell<BTreeMap<String, Vec<u8>>>,
+    pub(crate) state: RefCell<BTreeMap<&'static str, Vec<u8>>>,
+    /// Each call, in order.
+    pub(crate) calls: RefCell<Vec<String>>,
+    /// Calls that contain this text fail.
+    pub(crate) failing: Option<&'static str>,
+}
+
+impl FakeHost {
+    pub(crate) fn with_direction(direction: i64) -> Self {
+        let host = Self::default();
+        host.set_property("xds.listener_direction", &direction.to_le_bytes());
+        host
+    }
+
+    pub(crate) fn inbound() -> Self {
+        Self::with_direction(1)
+    }
+
+    pub(crate) fn outbound() -> Self {
+        Self::with_direction(2)
+    }
+
+    pub(crate) fn set_property(&self, path: &str, value: &[u8]) {
+        let path = path.replace('.', "\0");
+        self.properties.borrow_mut().insert(path, value.into());
+    }
+
+    pub(crate) fn request_header(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let header = (name.to_owned(), value.as_ref().to_vec());
+        self.request.borrow_mut().push(header);
+        self
+    }
+
+    pub(crate) fn response_header(&self, name: &str, value: impl AsRef<[u8]>) {
+        let header = (name.to_owned(), value.as_ref().to_vec());
+        self.response.borrow_mut().push(header);
+    }
+
+    /// All values of a header.
+    pub(crate) fn values(&self, map: HeaderMap, name: &str) -> Vec<Vec<u8>> {
+        let headers = self.map(map).borrow();
+        let of_name = headers.iter().filter(|(header, _)| header == name);
+        of_name.map(|(_, value)| value.clone()).collect()
+    }
+
+    pub(crate) fn state(&self, key: &str) -> Option<Vec<u8>> {
+        self.state.borrow().get(key).cloned()
+    }
+
+    fn map(&self, map: HeaderMap) -> &RefCell<Vec<(String, Vec<u8>)>> {
+        match map {
+            HeaderMap::Request => &self.request,
+            HeaderMap::Response => &self.response,
+        }
+    }
+
+    fn call(&self, call: String) -> HostResult<()> {
+        let fails = self.failing.is_some_and(|failing| call.contains(failing));
+        self.calls.borrow_mut().push(call);
+        if fails { Err(HostError(2)) } else { Ok(()) }
+    }
+}
+
+impl Host for FakeHost {
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
+        self.call(format!("get {map:?} {name}"))?;
+        Ok(self.values(map, name).into_iter().next())
+    }
+
+    fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()> {
+        self.call(format!("set {map:?} {name}"))?;
+        let mut headers = self.map(map).borrow_mut();
+        headers.retain(|(header, _)| header != name);
+        headers.push((name.to_owned(), value.to_vec()));
+        Ok(())
+    }
+
+    fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()> {
+        self.call(format!("remove {map:?} {name}"))?;
+        self.map(map)
+            .borrow_mut()
+            .retain(|(header, _)| header != name);
+        Ok(())
+    }
+
+    fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>> {
+        self.call(format!("property {}", path.replace('\0', ".")))?;
+        Ok(self.properties.borrow().get(path).cloned())
+    }
+
+    fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
+        self.call(format!("store {}", key.name()))?;
+        self.state.borrow_mut().insert(key.name(), value.to_vec());
+        Ok(())
+    }
+}
+
+/// A serialised `envoy.config.core.v3.Metadata` with this `filter_metadata`.
+pub(crate) fn metadata_message(filter_metadata: &Json) -> Vec<u8> {
+    let mut message = Vec::new();
+    for (name, metadata) in filter_metadata.as_object().unwrap() {
+        let mut entry = Vec::new();
+        prost::encoding::string::encode(1, name, &mut entry);
+        prost::encoding::bytes::encode(2, &message_of(metadata), &mut entry);
+        prost::encoding::bytes::encode(1, &entry, &mut message);
+    }
+    message
+}
