@@ -39,6 +39,8 @@ pub mod host;
 pub mod local;
 #[forbid(unsafe_code)]
 pub mod peer;
+#[cfg(target_arch = "wasm32")]
+mod plugin;
 #[forbid(unsafe_code)]
 pub mod share;
 #[forbid(unsafe_code)]

@@ -1,0 +1,31 @@
+//! The counters in Envoy's stats.
+
+use super::host_calls::{self, MetricId};
+use crate::counters::{Counter, Counters};
+
+/// The metric of each counter; a counter that Envoy did not take has none.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(Vec<(Counter, MetricId)>);
+
+impl Metrics {
+    /// Defines all counters; Envoy shows them as
+    /// `wasmcustom.metadata_exchange.<name>`.
+    pub(super) fn define() -> Self {
+        let define = |(counter, name)| {
+            let id = host_calls::define_counter(&format!("metadata_exchange.{name}"));
+            Some((counter, id.ok()?))
+        };
+        Self(Counter::ALL.into_iter().filter_map(define).collect())
+    }
+
+    /// Adds what was counted since the last time.
+    pub(super) fn publish(&self, counters: &Counters) {
+        for &(counter, id) in &self.0 {
+            let count = counters.take(counter);
+            if count > 0 {
+                // A count that Envoy does not take has no better place to go.
+                let _ = host_calls::increment_metric(id, i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+}
