@@ -4,5 +4,6 @@ mod cache;
 mod codec;
 mod exchange;
 mod node;
+mod schema;
 mod support;
 mod vectors;

@@ -1,0 +1,110 @@
+//! The JSON Schema of the configuration says what the code does.
+
+use metadata_exchange::config::{Config, KEYS};
+use metadata_exchange::peer::Field;
+use serde_json::{Map, Value as Json, json};
+
+fn schema() -> Json {
+    serde_json::from_str(include_str!("../../schema/plugin-config.schema.json")).unwrap()
+}
+
+/// A key's schema, with what it refers to.
+fn resolved(schema: &Json, property: &Json) -> Map<String, Json> {
+    let mut property = property.as_object().unwrap().clone();
+    if let Some(Json::String(reference)) = property.remove("$ref") {
+        let target = schema
+            .pointer(reference.strip_prefix('#').unwrap())
+            .unwrap();
+        property.extend(target.as_object().unwrap().clone());
+    }
+    property
+}
+
+#[test]
+fn it_has_every_key_and_no_other_each_described() {
+    let schema = schema();
+    let properties = schema["properties"].as_object().unwrap();
+    let mut keys: Vec<_> = properties.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, KEYS.map(|(key, _)| key));
+    for (key, property) in properties {
+        assert!(
+            property["description"]
+                .as_str()
+                .is_some_and(|text| text.len() > 20),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn its_defaults_are_the_defaults() {
+    let schema = schema();
+    for (key, property) in schema["properties"].as_object().unwrap() {
+        let default = resolved(&schema, property)["default"].clone();
+        let config = json!({ key: default }).to_string();
+        assert_eq!(
+            Config::parse(config.as_bytes()),
+            Ok(Config::default()),
+            "{config}"
+        );
+    }
+}
+
+/// Values that are tried with every key: each kind, and around each limit.
+fn candidates() -> Vec<Json> {
+    let mut values = vec![
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(""),
+        json!("x"),
+        json!({}),
+        json!([]),
+        json!([1]),
+        json!([""]),
+        json!(["a"]),
+        json!(["a*"]),
+        json!(["*"]),
+        json!(["a*b"]),
+        json!(-1),
+        json!(0.5),
+        json!(1e300),
+        json!({"x": []}),
+        json!({"fields": ["NAMES"]}),
+        json!({"labels": ["a*b"]}),
+        json!({"labels": null}),
+        json!({"fields": Field::ALL.map(Field::key), "labels": ["app", "service.istio.io/*"]}),
+    ];
+    let words = "auto inbound outbound gateway any mtls spiffe none skip send all minimal";
+    values.extend(words.split(' ').map(|word| json!(word)));
+    for limit in [0, 1, 65_536, 1_048_576, 10_000_000_u64] {
+        values.extend([json!(limit), json!(limit + 1)]);
+    }
+    values
+}
+
+#[test]
+fn it_allows_what_the_code_allows() {
+    let schema = schema();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut allowed = 0;
+    for (key, _) in KEYS {
+        for value in candidates() {
+            let mut config = json!({ key: value });
+            if key == "trust_domains" {
+                config["trust"] = json!("spiffe");
+            }
+            let parsed = Config::parse(config.to_string().as_bytes());
+            assert_eq!(
+                validator.is_valid(&config),
+                parsed.is_ok(),
+                "{config}: {parsed:?}"
+            );
+            allowed += usize::from(parsed.is_ok());
+        }
+    }
+    assert!(allowed > KEYS.len(), "too little is allowed to compare");
+    assert!(!validator.is_valid(&json!({"unknown": 1})));
+    assert!(!validator.is_valid(&json!([])));
+}
