@@ -10,6 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use crate::peer::{Peer, flat};
+
 /// What was made of a peer's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPeer {
@@ -17,6 +19,17 @@ pub struct KnownPeer {
     pub flat: Box<[u8]>,
     /// The namespace that it claims.
     pub namespace: Option<Box<str>>,
+}
+
+impl KnownPeer {
+    /// What is kept of `peer`.
+    #[must_use]
+    pub fn of(peer: &Peer<'_>) -> Self {
+        Self {
+            flat: flat::write(peer).into_boxed_slice(),
+            namespace: peer.namespace.as_deref().map(Into::into),
+        }
+    }
 }
 
 /// A place in [`PeerCache::entries`]; [`NOWHERE`] at both ends of the list.
@@ -44,6 +57,19 @@ pub struct PeerCache {
     entries: Vec<Entry>,
     newest: Place,
     oldest: Place,
+    /// Where an id was last found. Only a guess, but one that spares the hash of
+    /// a long value wherever an id keeps its metadata, as honest ones do.
+    guesses: [Place; GUESSES],
+}
+
+const GUESSES: usize = 1 << 10;
+
+/// A peer that the cache lacks; [`PeerCache::insert`] takes it.
+#[derive(Debug)]
+pub struct Missing<'a> {
+    id: &'a [u8],
+    value: &'a [u8],
+    hash: u64,
 }
 
 impl PeerCache {
@@ -57,6 +83,7 @@ impl PeerCache {
             entries: Vec::new(),
             newest: NOWHERE,
             oldest: NOWHERE,
+            guesses: [NOWHERE; GUESSES],
         }
     }
 
@@ -73,29 +100,28 @@ impl PeerCache {
     }
 
     /// The peer with exactly these headers, now the most recently used.
-    pub fn get(&mut self, id: &[u8], value: &[u8]) -> Option<&KnownPeer> {
-        let hash = self.hasher.hash_one((id, value));
-        let place = *self.index.find(hash, |&place| {
-            self.entry(place)
-                .is_some_and(|entry| *entry.id == *id && *entry.value == *value)
-        })?;
+    pub fn get<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<&KnownPeer, Missing<'a>> {
+        let place = self.find(id, value)?;
         if place != self.newest {
             self.unlink(place);
             self.link_newest(place);
         }
-        self.entry(place).map(|entry| &entry.peer)
+        match self.entries.get(place as usize) {
+            Some(entry) => Ok(&entry.peer),
+            // Not reached: only places of entries are found.
+            None => Err(Missing { id, value, hash: 0 }),
+        }
     }
 
-    /// Keeps a peer that [`PeerCache::get`] did not find.
-    pub fn insert(&mut self, id: &[u8], value: &[u8], peer: KnownPeer) {
+    /// Keeps a peer.
+    pub fn insert(&mut self, missing: &Missing<'_>, peer: KnownPeer) {
         if self.capacity == 0 {
             return;
         }
-        let hash = self.hasher.hash_one((id, value));
         let entry = Entry {
-            hash,
-            id: id.into(),
-            value: value.into(),
+            hash: missing.hash,
+            id: missing.id.into(),
+            value: missing.value.into(),
             peer,
             newer: NOWHERE,
             older: NOWHERE,
@@ -108,10 +134,36 @@ impl PeerCache {
             self.replace_oldest(entry)
         };
         self.link_newest(place);
+        self.guess(missing.id, place);
         let entries = &self.entries;
-        self.index.insert_unique(hash, place, |&place| {
+        self.index.insert_unique(missing.hash, place, |&place| {
             entries.get(place as usize).map_or(0, |entry| entry.hash)
         });
+    }
+
+    fn find<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<Place, Missing<'a>> {
+        let is_found = |place| {
+            self.entry(place)
+                .is_some_and(|entry| equal(&entry.value, value) && equal(&entry.id, id))
+        };
+        let guess = self.guesses.get(guess_of(id)).copied().unwrap_or(NOWHERE);
+        if is_found(guess) {
+            return Ok(guess);
+        }
+        let hash = self.hasher.hash_one((id, value));
+        match self.index.find(hash, |&place| is_found(place)) {
+            Some(&place) => {
+                self.guess(id, place);
+                Ok(place)
+            }
+            None => Err(Missing { id, value, hash }),
+        }
+    }
+
+    fn guess(&mut self, id: &[u8], place: Place) {
+        if let Some(guess) = self.guesses.get_mut(guess_of(id)) {
+            *guess = place;
+        }
     }
 
     fn entry(&self, place: Place) -> Option<&Entry> {
@@ -161,4 +213,35 @@ impl PeerCache {
         }
         self.newest = place;
     }
+}
+
+/// The place in [`PeerCache::guesses`] of an id. Whoever makes two ids share one
+/// only costs them the guess.
+fn guess_of(id: &[u8]) -> usize {
+    let mix =
+        |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let (words, rest) = id.as_chunks::<8>();
+    let hash = words
+        .iter()
+        .fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash = rest
+        .iter()
+        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+    // The high bits depend on all of the id.
+    let [.., low, high] = hash.to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high])) % GUESSES
+}
+
+/// Whether `a` and `b` are equal, eight bytes at a time: the target's own
+/// comparison goes byte by byte.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let (a_words, a_rest) = a.as_chunks::<8>();
+    let (b_words, b_rest) = b.as_chunks::<8>();
+    let difference = a_words.iter().zip(b_words).fold(0, |difference, (a, b)| {
+        difference | (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b))
+    });
+    difference == 0 && a_rest == b_rest
 }

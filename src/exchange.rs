@@ -8,6 +8,7 @@
 //! | gateway | store and strip the caller, send the local node | store and strip the callee, answer a caller that asked |
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use crate::cache::{KnownPeer, PeerCache};
 use crate::clusters::Clusters;
@@ -16,8 +17,8 @@ use crate::counters::{Counter, Counters};
 use crate::endpoint;
 use crate::host::{HeaderMap, Host, HostResult, Property, StateKey};
 use crate::local::LocalNode;
+use crate::peer::Refused;
 use crate::peer::header::{self, PEER_METADATA, PEER_METADATA_ID};
-use crate::peer::{Refused, flat};
 use crate::trust::{Distrust, Trust, vouches};
 
 /// On which side of the workload the listener stands.
@@ -99,7 +100,7 @@ pub struct Exchange {
     peers: RefCell<PeerCache>,
     endpoints: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
-    counters: Counters,
+    counters: Rc<Counters>,
     paths: Cell<Paths>,
 }
 
@@ -112,29 +113,18 @@ enum Paths {
 }
 
 impl Exchange {
-    /// An exchange that speaks for `local`.
+    /// An exchange that speaks for `local` and counts in `counters`.
     #[must_use]
-    pub fn new(config: Config, local: LocalNode) -> Self {
+    pub fn new(config: Config, local: LocalNode, counters: Rc<Counters>) -> Self {
         Self {
             peers: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
             endpoints: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
             clusters: RefCell::new(Clusters::new(&config)),
-            counters: Counters::default(),
+            counters,
             paths: Cell::new(Paths::Unknown),
             config,
             local,
         }
-    }
-
-    /// What was counted.
-    #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Counts a status other than Ok that a host call returned.
-    pub fn count_host_error(&self) {
-        self.counters.count(Counter::HostError);
     }
 
     /// Looks anew at the metadata of clusters; called now and then.
@@ -254,15 +244,18 @@ impl Exchange {
             return self.take_in_id_alone(side, id);
         }
         let mut peers = self.peers.borrow_mut();
-        if let Some(peer) = peers.get(id, value) {
-            self.counters.count(Counter::CacheHit);
-            return self.take_in_peer(host, side, id, peer);
-        }
+        let missing = match peers.get(id, value) {
+            Ok(peer) => {
+                self.counters.count(Counter::CacheHit);
+                return self.take_in_peer(host, side, id, peer);
+            }
+            Err(missing) => missing,
+        };
         self.counters.count(Counter::CacheMiss);
         match self.decode(id, value) {
             Ok(peer) => {
                 let received = self.take_in_peer(host, side, id, &peer);
-                peers.insert(id, value, peer);
+                peers.insert(&missing, peer);
                 received
             }
             Err(refused) => {
@@ -327,10 +320,7 @@ impl Exchange {
         header::id(id, self.config.limits)?;
         let message = header::message(value, self.config.limits)?;
         let peer = header::peer(&message, self.config.limits)?;
-        Ok(KnownPeer {
-            flat: flat::write(&peer).into_boxed_slice(),
-            namespace: peer.namespace.as_deref().map(Into::into),
-        })
+        Ok(KnownPeer::of(&peer))
     }
 
     fn is_fit_id(&self, id: &[u8]) -> bool {
@@ -423,19 +413,19 @@ impl Exchange {
             return;
         };
         let mut endpoints = self.endpoints.borrow_mut();
-        let known = endpoints.get(b"", &workload).map(|known| {
+        let store = |known: &KnownPeer| {
+            self.counters.count(Counter::UpstreamPeerFromEndpoint);
             self.counted(host.store(StateKey::UpstreamPeer, &known.flat));
-        });
-        if known.is_none() {
-            let Some(peer) = endpoint::peer(&workload) else {
-                return;
-            };
-            let flat = flat::write(&peer).into_boxed_slice();
-            self.counted(host.store(StateKey::UpstreamPeer, &flat));
-            let namespace = None;
-            endpoints.insert(b"", &workload, KnownPeer { flat, namespace });
+        };
+        let missing = match endpoints.get(b"", &workload) {
+            Ok(known) => return store(known),
+            Err(missing) => missing,
+        };
+        if let Some(peer) = endpoint::peer(&workload) {
+            let known = KnownPeer::of(&peer);
+            store(&known);
+            endpoints.insert(&missing, known);
         }
-        self.counters.count(Counter::UpstreamPeerFromEndpoint);
     }
 
     /// Stores the local node under the key of the side on which it stands, so
@@ -483,7 +473,7 @@ impl Exchange {
         result
             .inspect_err(|error| {
                 log::debug!("host call failed with status {}", error.0);
-                self.count_host_error();
+                self.counters.count(Counter::HostError);
             })
             .ok()
     }

@@ -101,8 +101,12 @@ impl Node {
                 continue;
             };
             let is_taken = match peer.slot(field) {
-                Slot::Text(slot) | Slot::Names(slot) => {
+                Slot::Text(slot) => {
                     *slot = untyped(&value);
+                    slot.is_some()
+                }
+                Slot::Names(slot) => {
+                    *slot = untyped(&value).or_else(|| untyped_list(&value));
                     slot.is_some()
                 }
                 Slot::Map(slot) => {
@@ -193,11 +197,8 @@ fn fit(mut peer: Peer<'_>, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Opti
 }
 
 /// A value without its type: a text, a double or a bool. `None` for what is none
-/// of these, and for an empty value, which may be null.
+/// of these. (An attribute that is null, or holds null, Envoy does not give.)
 fn untyped(value: &[u8]) -> Option<Text<'static>> {
-    if value.is_empty() {
-        return None;
-    }
     if let Ok(text) = text::check(value) {
         return Some(Text::Owned(text.to_owned()));
     }
@@ -209,6 +210,15 @@ fn untyped(value: &[u8]) -> Option<Text<'static>> {
         [1] => Some(text::of_bool(true)),
         _ => None,
     }
+}
+
+/// A list of such values, which comes as pairs of each with nothing.
+fn untyped_list(value: &[u8]) -> Option<Text<'static>> {
+    let list: Option<Vec<_>> = pairs(value)?
+        .into_iter()
+        .map(|(name, _)| untyped(name))
+        .collect();
+    Some(Text::Owned(list?.join(",")))
 }
 
 fn untyped_map(
@@ -294,6 +304,10 @@ mod tests {
                 "node\0id" => b"sidecar~1".to_vec(),
                 "node\0metadata\0NAME" => b"pay-1".to_vec(),
                 "node\0metadata\0MESH_ID" => 15090_f64.to_le_bytes().to_vec(),
+                "node\0metadata\0CLUSTER_ID" => Vec::new(),
+                "node\0metadata\0INSTANCE_IPS" => {
+                    pairs_of(&[(b"10.0.0.1", b""), (b"fe80::1", b"")])
+                }
                 "node\0metadata\0OWNER" => b"\xff\xff".to_vec(),
                 "node\0metadata\0LABELS" => pairs_of(&[
                     (b"v", &1_f64.to_le_bytes()),
@@ -317,6 +331,8 @@ mod tests {
         );
         let expected = Peer {
             name: Some("pay-1".into()),
+            cluster_id: Some("".into()),
+            instance_ips: Some("10.0.0.1,fe80::1".into()),
             mesh_id: Some("15090".into()),
             labels: Some(vec![("app".into(), "pay".into()), ("v".into(), "1".into())]),
             ..Peer::default()

@@ -8,7 +8,7 @@
 use std::ptr;
 use std::time::Duration;
 
-use proxy_wasm::types::LogLevel;
+use log::{Level, LevelFilter};
 
 use crate::host::{HeaderMap, Host, HostError, HostResult, StateKey};
 
@@ -21,6 +21,7 @@ proxy_wasm::main! {{ super::start(); }}
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
+    fn proxy_log(level: u32, message: *const u8, message_size: usize) -> u32;
     fn proxy_get_log_level(level: *mut u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_get_buffer_bytes(
@@ -152,17 +153,29 @@ impl Host for Envoy {
     }
 }
 
+/// Writes a line to the proxy's log.
+pub(super) fn log(level: Level, message: &str) -> HostResult<()> {
+    let level = match level {
+        Level::Trace => 0,
+        Level::Debug => 1,
+        Level::Info => 2,
+        Level::Warn => 3,
+        Level::Error => 4,
+    };
+    ok(unsafe { proxy_log(level, message.as_ptr(), message.len()) })
+}
+
 /// The level that the operator set for this proxy's Wasm log.
-pub(super) fn log_level() -> HostResult<LogLevel> {
+pub(super) fn log_level() -> HostResult<LevelFilter> {
     let mut level = 0;
     ok(unsafe { proxy_get_log_level(&raw mut level) })?;
     Ok(match level {
-        0 => LogLevel::Trace,
-        1 => LogLevel::Debug,
-        2 => LogLevel::Info,
-        3 => LogLevel::Warn,
-        4 => LogLevel::Error,
-        _ => LogLevel::Critical,
+        0 => LevelFilter::Trace,
+        1 => LevelFilter::Debug,
+        2 => LevelFilter::Info,
+        3 => LevelFilter::Warn,
+        // Critical: also what an error says.
+        _ => LevelFilter::Error,
     })
 }
 

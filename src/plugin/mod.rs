@@ -1,24 +1,26 @@
 //! The filter as Envoy loads it: contexts, and what they read at configure. The
 //! only place that speaks proxy-wasm.
 //!
-//! The SDK keeps the contexts and the log. Its host calls are not used, for
-//! they panic on statuses that Envoy gives in ordinary cases, and a panic fails
-//! the VM; [`host_calls`] has those that are needed.
+//! The SDK keeps the contexts. Its host calls and its log are not used, for they
+//! panic on statuses that Envoy gives in ordinary cases, and a panic fails the
+//! VM; [`host_calls`] has those that are needed.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType, LogLevel};
+use proxy_wasm::types::{Action, ContextType};
 
 use crate::config::Config;
+use crate::counters::{Counter, Counters};
 use crate::exchange::{Exchange, Stream};
-use crate::host::{Host, HostError, StateKey};
+use crate::host::{Host, HostError, HostResult, StateKey};
 use crate::local::{LocalNode, Node};
 use crate::peer::{flat, wire};
 
 #[allow(unsafe_code)]
 mod host_calls;
+mod logger;
 mod metrics;
 
 use host_calls::{Buffer, Envoy};
@@ -32,7 +34,7 @@ const CLUSTER_REFRESH_TICKS: u32 = 10;
 
 /// Called once by the entry point of the module.
 fn start() {
-    proxy_wasm::set_log_level(LogLevel::Info);
+    logger::install();
     proxy_wasm::set_root_context(|_| Box::new(Root::default()));
 }
 
@@ -40,6 +42,8 @@ fn start() {
 #[derive(Default)]
 struct Root {
     exchange: Option<Rc<Exchange>>,
+    /// Of all configurations that this root ever had.
+    counters: Rc<Counters>,
     metrics: Metrics,
     ticks: u32,
 }
@@ -48,7 +52,8 @@ impl Context for Root {}
 
 impl RootContext for Root {
     fn on_vm_start(&mut self, _: usize) -> bool {
-        let id = node_id().unwrap_or_default();
+        let id = self.property("xds\0node\0id");
+        let id = id.or_else(|| self.property("node\0id")).unwrap_or_default();
         log::info!(
             "metadata-exchange {} started, node id {:?}",
             env!("CARGO_PKG_VERSION"),
@@ -58,7 +63,7 @@ impl RootContext for Root {
     }
 
     fn on_configure(&mut self, _: usize) -> bool {
-        follow_log_level();
+        logger::follow_level();
         let configuration = host_calls::buffer(Buffer::PluginConfiguration);
         let configuration = match configuration.map(|json| Config::parse(&json)) {
             Ok(Ok(configuration)) => configuration,
@@ -71,25 +76,20 @@ impl RootContext for Root {
                 return false;
             }
         };
-        self.publish();
-        let local = local_node(&configuration);
-        let exchange = Exchange::new(configuration, local);
-        for key in StateKey::ALL {
-            if declare(key).is_err() {
-                exchange.count_host_error();
-            }
-        }
         self.metrics = Metrics::define();
-        if host_calls::set_tick_period(TICK).is_err() {
-            exchange.count_host_error();
+        for key in StateKey::ALL {
+            self.survive(declare(key));
         }
-        self.exchange = Some(Rc::new(exchange));
+        self.survive(host_calls::set_tick_period(TICK));
+        let local = self.local_node(&configuration);
+        let counters = Rc::clone(&self.counters);
+        self.exchange = Some(Rc::new(Exchange::new(configuration, local, counters)));
         true
     }
 
     fn on_tick(&mut self) {
-        follow_log_level();
-        self.publish();
+        logger::follow_level();
+        self.metrics.publish(&self.counters);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)
             && let Some(exchange) = &self.exchange
@@ -111,10 +111,34 @@ impl RootContext for Root {
 }
 
 impl Root {
-    fn publish(&self) {
-        if let Some(exchange) = &self.exchange {
-            self.metrics.publish(exchange.counters());
+    /// Reads the local node, and logs what of it is not sent.
+    fn local_node(&self, configuration: &Config) -> LocalNode {
+        let mut notes = Vec::new();
+        let node = match self.property("xds\0node") {
+            Some(node) => Node::of_message(&node),
+            None => Node::of_properties(|path| self.property(path), &mut notes),
+        };
+        let local = LocalNode::new(
+            &node,
+            &configuration.share,
+            configuration.max_sent_bytes,
+            &mut notes,
+        );
+        for note in notes {
+            log::warn!("{note}");
         }
+        local
+    }
+
+    fn property(&self, path: &str) -> Option<Vec<u8>> {
+        self.survive(Envoy.property(path)).flatten()
+    }
+
+    /// Counts an error of the host and goes on without what was asked.
+    fn survive<T>(&self, result: HostResult<T>) -> Option<T> {
+        result
+            .inspect_err(|_| self.counters.count(Counter::HostError))
+            .ok()
     }
 }
 
@@ -140,38 +164,6 @@ impl HttpContext for HttpStream {
         }
         Action::Continue
     }
-}
-
-/// Logs what the operator's log level lets through, so that nothing is built
-/// for a log that is off.
-fn follow_log_level() {
-    if let Ok(level) = host_calls::log_level() {
-        proxy_wasm::set_log_level(level);
-    }
-}
-
-fn node_id() -> Option<Vec<u8>> {
-    let get = |path| Envoy.property(path).ok().flatten();
-    get("xds\0node\0id").or_else(|| get("node\0id"))
-}
-
-/// Reads the local node, and logs what of it is not sent.
-fn local_node(configuration: &Config) -> LocalNode {
-    let mut notes = Vec::new();
-    let node = match Envoy.property("xds\0node") {
-        Ok(Some(node)) => Node::of_message(&node),
-        _ => Node::of_properties(|path| Envoy.property(path).ok().flatten(), &mut notes),
-    };
-    let local = LocalNode::new(
-        &node,
-        &configuration.share,
-        configuration.max_sent_bytes,
-        &mut notes,
-    );
-    for note in notes {
-        log::warn!("{note}");
-    }
-    local
 }
 
 /// Declares how a key is kept: for the request, also when it is redirected

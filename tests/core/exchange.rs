@@ -1,21 +1,49 @@
 //! The decisions of the exchange, against a proxy without a VM.
 
+use std::ops::Deref;
+use std::rc::Rc;
+
 use metadata_exchange::config::Config;
-use metadata_exchange::counters::Counter;
+use metadata_exchange::counters::{Counter, Counters};
 use metadata_exchange::exchange::{Exchange, Stream};
 use metadata_exchange::host::HeaderMap::{Request, Response};
+use metadata_exchange::local::LocalNode;
 use metadata_exchange::peer::flat;
 use metadata_exchange::peer::header::{PEER_METADATA as METADATA, PEER_METADATA_ID as ID};
 use serde_json::json;
 
 use crate::support::{FakeHost, local};
 
-fn exchange(config: &str) -> Exchange {
+/// An exchange with its counters.
+struct Counted {
+    exchange: Exchange,
+    counters: Rc<Counters>,
+}
+
+impl Counted {
+    fn new(config: Config, local: LocalNode) -> Self {
+        let counters = Rc::<Counters>::default();
+        let exchange = Exchange::new(config, local, Rc::clone(&counters));
+        Self { exchange, counters }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl Deref for Counted {
+    type Target = Exchange;
+
+    fn deref(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
+fn exchange(config: &str) -> Counted {
     let config = Config::parse(config.as_bytes()).unwrap();
-    Exchange::new(
-        config,
-        local("own-id", &json!({"NAME": "own", "NAMESPACE": "shop"})),
-    )
+    let node = json!({"NAME": "own", "NAMESPACE": "shop"});
+    Counted::new(config, local("own-id", &node))
 }
 
 /// The header of a peer of this name.
@@ -29,13 +57,13 @@ fn own_header() -> String {
     header("own")
 }
 
-fn request(exchange: &Exchange, host: &FakeHost) -> Stream {
+fn request(exchange: &Counted, host: &FakeHost) -> Stream {
     let mut stream = Stream::default();
     exchange.on_request_headers(&mut stream, host);
     stream
 }
 
-fn round_trip(exchange: &Exchange, host: &FakeHost) {
+fn round_trip(exchange: &Counted, host: &FakeHost) {
     let mut stream = request(exchange, host);
     exchange.on_response_headers(&mut stream, host);
 }
@@ -304,13 +332,13 @@ fn both_sides_stand_in_one_entry_if_so_configured() {
 #[test]
 fn a_node_without_fields_sends_and_answers_only_its_id_and_without_id_nothing() {
     let config = || Config::default();
-    let only_id = Exchange::new(config(), local("own-id", &json!({})));
+    let only_id = Counted::new(config(), local("own-id", &json!({})));
     let host = FakeHost::outbound().request_header(METADATA, "forged");
     request(&only_id, &host);
     assert_eq!(host.values(Request, METADATA).len(), 0);
     assert_eq!(host.values(Request, ID), [b"own-id"]);
 
-    let nothing = Exchange::new(config(), local("", &json!({})));
+    let nothing = Counted::new(config(), local("", &json!({})));
     let host = FakeHost::outbound().request_header(ID, "forged");
     let mut stream = request(&nothing, &host);
     assert_stripped(&host, Request);
@@ -355,7 +383,7 @@ fn a_response_without_its_request_is_stripped() {
 mod trust {
     use super::*;
 
-    fn with(config: &str, mtls: Option<&[u8]>, san: Option<&str>) -> (FakeHost, Exchange) {
+    fn with(config: &str, mtls: Option<&[u8]>, san: Option<&str>) -> (FakeHost, Counted) {
         let host = caller();
         if let Some(mtls) = mtls {
             host.set_property("connection.mtls", mtls);
@@ -368,7 +396,7 @@ mod trust {
         (host, exchange)
     }
 
-    fn assert_refused(host: &FakeHost, exchange: &Exchange, counter: Counter) {
+    fn assert_refused(host: &FakeHost, exchange: &Counted, counter: Counter) {
         assert!(host.state.borrow().is_empty());
         assert_stripped(host, Request);
         assert_stripped(host, Response);

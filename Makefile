@@ -1,0 +1,77 @@
+# Everything that one does with this repository. Each target does its own set-up; nothing is installed
+# outside the git-ignored folders .tools/, target/ and dist/, but for the Rust toolchain.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+BIN := .tools/venv/bin
+SCHEMA := schema/node_info.fbs
+flatc = for output in --rust '--binary --schema'; do $(BIN)/flatc $$output -o $(1) $(SCHEMA); done
+step = @echo "== $(1)" >&2
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: wasm ## Show which workload called which, through real Envoys (ARGS=--json for machines)
+	$(call step,demo)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- demo $(ARGS)
+
+.PHONY: test
+test: lint wasm ## Check everything: lint, then the tests of every layer
+	$(call step,test)
+	@cargo test --workspace --no-fail-fast
+
+.PHONY: wasm
+wasm: setup ## Build the filter: dist/metadata_exchange.wasm
+	$(call step,wasm)
+	@$(BIN)/python tools/build_wasm.py
+
+.PHONY: lint
+lint: setup ## Formatting, generated code, dependency policy, clippy, documentation
+	$(call step,lint: formatting)
+	@cargo fmt --all --check
+	$(call step,lint: lock file)
+	@cargo metadata --locked --format-version 1 >/dev/null
+	$(call step,lint: generated code)
+	@fresh=$$(mktemp -d); trap 'rm -r "$$fresh"' EXIT; $(call flatc,"$$fresh"); \
+		for file in "$$fresh"/*; do cmp "$$file" schema/"$${file##*/}" || { echo 'run: make schema' >&2; exit 1; }; done
+	$(call step,lint: dependency policy)
+	@$(BIN)/cargo-deny --workspace check --hide-inclusion-graph bans licenses sources
+	$(call step,lint: clippy)
+	@cargo clippy --workspace --all-targets -- --deny warnings
+	$(call step,lint: clippy for wasm)
+	@cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
+	$(call step,lint: documentation)
+	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
+
+.PHONY: advisories
+advisories: setup ## Look for known flaws in the dependencies (needs github.com)
+	@$(BIN)/cargo-deny --workspace check advisories
+
+.PHONY: fmt
+fmt: setup ## Format the code
+	@cargo fmt --all
+
+.PHONY: schema
+schema: setup ## Make schema/*.bfbs and schema/*.rs again from the .fbs
+	@$(call flatc,schema)
+
+.PHONY: check-config
+check-config: ## Check a plugin configuration as the filter does (FILE=config.json)
+	@test -n "$(FILE)" || { echo 'usage: make check-config FILE=config.json' >&2; exit 2; }
+	@cargo run --quiet --example check-config -- "$(FILE)"
+
+.PHONY: setup
+setup: ## Fetch all tools, Envoys included, into .tools/ (ENVOY=/path/to/envoy uses that one)
+	@command -v python3 >/dev/null || { echo 'setup: python3 (3.10 or newer) is missing' >&2; exit 1; }
+	@python3 tools/setup.py
+
+.PHONY: clean
+clean: ## Remove what was built, but not the tools
+	@rm -rf dist
+	@cargo clean --quiet

@@ -1,0 +1,127 @@
+"""Builds the filter as a WebAssembly module, dist/metadata_exchange.wasm: `make wasm`.
+
+The proxy-wasm SDK exports every callback of the ABI, and Envoy enters the VM for each callback that a module
+exports: for every body chunk and trailer, too. So the exports that the filter does not use are removed, and
+Binaryen drops what only they reached. The same source gives the same bytes, wherever it is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from icpp_binaryen import Module, ffi, lib
+
+ROOT = Path(__file__).resolve().parent.parent
+CARGO_HOME = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+OUTPUT = ROOT / "dist" / "metadata_exchange.wasm"
+PACKAGE = "metadata-exchange"
+TARGET = "wasm32-wasip1"
+# What Envoy calls in this filter, and nothing else.
+EXPORTS = frozenset(
+    {
+        "memory",
+        "_initialize",
+        "proxy_abi_version_0_2_1",
+        "proxy_on_memory_allocate",
+        "proxy_on_context_create",
+        "proxy_on_vm_start",
+        "proxy_on_configure",
+        "proxy_on_tick",
+        "proxy_on_request_headers",
+        "proxy_on_response_headers",
+        "proxy_on_delete",
+    }
+)
+# All that the module may use beyond the first WebAssembly. V8 has run these since 2019, older Envoys' too.
+FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt")
+# Shrinking costs no instruction per stream here, and takes 2 % more off the module.
+OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
+
+ffi.cdef("void BinaryenModuleSetFeatures(BinaryenModuleRef module, uint32_t features);")
+ffi.cdef("\n".join(f"uint32_t BinaryenFeature{name}(void);" for name in FEATURES))
+
+
+class BuildError(Exception):
+    """The module is not what it has to be."""
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    try:
+        built = compile_module()
+        module = trim(built.read_bytes())
+        check(module, machine_paths=(ROOT, CARGO_HOME, built.parent))
+    except (BuildError, subprocess.CalledProcessError) as error:
+        sys.exit(f"wasm: {error}")
+    write(module)
+    say(f"{OUTPUT.relative_to(ROOT)}, {len(module):,} bytes ({built.stat().st_size:,} before trimming)")
+    say(f"exports {', '.join(sorted(exports(Module.read(module))))}")
+
+
+def compile_module() -> Path:
+    """Has cargo build the module, with no path of this machine in its panic messages."""
+    subprocess.run(["cargo", "fetch", "--quiet"], cwd=ROOT, check=True)
+    sources = {crates: "crates" for crates in (CARGO_HOME / "registry" / "src").glob("*")} | {ROOT: PACKAGE}
+    remaps = [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
+    # Only as a cdylib: cargo drops link-time optimisation where a crate is built as an rlib, too.
+    command = f"cargo rustc --release --lib --crate-type cdylib --package {PACKAGE} --target {TARGET}"
+    build = subprocess.run(
+        [*command.split(), "--message-format=json-render-diagnostics"],
+        cwd=ROOT,
+        env=os.environ | {"CARGO_ENCODED_RUSTFLAGS": "\x1f".join(remaps)},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if build.returncode != 0:
+        raise BuildError("cargo could not build it")
+    messages = (json.loads(line) for line in build.stdout.splitlines())
+    files = [Path(name) for message in messages for name in message.get("filenames", ())]
+    return next(file for file in files if file.suffix == ".wasm")
+
+
+def trim(compiled: bytes) -> bytes:
+    """Removes the exports that are not needed and optimises the rest."""
+    with Module.read(compiled) as module:
+        lib.BinaryenModuleSetFeatures(module.ref, sum(getattr(lib, f"BinaryenFeature{name}")() for name in FEATURES))
+        for name in exports(module) - EXPORTS:
+            module.remove_export(name)
+        if missing := EXPORTS - exports(module):
+            raise BuildError(f"the module does not export {', '.join(sorted(missing))}")
+        module.optimize(SHRINK_LEVEL, OPTIMIZE_LEVEL)
+        if not module.validate():
+            raise BuildError(f"the module needs more than {', '.join(FEATURES)}")
+        return module.emit()
+
+
+def exports(module: Module) -> set[str]:
+    references = (lib.BinaryenGetExportByIndex(module.ref, index) for index in range(module.num_exports))
+    return {ffi.string(lib.BinaryenExportGetName(reference)).decode() for reference in references}
+
+
+def check(module: bytes, machine_paths: tuple[Path, ...]) -> None:
+    """Refuses a module that carries more than it needs to run."""
+    for leftover in ("producers", "target_features", *map(str, machine_paths)):
+        if leftover.encode() in module:
+            raise BuildError(f"the module contains {leftover!r}")
+
+
+def write(module: bytes) -> None:
+    """Puts the module in place at once, so that no reader ever sees half of it."""
+    OUTPUT.parent.mkdir(exist_ok=True)
+    scratch = OUTPUT.with_suffix(f".{os.getpid()}")
+    scratch.write_bytes(module)
+    scratch.replace(OUTPUT)
+
+
+def say(line: str) -> None:
+    """Tells people, not the pipe that a target's output may go to."""
+    print(f"wasm: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
