@@ -1,0 +1,200 @@
+//! The app behind a sidecar. It records what it receives, so that a story can
+//! assert that no header of the exchange came through, and misbehaves on request.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::any;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+use tonic_health::server::HealthReporter;
+
+use crate::client::{CALL, Call};
+use crate::wait::until;
+
+/// A request as an app received it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The call that the request belongs to.
+    pub call: String,
+    /// The protocol that the app was spoken to in.
+    pub version: Version,
+    /// All headers.
+    pub headers: HeaderMap,
+}
+
+/// An app on a port of its own, over HTTP/1.1 and HTTP/2. It stops with its value.
+///
+/// | path | answer |
+/// |---|---|
+/// | `/status/{code}` | that status |
+/// | `/echo` | 200, with the request's headers as response headers |
+/// | `/redirect/{service}` | 302 to that service |
+/// | `/flaky` | 503 to the first request of a call, then 200 |
+/// | `/call/{service}` | what that service answers; all received headers are passed on to it |
+/// | `/grpc.health.v1.Health/Check` | the standard gRPC health check |
+/// | any other | 200 |
+#[derive(Debug)]
+pub struct App {
+    /// Where the app listens.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    server: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    received: Mutex<Vec<Received>>,
+    /// Calls that `/flaky` has already refused once.
+    refused: Mutex<HashSet<String>>,
+    /// Where the app's own calls go: the sidecar's outbound listener.
+    outbound: OnceLock<SocketAddr>,
+}
+
+impl App {
+    /// Starts the app.
+    pub(crate) async fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let router = router(Arc::clone(&shared)).await;
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(Self {
+            address,
+            shared,
+            server: server.abort_handle(),
+        })
+    }
+
+    /// Tells the app where its own calls go.
+    pub(crate) fn calls_through(&self, outbound: SocketAddr) {
+        self.shared.outbound.get_or_init(|| outbound);
+    }
+
+    /// Stops the app: from now on its port refuses connections.
+    pub async fn stop(&self) -> Result<()> {
+        self.server.abort();
+        until("the app's port to be closed", async || {
+            let connection = TcpStream::connect(self.address).await;
+            Ok(connection.err().map(|_| ()))
+        })
+        .await
+    }
+
+    /// Every request of `call` so far.
+    #[must_use]
+    pub fn received(&self, call: &str) -> Vec<Received> {
+        let received = lock(&self.shared.received);
+        let of_call = received.iter().filter(|request| request.call == call);
+        of_call.cloned().collect()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn router(shared: Arc<Shared>) -> Router {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    serve_all(&reporter).await;
+    Router::new()
+        .route("/status/{code}", any(status))
+        .route("/echo", any(echo))
+        .route("/redirect/{service}", any(redirect))
+        .route("/flaky", any(flaky))
+        .route("/call/{service}", any(call))
+        .route_service("/grpc.health.v1.Health/{method}", health)
+        .fallback(async || StatusCode::OK)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), record))
+        .with_state(shared)
+}
+
+async fn record(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    lock(&shared.received).push(Received {
+        call: call_of(request.headers()),
+        version: request.version(),
+        headers: request.headers().clone(),
+    });
+    next.run(request).await
+}
+
+async fn status(Path(code): Path<u16>) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
+async fn echo(headers: HeaderMap) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.headers_mut() = without_framing(headers);
+    response
+}
+
+async fn redirect(Path(service): Path<String>) -> Response {
+    let mut response = Redirect::temporary(&format!("http://{service}/")).into_response();
+    *response.status_mut() = StatusCode::FOUND;
+    response
+}
+
+async fn flaky(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> StatusCode {
+    if lock(&shared.refused).insert(call_of(&headers)) {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    }
+}
+
+/// Calls the next service as a careless app does: with every header it got.
+async fn call(
+    State(shared): State<Arc<Shared>>,
+    Path(service): Path<String>,
+    headers: HeaderMap,
+) -> StatusCode {
+    let Some(outbound) = shared.outbound.get() else {
+        return StatusCode::NOT_IMPLEMENTED;
+    };
+    let call = Call::new(*outbound, &service)
+        .part_of(call_of(&headers))
+        .headers(without_framing(headers));
+    match call.send().await {
+        Ok(reply) => reply.status,
+        Err(_) => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// Headers without those that belong to one connection or one message.
+fn without_framing(mut headers: HeaderMap) -> HeaderMap {
+    for name in [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ] {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn call_of(headers: &HeaderMap) -> String {
+    let value = headers.get(CALL).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
+async fn serve_all(reporter: &HealthReporter) {
+    reporter
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+}
+
+/// A story that failed while it held the lock has left complete values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

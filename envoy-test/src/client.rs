@@ -1,0 +1,229 @@
+//! The calling side of a call: HTTP/1.1, HTTP/2 and gRPC to one address, in the
+//! name of one authority, as an app whose traffic a sidecar intercepts.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::{http1, http2};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::wait::PATIENCE;
+
+/// The header that tells calls apart in access logs; apps pass it on.
+pub const CALL: &str = "x-call";
+
+/// The headers of the metadata exchange, which no app may ever see.
+pub const PEER_HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
+
+/// Whether any header of the exchange is among `headers`.
+#[must_use]
+pub fn has_peer_headers(headers: &HeaderMap) -> bool {
+    PEER_HEADERS.iter().any(|name| headers.contains_key(*name))
+}
+
+/// The protocol of a connection. Envoy passes it on to the next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2 without TLS, by prior knowledge
+    Http2,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The call, by which its access-log entries are found.
+    pub call: String,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, as the calling app sees them.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// A request in the making.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Call {
+    to: SocketAddr,
+    protocol: Protocol,
+    authority: String,
+    path: String,
+    headers: HeaderMap,
+    id: String,
+}
+
+impl Call {
+    /// A request to `to` for the service `authority`.
+    pub fn new(to: SocketAddr, authority: &str) -> Self {
+        static CALLS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            to,
+            protocol: Protocol::Http1,
+            authority: authority.to_owned(),
+            path: "/".to_owned(),
+            headers: HeaderMap::new(),
+            id: CALLS.fetch_add(1, Ordering::Relaxed).to_string(),
+        }
+    }
+
+    /// Makes the request a part of the call `id`, as an app does that calls on.
+    pub fn part_of(mut self, id: String) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Asks for `path`; see [`crate::App`] for what apps understand.
+    pub fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// Speaks `protocol`.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
+        self.headers
+            .append(HeaderName::from_static(name), value.parse()?);
+        Ok(self)
+    }
+
+    /// Adds several headers.
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// Sends the request over a connection of its own and reads the reply.
+    pub async fn send(self) -> Result<Reply> {
+        let mut connection = Connection::open(self.to, self.protocol).await?;
+        connection.send(self).await
+    }
+
+    /// Makes it a gRPC call: a unary health check, which must find the app
+    /// healthy. Returns the call for [`crate::Lab::entry`].
+    pub async fn grpc_health_check(self) -> Result<String> {
+        let channel = Endpoint::from_shared(format!("http://{}", self.to))?
+            .origin(Uri::try_from(format!("http://{}", self.authority))?)
+            .timeout(PATIENCE)
+            .connect()
+            .await?;
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.metadata_mut().insert(CALL, self.id.parse()?);
+        HealthClient::new(channel).check(request).await?;
+        Ok(self.id)
+    }
+
+    fn into_request(mut self, protocol: Protocol) -> Result<Request<Full<Bytes>>> {
+        self.headers.insert(CALL, HeaderValue::from_str(&self.id)?);
+        let uri = match protocol {
+            Protocol::Http1 => {
+                self.headers
+                    .insert(HOST, HeaderValue::from_str(&self.authority)?);
+                Uri::try_from(self.path)?
+            }
+            Protocol::Http2 => Uri::try_from(format!("http://{}{}", self.authority, self.path))?,
+        };
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers;
+        Ok(request)
+    }
+}
+
+/// Sends `request` as it is and reads until the connection is closed.
+pub async fn raw(to: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(request).await?;
+    let mut reply = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut reply))
+        .await
+        .context("the connection stays open")??;
+    Ok(reply)
+}
+
+/// A connection that takes one request after the other.
+#[derive(Debug)]
+pub struct Connection {
+    sender: Sender,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    /// Connects. The connection's task ends with the connection.
+    pub async fn open(to: SocketAddr, protocol: Protocol) -> Result<Self> {
+        let stream = TcpStream::connect(to)
+            .await
+            .with_context(|| format!("cannot connect to {to}"))?;
+        let io = TokioIo::new(stream);
+        let sender = match protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = http1::handshake(io).await?;
+                tokio::spawn(connection);
+                Sender::Http1(sender)
+            }
+            Protocol::Http2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+                tokio::spawn(connection);
+                Sender::Http2(sender)
+            }
+        };
+        Ok(Self { sender })
+    }
+
+    /// Sends the request of `call` and reads the reply.
+    pub async fn send(&mut self, call: Call) -> Result<Reply> {
+        let what = format!("call {} of {}{}", call.id, call.authority, call.path);
+        timeout(PATIENCE, self.exchange(call))
+            .await
+            .with_context(|| format!("no reply in time to {what}"))?
+            .with_context(|| format!("no reply to {what}"))
+    }
+
+    async fn exchange(&mut self, call: Call) -> Result<Reply> {
+        let id = call.id.clone();
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender
+                    .send_request(call.into_request(Protocol::Http1)?)
+                    .await?
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender
+                    .send_request(call.into_request(Protocol::Http2)?)
+                    .await?
+            }
+        };
+        let (head, body) = response.into_parts();
+        Ok(Reply {
+            call: id,
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await?.to_bytes(),
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! One Envoy process: found, started, asked through its admin interface, and
+//! gone when its owner is gone.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hyper::StatusCode;
+use serde_json::Value;
+use tokio::fs;
+use tokio::process::{Child, Command};
+
+use crate::client::Call;
+use crate::repository;
+use crate::wait::until;
+
+/// The environment variable that names the only Envoy to use.
+const ENVOY: &str = "ENVOY";
+
+/// The Envoys that the harness proves the filter with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The oldest.
+    Oldest,
+    /// The newest.
+    Newest,
+}
+
+impl Release {
+    /// Its version.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Oldest => "1.36.2",
+            Self::Newest => "1.40.0",
+        }
+    }
+
+    /// Its binary: what the environment's `ENVOY` names, else what `make setup`
+    /// installed.
+    pub fn binary(self) -> Result<PathBuf> {
+        if let Some(path) = named_by_environment() {
+            ensure!(path.is_file(), "ENVOY={} is not a file", path.display());
+            return Ok(path);
+        }
+        let path = repository(&format!(".tools/envoy/{}/envoy", self.version()));
+        ensure!(
+            path.is_file(),
+            "there is no Envoy {}: run `make setup`, or set ENVOY to an Envoy binary",
+            self.version()
+        );
+        Ok(path)
+    }
+}
+
+/// The binary that the environment names, if it does.
+#[must_use]
+pub(crate) fn named_by_environment() -> Option<PathBuf> {
+    std::env::var_os(ENVOY).map(PathBuf::from)
+}
+
+/// A running Envoy. It is killed when its value is dropped, and by the kernel
+/// when the thread that started it is gone for any other reason.
+#[derive(Debug)]
+pub struct Envoy {
+    /// Held, for Envoy ends with it.
+    _process: Child,
+    admin: SocketAddr,
+    log: PathBuf,
+}
+
+impl Envoy {
+    /// Starts an Envoy with its files in `dir` and waits until it is ready. An
+    /// error holds Envoy's log.
+    pub(crate) async fn start(
+        binary: &Path,
+        dir: &Path,
+        concurrency: u32,
+        bootstrap: &Value,
+    ) -> Result<Self> {
+        let config = dir.join("bootstrap.json");
+        fs::write(&config, serde_json::to_vec_pretty(bootstrap)?).await?;
+        let log = dir.join("envoy.log");
+        let address_file = dir.join("admin-address");
+        let process = command(binary)
+            .arg("--config-path")
+            .arg(&config)
+            .arg("--admin-address-path")
+            .arg(&address_file)
+            .args(["--concurrency", &concurrency.to_string()])
+            .args(["--log-level", "warning"])
+            .args(["--component-log-level", "wasm:info"])
+            .arg("--disable-hot-restart")
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("cannot run `setpriv` of util-linux, which starts Envoy")?;
+        let mut starting = Starting { process, log };
+        match starting.ready(&address_file).await {
+            Ok(admin) => Ok(Self {
+                _process: starting.process,
+                admin,
+                log: starting.log,
+            }),
+            Err(error) => {
+                let log = fs::read_to_string(&starting.log).await.unwrap_or_default();
+                Err(error.context(format!("Envoy's log:\n{log}")))
+            }
+        }
+    }
+
+    /// The address of the listener `name`.
+    pub(crate) async fn listener(&self, name: &str) -> Result<SocketAddr> {
+        let listeners = self.admin_json("/listeners?format=json").await?;
+        let statuses = listeners["listener_statuses"].as_array();
+        let status = statuses
+            .and_then(|statuses| statuses.iter().find(|status| status["name"] == name))
+            .with_context(|| format!("Envoy has no listener {name}: {listeners}"))?;
+        let socket = &status["local_address"]["socket_address"];
+        let address = socket["address"].as_str().context("no address")?;
+        let port = socket["port_value"].as_u64().context("no port")?;
+        Ok(SocketAddr::new(address.parse()?, u16::try_from(port)?))
+    }
+
+    /// Waits until the cluster `name` has a host.
+    pub(crate) async fn has_host(&self, name: &str) -> Result<()> {
+        until(&format!("a host of cluster {name}"), async || {
+            let clusters = self.admin_json("/clusters?format=json").await?;
+            let statuses = clusters["cluster_statuses"].as_array();
+            let status = statuses.and_then(|all| all.iter().find(|one| one["name"] == name));
+            let host = status.and_then(|status| status["host_statuses"].get(0));
+            Ok(host.map(|_| ()))
+        })
+        .await
+    }
+
+    /// Every counter and gauge.
+    pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        let stats = self.admin_json("/stats?format=json").await?;
+        let stats = stats["stats"].as_array().context("no stats")?;
+        let value_of = |stat: &Value| {
+            let name = stat["name"].as_str()?.to_owned();
+            Some((name, stat["value"].as_u64()?))
+        };
+        Ok(stats.iter().filter_map(value_of).collect())
+    }
+
+    /// Waits until the statistic `name` has at least the value `least`.
+    pub async fn counts(&self, name: &str, least: u64) -> Result<u64> {
+        until(&format!("{name} to be {least}"), async || {
+            let stats = self.stats().await?;
+            Ok(stats.get(name).copied().filter(|value| *value >= least))
+        })
+        .await
+    }
+
+    /// Its version.
+    pub async fn version(&self) -> Result<String> {
+        let info = self.admin_json("/server_info").await?;
+        let build = info["version"].as_str().context("no version")?;
+        let version = build.split('/').nth(1).unwrap_or(build);
+        Ok(version.to_owned())
+    }
+
+    /// What Envoy has logged.
+    pub async fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.log).await?)
+    }
+
+    async fn admin_json(&self, path: &str) -> Result<Value> {
+        let reply = Call::new(self.admin, "admin").path(path).send().await?;
+        ensure!(
+            reply.status == StatusCode::OK,
+            "{path} of the admin interface answered {}",
+            reply.status
+        );
+        Ok(serde_json::from_slice(&reply.body)?)
+    }
+}
+
+/// `setpriv` makes the kernel kill Envoy when we are gone, however that happens.
+fn command(binary: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(binary)
+        .kill_on_drop(true);
+    command
+}
+
+/// A process that may still refuse its configuration.
+struct Starting {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Starting {
+    async fn ready(&mut self, address_file: &Path) -> Result<SocketAddr> {
+        let admin = until("Envoy's admin interface", async || {
+            self.check_alive()?;
+            let address = fs::read_to_string(address_file).await.ok();
+            Ok(address.and_then(|address| address.parse().ok()))
+        })
+        .await?;
+        until("Envoy to be ready", async || {
+            self.check_alive()?;
+            let reply = Call::new(admin, "admin").path("/ready").send().await;
+            Ok(reply.ok().filter(|reply| reply.status == StatusCode::OK))
+        })
+        .await?;
+        Ok(admin)
+    }
+
+    fn check_alive(&mut self) -> Result<()> {
+        match self.process.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("Envoy ended at start: {status}"),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Real Envoys as sidecars, an app behind each, and an access-log collector:
+//! the harness that shows, from the outside only, which workload called which.
+//!
+//! A story starts workloads with [`Lab::start`], makes calls through their
+//! sidecars and reads what each Envoy logged about them:
+//!
+//! ```no_run
+//! # use envoy_test::{Lab, Node, Release, Side, Workload};
+//! # async fn story() -> anyhow::Result<()> {
+//! let lab = Lab::new(&Release::Newest.binary()?).await?;
+//! let mesh = lab
+//!     .start([
+//!         Workload::sidecar("productpage", Node::pod_client()?),
+//!         Workload::sidecar("ratings", Node::vm_server()?),
+//!     ])
+//!     .await?;
+//! let reply = mesh.call("productpage", "ratings")?.send().await?;
+//! let logged = lab.entry("ratings/inbound", &reply.call).await?;
+//! println!("called by {:?}", logged.peer(Side::Downstream)?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing here knows how the filter works: the harness reads only what any
+//! operator could read, the access log, statistics and what the apps received.
+
+mod app;
+pub mod bootstrap;
+pub mod client;
+mod collector;
+pub mod demo;
+mod envoy;
+mod mesh;
+pub mod node;
+pub mod report;
+pub mod scenario;
+mod wait;
+mod workload;
+
+pub use app::{App, Received};
+pub use client::Reply;
+pub use collector::{Collector, Entry, Side};
+pub use envoy::{Envoy, Release};
+pub use mesh::{Lab, Mesh};
+pub use node::Node;
+pub use wait::until;
+pub use workload::{Direction, Listener, Plugin, Workload};
+
+use std::path::{Path, PathBuf};
+
+/// A file of the repository.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

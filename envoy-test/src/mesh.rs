@@ -1,0 +1,325 @@
+//! Workloads that run: apps, their Envoys, and the ways between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::fs;
+
+use crate::app::App;
+use crate::bootstrap;
+use crate::client::Call;
+use crate::collector::{Collector, Entry};
+use crate::envoy::Envoy;
+use crate::repository;
+use crate::wait::until;
+use crate::workload::{Leads, Listener, Plugin, Proxy, Workload};
+
+/// Where meshes run: a collector, an Envoy binary, a module and a directory
+/// that goes away with the lab.
+#[derive(Debug)]
+pub struct Lab {
+    collector: Collector,
+    envoy: PathBuf,
+    module: PathBuf,
+    dir: TempDir,
+}
+
+impl Lab {
+    /// A lab with the Envoy binary `envoy` and the module that `make wasm` built.
+    pub async fn new(envoy: &Path) -> Result<Self> {
+        let module = repository("dist/metadata_exchange.wasm");
+        let module = module
+            .canonicalize()
+            .context("there is no dist/metadata_exchange.wasm: run `make wasm`")?;
+        Ok(Self {
+            collector: Collector::start().await?,
+            envoy: envoy.to_owned(),
+            module,
+            dir: TempDir::with_prefix("envoy-test-")?,
+        })
+    }
+
+    /// The module under test.
+    #[must_use]
+    pub fn module(&self) -> &Path {
+        &self.module
+    }
+
+    /// The lab's directory, for files that a story asks for.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts workloads that can call each other, and returns when they can.
+    pub async fn start(&self, workloads: impl IntoIterator<Item = Workload>) -> Result<Mesh> {
+        let workloads: Vec<Workload> = workloads.into_iter().collect();
+        let services: Vec<&str> = workloads.iter().map(|one| one.name.as_str()).collect();
+        let mut mesh = Mesh {
+            dir: TempDir::with_prefix_in("mesh-", self.dir.path())?.keep(),
+            module: self.module.clone(),
+            running: BTreeMap::new(),
+        };
+        for service in &services {
+            mesh.publish(service, None).await?;
+        }
+        for workload in &workloads {
+            let running = self.start_one(&mesh, workload, &services).await?;
+            mesh.running.insert(workload.name.clone(), running);
+        }
+        mesh.connect().await?;
+        Ok(mesh)
+    }
+
+    async fn start_one(
+        &self,
+        mesh: &Mesh,
+        workload: &Workload,
+        services: &[&str],
+    ) -> Result<Running> {
+        let app = if workload.has_app {
+            Some(App::start().await?)
+        } else {
+            None
+        };
+        let Some(proxy) = &workload.proxy else {
+            let app = app.context("a workload without proxy is an app")?;
+            return Ok(Running::bare(app));
+        };
+        let name = &workload.name;
+        let dir = mesh.dir.join(name);
+        fs::create_dir(&dir).await?;
+        let mut listeners = Vec::new();
+        for listener in proxy.listeners() {
+            let filter = mesh.filter(name, listener).await?;
+            let log = format!("{name}/{}", listener.name);
+            let routes = routes(listener, services);
+            listeners.push(bootstrap::listener(listener, &log, &filter, &routes));
+        }
+        let clusters = self.clusters(mesh, app.as_ref(), services);
+        let bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters);
+        let envoy = Envoy::start(&self.envoy, &dir, proxy.concurrency, &bootstrap)
+            .await
+            .with_context(|| format!("the proxy of {name} does not start"))?;
+        Running::behind(proxy, envoy, app).await
+    }
+
+    fn clusters(&self, mesh: &Mesh, app: Option<&App>, services: &[&str]) -> Vec<Value> {
+        let mut clusters = vec![bootstrap::collector_cluster(self.collector.address)];
+        clusters.extend(app.map(|app| bootstrap::app_cluster(app.address)));
+        clusters.extend(
+            services
+                .iter()
+                .map(|service| bootstrap::service_cluster(service, &mesh.endpoints_file(service))),
+        );
+        clusters
+    }
+
+    /// Waits for the one entry that `log` (`workload/listener`) has of `call`.
+    pub async fn entry(&self, log: &str, call: &str) -> Result<Arc<Entry>> {
+        let mut entries = self.entries(log, call, 1).await?;
+        ensure!(
+            entries.len() == 1,
+            "{log} has several entries of call {call}"
+        );
+        Ok(entries.remove(0))
+    }
+
+    /// Waits for at least `count` entries that `log` has of `call`.
+    pub async fn entries(&self, log: &str, call: &str, count: usize) -> Result<Vec<Arc<Entry>>> {
+        let what = format!("call {call} in {log}");
+        self.collector
+            .wait_for(&what, count, |entry| {
+                entry.call == call && entry.source.log == log
+            })
+            .await
+    }
+
+    /// Waits for the first line of the file `path`, which an Envoy writes.
+    pub async fn first_line(&self, path: &Path) -> Result<String> {
+        until(&format!("a line in {}", path.display()), async || {
+            let text = fs::read_to_string(path).await.unwrap_or_default();
+            Ok(text.split_once('\n').map(|(line, _)| line.to_owned()))
+        })
+        .await
+    }
+
+    /// The log of every Envoy that the lab has started.
+    #[must_use]
+    pub fn envoy_logs(&self) -> String {
+        let children = |dir: &Path| -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect()
+        };
+        let proxies = children(self.dir.path())
+            .into_iter()
+            .flat_map(|mesh| children(&mesh));
+        let log = |proxy: PathBuf| {
+            let log = std::fs::read_to_string(proxy.join("envoy.log")).ok()?;
+            Some(format!("--- {}\n{log}", proxy.file_name()?.display()))
+        };
+        proxies.filter_map(log).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.envoy_logs());
+        }
+    }
+}
+
+fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
+    let action = &listener.route_action;
+    match listener.leads {
+        Leads::ToApp => vec![bootstrap::virtual_host(&["*"], bootstrap::APP, action)],
+        Leads::ToMesh => {
+            let target = |authority: &str| {
+                let via = listener.via.iter().find(|(from, _)| from == authority);
+                via.map_or_else(|| authority.to_owned(), |(_, to)| to.clone())
+            };
+            let host =
+                |service: &&str| bootstrap::virtual_host(&[service], &target(service), action);
+            services.iter().map(host).collect()
+        }
+    }
+}
+
+/// A workload that runs.
+#[derive(Debug)]
+struct Running {
+    /// Where others reach it.
+    entrance: SocketAddr,
+    /// Where its own calls go, if it has a proxy.
+    exit: Option<SocketAddr>,
+    app: Option<App>,
+    envoy: Option<Envoy>,
+}
+
+impl Running {
+    fn bare(app: App) -> Self {
+        Self {
+            entrance: app.address,
+            exit: None,
+            app: Some(app),
+            envoy: None,
+        }
+    }
+
+    async fn behind(proxy: &Proxy, envoy: Envoy, app: Option<App>) -> Result<Self> {
+        let entrance = envoy.listener(proxy.entrance.name).await?;
+        let exit = envoy.listener(proxy.exit().name).await?;
+        if let Some(app) = &app {
+            app.calls_through(exit);
+        }
+        Ok(Self {
+            entrance,
+            exit: Some(exit),
+            app,
+            envoy: Some(envoy),
+        })
+    }
+}
+
+/// Workloads that can call each other.
+#[derive(Debug)]
+pub struct Mesh {
+    dir: PathBuf,
+    module: PathBuf,
+    running: BTreeMap<String, Running>,
+}
+
+impl Mesh {
+    /// A call of the workload `from` to the service `to`: through the proxy of
+    /// `from`, or straight to `to` if `from` has none.
+    pub fn call(&self, from: &str, to: &str) -> Result<Call> {
+        let address = match self.running(from)?.exit {
+            Some(exit) => exit,
+            None => self.running(to)?.entrance,
+        };
+        Ok(Call::new(address, to))
+    }
+
+    /// Where others reach a workload.
+    pub fn address(&self, name: &str) -> Result<SocketAddr> {
+        Ok(self.running(name)?.entrance)
+    }
+
+    /// The app of a workload.
+    pub fn app(&self, name: &str) -> Result<&App> {
+        let app = self.running(name)?.app.as_ref();
+        app.with_context(|| format!("{name} has no app"))
+    }
+
+    /// The Envoy of a workload.
+    pub fn envoy(&self, name: &str) -> Result<&Envoy> {
+        let envoy = self.running(name)?.envoy.as_ref();
+        envoy.with_context(|| format!("{name} has no proxy"))
+    }
+
+    /// Gives a watched plugin another configuration, while requests run.
+    pub async fn reconfigure(&self, name: &str, listener: &str, plugin: &Plugin) -> Result<()> {
+        let resource = bootstrap::watched_filter_resource(plugin, &self.module);
+        replace(&self.plugin_file(name, listener), &resource).await
+    }
+
+    async fn filter(&self, name: &str, listener: &Listener) -> Result<Value> {
+        let plugin = &listener.plugin;
+        if !plugin.watched {
+            return Ok(bootstrap::wasm_filter(plugin, &self.module));
+        }
+        self.reconfigure(name, listener.name, plugin).await?;
+        Ok(bootstrap::watched_filter(
+            &self.plugin_file(name, listener.name),
+        ))
+    }
+
+    /// Tells every proxy where every workload is, and waits until it knows.
+    async fn connect(&self) -> Result<()> {
+        for (service, running) in &self.running {
+            self.publish(service, Some(running.entrance)).await?;
+        }
+        for envoy in self
+            .running
+            .values()
+            .filter_map(|running| running.envoy.as_ref())
+        {
+            for service in self.running.keys() {
+                envoy.has_host(service).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, service: &str, address: Option<SocketAddr>) -> Result<()> {
+        let resource = bootstrap::endpoints_resource(service, address);
+        replace(&self.endpoints_file(service), &resource).await
+    }
+
+    fn endpoints_file(&self, service: &str) -> PathBuf {
+        self.dir.join(format!("{service}-endpoints.json"))
+    }
+
+    fn plugin_file(&self, name: &str, listener: &str) -> PathBuf {
+        self.dir.join(format!("{name}-{listener}-plugin.json"))
+    }
+
+    fn running(&self, name: &str) -> Result<&Running> {
+        let running = self.running.get(name);
+        running.with_context(|| format!("there is no workload {name}"))
+    }
+}
+
+/// Replaces a file in one step, as those who watch it need it.
+async fn replace(path: &Path, content: &Value) -> Result<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, serde_json::to_vec(content)?).await?;
+    fs::rename(&draft, path).await?;
+    Ok(())
+}

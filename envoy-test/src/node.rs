@@ -1,0 +1,118 @@
+//! Envoy's node: how a proxy is told which workload it stands for.
+
+use anyhow::{Context as _, Result};
+use metadata_exchange::peer::{Field, Peer, Value as PeerValue};
+use serde_json::{Map, Value, json};
+
+/// A node as a bootstrap has it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// `sidecar~10.0.0.1~pod.namespace~namespace.svc.cluster.local`, or
+    /// `router~...` for a gateway.
+    pub id: String,
+    /// What the proxy knows of its workload.
+    pub metadata: Value,
+}
+
+impl Node {
+    /// A Kubernetes pod that calls others.
+    pub fn pod_client() -> Result<Self> {
+        Self::sidecar(include_str!(
+            "../../testdata/nodes/k8s-client-full.metadata.json"
+        ))
+    }
+
+    /// A Kubernetes pod that serves others.
+    pub fn pod_server() -> Result<Self> {
+        Self::sidecar(include_str!(
+            "../../testdata/nodes/k8s-server-full.metadata.json"
+        ))
+    }
+
+    /// A VM that calls others.
+    pub fn vm_client() -> Result<Self> {
+        Self::sidecar(include_str!(
+            "../../testdata/nodes/vm-generic-client.metadata.json"
+        ))
+    }
+
+    /// A VM of a cloud that serves others.
+    pub fn vm_server() -> Result<Self> {
+        Self::sidecar(include_str!(
+            "../../testdata/nodes/vm-gce-server.metadata.json"
+        ))
+    }
+
+    /// A VM that joined a mesh with a recent Istio: no owner, and numbers
+    /// among the metadata.
+    pub fn vm_minimal() -> Result<Self> {
+        Self::whole(include_str!("../../testdata/nodes/derived-vm.node.json"))
+    }
+
+    /// An Istio ingress gateway.
+    pub fn gateway() -> Result<Self> {
+        Self::whole(include_str!(
+            "../../testdata/nodes/derived-gateway.node.json"
+        ))
+    }
+
+    /// The node of a sidecar, from its metadata alone.
+    fn sidecar(metadata: &str) -> Result<Self> {
+        let metadata: Value = serde_json::from_str(metadata)?;
+        let text = |key: &str| {
+            metadata[key]
+                .as_str()
+                .with_context(|| format!("node metadata has no {key}"))
+        };
+        let ip = text("INSTANCE_IPS")?.split(',').next().unwrap_or_default();
+        let (name, namespace) = (text("NAME")?, text("NAMESPACE")?);
+        let id = format!("sidecar~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local");
+        Ok(Self { id, metadata })
+    }
+
+    fn whole(node: &str) -> Result<Self> {
+        let node: Value = serde_json::from_str(node)?;
+        let id = node["id"].as_str().context("node has no id")?.to_owned();
+        let metadata = node["metadata"].clone();
+        Ok(Self { id, metadata })
+    }
+
+    /// The same node with one more entry in its metadata.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.metadata[key] = value;
+        self
+    }
+
+    /// What another proxy must come to know of this node, in the form of
+    /// [`peer_json`]. It holds for nodes whose exchanged metadata are texts.
+    #[must_use]
+    pub fn as_peer(&self) -> Value {
+        let exchanged = Field::ALL.into_iter().filter_map(|field| {
+            let value = self.metadata.get(field.key())?;
+            Some((field.key().to_owned(), value.clone()))
+        });
+        Value::Object(exchanged.collect())
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({ "id": self.id, "cluster": "envoy-test", "metadata": self.metadata })
+    }
+}
+
+/// A peer under the keys of node metadata; absent fields are absent.
+#[must_use]
+pub fn peer_json(peer: &Peer<'_>) -> Value {
+    let fields = Field::ALL.into_iter().filter_map(|field| {
+        let value = match peer.value(field)? {
+            PeerValue::Text(text) => Value::from(text),
+            PeerValue::Map(map) => map
+                .iter()
+                .map(|(key, value)| (key.to_string(), Value::from(value.as_ref())))
+                .collect::<Map<_, _>>()
+                .into(),
+        };
+        Some((field.key().to_owned(), value))
+    });
+    Value::Object(fields.collect())
+}

@@ -1,0 +1,208 @@
+//! What a story starts: workloads, the listeners of their proxies and the
+//! plugin in each listener.
+
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// A service of a mesh. Its name is the authority by which others call it.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    pub(crate) name: String,
+    pub(crate) has_app: bool,
+    pub(crate) proxy: Option<Proxy>,
+}
+
+/// The Envoy of a workload.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    pub(crate) node: Node,
+    pub(crate) concurrency: u32,
+    /// Takes what others send to this workload.
+    pub(crate) entrance: Listener,
+    /// Takes what this workload sends to others, if another listener does.
+    pub(crate) exit: Option<Listener>,
+}
+
+impl Workload {
+    /// An app with a sidecar: the listener `inbound` leads to the app, the
+    /// listener `outbound` to the other workloads.
+    #[must_use]
+    pub fn sidecar(name: &str, node: Node) -> Self {
+        let inbound = Listener::new("inbound", Some(Direction::Inbound), Leads::ToApp);
+        let outbound = Listener::new("outbound", Some(Direction::Outbound), Leads::ToMesh);
+        Self::new(name, true, Some(Proxy::new(node, inbound, Some(outbound))))
+    }
+
+    /// An app without sidecar.
+    #[must_use]
+    pub fn bare(name: &str) -> Self {
+        Self::new(name, true, None)
+    }
+
+    /// A gateway inside the mesh (egress, east-west): its one listener
+    /// `gateway` has no direction and leads to the other workloads.
+    #[must_use]
+    pub fn gateway(name: &str, node: Node) -> Self {
+        let gateway = Listener::new("gateway", None, Leads::ToMesh);
+        Self::new(name, false, Some(Proxy::new(node, gateway, None)))
+    }
+
+    /// A gateway as Istio configures one at the edge: outbound.
+    #[must_use]
+    pub fn istio_gateway(name: &str, node: Node) -> Self {
+        let gateway = Listener::new("gateway", Some(Direction::Outbound), Leads::ToMesh);
+        Self::new(name, false, Some(Proxy::new(node, gateway, None)))
+    }
+
+    fn new(name: &str, has_app: bool, proxy: Option<Proxy>) -> Self {
+        Self {
+            name: name.to_owned(),
+            has_app,
+            proxy,
+        }
+    }
+
+    /// Gives the plugin of every listener this configuration.
+    #[must_use]
+    pub fn configured(self, configuration: &Value) -> Self {
+        self.each_listener(|listener| {
+            listener.plugin.configuration = configuration.clone();
+        })
+    }
+
+    /// Changes the listener `name`, if the workload has it.
+    #[must_use]
+    pub fn listener(self, name: &str, change: impl Fn(&mut Listener)) -> Self {
+        self.each_listener(|listener| {
+            if listener.name == name {
+                change(listener);
+            }
+        })
+    }
+
+    /// Runs the proxy with so many workers.
+    #[must_use]
+    pub fn workers(mut self, concurrency: u32) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.concurrency = concurrency;
+        }
+        self
+    }
+
+    fn each_listener(mut self, change: impl Fn(&mut Listener)) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            change(&mut proxy.entrance);
+            proxy.exit.iter_mut().for_each(change);
+        }
+        self
+    }
+}
+
+impl Proxy {
+    fn new(node: Node, entrance: Listener, exit: Option<Listener>) -> Self {
+        Self {
+            node,
+            concurrency: 1,
+            entrance,
+            exit,
+        }
+    }
+
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        std::iter::once(&self.entrance).chain(&self.exit)
+    }
+
+    pub(crate) fn exit(&self) -> &Listener {
+        self.exit.as_ref().unwrap_or(&self.entrance)
+    }
+}
+
+/// A listener's `traffic_direction`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards the app.
+    Inbound,
+    /// Towards the mesh; Istio's gateways, too.
+    Outbound,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "INBOUND",
+            Self::Outbound => "OUTBOUND",
+        }
+    }
+}
+
+/// Where a listener's routes lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leads {
+    /// To the app of the workload.
+    ToApp,
+    /// To the other workloads, by authority.
+    ToMesh,
+}
+
+/// A listener with its filter chain: `before`, the plugin, `behind`, the router.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub(crate) name: &'static str,
+    /// Its direction, if it has one.
+    pub direction: Option<Direction>,
+    pub(crate) leads: Leads,
+    /// The plugin under test.
+    pub plugin: Plugin,
+    /// HTTP filters before the plugin.
+    pub before: Vec<Value>,
+    /// HTTP filters between the plugin and the router.
+    pub behind: Vec<Value>,
+    /// What every route's action has besides its cluster: retries, redirects.
+    pub route_action: Value,
+    /// Authorities that lead to a workload of another name: `(authority, workload)`.
+    pub via: Vec<(String, String)>,
+    /// Access logs besides the collector's.
+    pub access_logs: Vec<Value>,
+}
+
+impl Listener {
+    fn new(name: &'static str, direction: Option<Direction>, leads: Leads) -> Self {
+        Self {
+            name,
+            direction,
+            leads,
+            plugin: Plugin::default(),
+            before: Vec::new(),
+            behind: Vec::new(),
+            route_action: json!({}),
+            via: Vec::new(),
+            access_logs: Vec::new(),
+        }
+    }
+}
+
+/// The plugin as an operator configures it.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// The root id, any text.
+    pub root_id: String,
+    /// The VM id: plugins with the same id, code and VM configuration share a VM.
+    pub vm_id: String,
+    /// The plugin configuration.
+    pub configuration: Value,
+    /// Whether the plugin comes from a file that Envoy watches, as an
+    /// extension configuration, so that [`crate::Mesh::reconfigure`] can change it.
+    pub watched: bool,
+}
+
+impl Default for Plugin {
+    fn default() -> Self {
+        Self {
+            root_id: "any_root".to_owned(),
+            vm_id: "any_vm".to_owned(),
+            configuration: json!({}),
+            watched: false,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Configurations that are refused, and one that changes under load.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+use envoy_test::{Lab, Mesh, Node, Plugin, Side, Workload, until};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::assert_peer;
+
+envoy_test::stories!(
+    a_first_configuration_is_refused,
+    a_configuration_changes_under_load,
+    a_changed_configuration_is_refused,
+);
+
+async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
+    let workload = Workload::sidecar("productpage", Node::pod_client()?)
+        .configured(&json!({ "max_sent_byts": 1 }));
+
+    let refusal = lab.start([workload]).await.err();
+
+    let refusal = format!("{:?}", refusal.context("Envoy started")?);
+    let told = refusal
+        .lines()
+        .filter(|line| line.contains("max_sent_byts"));
+    assert_eq!(told.count(), 1, "{refusal}");
+    Ok(())
+}
+
+/// Calls that are answered under each configuration before the next one comes.
+const CALLS_PER_CHANGE: usize = 50;
+
+async fn a_configuration_changes_under_load(lab: &Lab) -> Result<()> {
+    let mesh = with_watched_plugin(lab).await?;
+    let answered = Mutex::new(Vec::new());
+    let done = AtomicBool::new(false);
+
+    let load = async || {
+        while !done.load(Ordering::Relaxed) {
+            let reply = mesh.call("productpage", "ratings")?.send().await?;
+            assert_eq!(reply.status, StatusCode::OK);
+            answered.lock().await.push(reply.call);
+        }
+        anyhow::Ok(())
+    };
+    let changes = async {
+        for (number, recording) in [true, false, true, false].into_iter().enumerate() {
+            let changed = watched(json!({ "record_local_node": recording }));
+            mesh.reconfigure("ratings", "inbound", &changed).await?;
+            until_recording(lab, &mesh, recording).await?;
+            until("calls under load", async || {
+                let enough = (number + 1) * CALLS_PER_CHANGE;
+                Ok((answered.lock().await.len() >= enough).then_some(()))
+            })
+            .await?;
+        }
+        done.store(true, Ordering::Relaxed);
+        anyhow::Ok(())
+    };
+    tokio::try_join!(load(), load(), load(), changes)?;
+
+    for call in answered.into_inner() {
+        let inbound = lab.entry("ratings/inbound", &call).await?;
+        assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)?;
+    }
+    Ok(())
+}
+
+async fn a_changed_configuration_is_refused(lab: &Lab) -> Result<()> {
+    let mesh = with_watched_plugin(lab).await?;
+    let changed = watched(json!({ "record_local_node": true }));
+    mesh.reconfigure("ratings", "inbound", &changed).await?;
+    until_recording(lab, &mesh, true).await?;
+
+    let refused = watched(json!({ "record_local_node": "yes" }));
+    mesh.reconfigure("ratings", "inbound", &refused).await?;
+    let envoy = mesh.envoy("ratings")?;
+    let rejected = "extension_config_discovery.http_filter.metadata_exchange.update_rejected";
+    envoy.counts(rejected, 1).await?;
+
+    let reply = mesh.call("productpage", "ratings")?.send().await?;
+    assert_eq!(reply.status, StatusCode::OK);
+    let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+    assert_peer(&inbound, Side::Upstream, &Node::vm_server()?)?;
+    Ok(())
+}
+
+async fn with_watched_plugin(lab: &Lab) -> Result<Mesh> {
+    lab.start([
+        Workload::sidecar("productpage", Node::pod_client()?),
+        Workload::sidecar("ratings", Node::vm_server()?).listener("inbound", |listener| {
+            listener.plugin = watched(json!({}));
+        }),
+    ])
+    .await
+}
+
+fn watched(configuration: Value) -> Plugin {
+    Plugin {
+        configuration,
+        watched: true,
+        ..Plugin::default()
+    }
+}
+
+/// Calls until the callee's entries hold its local node, or do no longer.
+async fn until_recording(lab: &Lab, mesh: &Mesh, recording: bool) -> Result<()> {
+    until(
+        &format!("record_local_node to be {recording}"),
+        async || {
+            let reply = mesh.call("productpage", "ratings")?.send().await?;
+            assert_eq!(reply.status, StatusCode::OK);
+            let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+            let is_recorded = inbound.peer(Side::Upstream)?.is_some();
+            Ok((is_recorded == recording).then_some(()))
+        },
+    )
+    .await
+}

@@ -1,0 +1,129 @@
+//! Envoy's own node, as a proxy-wasm module sees it: whole through `xds.node`, field by field through `node.*`.
+
+use crate::{Status, pairs};
+use prost::Message;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use serde_json::Value as Json;
+
+/// The parts of `envoy.config.core.v3.Node` that a bootstrap writes, and the list of extensions that a real Envoy adds.
+#[derive(Clone, PartialEq, Message)]
+pub struct Node {
+    /// The node's id.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// The node's cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+    /// What the node says of itself.
+    #[prost(message, required, tag = "3")]
+    pub metadata: Struct,
+    /// The name of the proxy.
+    #[prost(string, tag = "6")]
+    pub user_agent_name: String,
+    /// Everything compiled into the proxy; some 60 KB in a real Envoy.
+    #[prost(message, repeated, tag = "9")]
+    pub extensions: Vec<Extension>,
+}
+
+/// An extension that the proxy was built with.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Extension {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its category.
+    #[prost(string, tag = "2")]
+    pub category: String,
+}
+
+impl Node {
+    /// A node of this id and metadata. Anything but a JSON object is no metadata.
+    #[must_use]
+    pub fn new(id: &str, metadata: &Json) -> Self {
+        Self {
+            id: id.to_owned(),
+            metadata: to_struct(metadata),
+            ..Self::default()
+        }
+    }
+
+    /// The same node with `count` extensions, about 60 bytes each.
+    #[must_use]
+    pub fn with_extensions(mut self, count: usize) -> Self {
+        self.extensions = (0..count)
+            .map(|index| Extension {
+                name: format!("envoy.filters.http.extension_{index:06}"),
+                category: "envoy.filters.http".to_owned(),
+            })
+            .collect();
+        self
+    }
+
+    /// The same node with one metadata value more, for what JSON cannot say (NaN, an unset value).
+    #[must_use]
+    pub fn with_metadata(mut self, key: &str, value: Option<Kind>) -> Self {
+        self.metadata
+            .fields
+            .insert(key.to_owned(), Value { kind: value });
+        self
+    }
+
+    /// The protobuf bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+}
+
+fn to_struct(json: &Json) -> Struct {
+    let fields = json.as_object().into_iter().flatten();
+    Struct {
+        fields: fields
+            .map(|(key, value)| (key.clone(), to_value(value)))
+            .collect(),
+    }
+}
+
+fn to_value(json: &Json) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or(f64::NAN)),
+        Json::String(value) => Kind::StringValue(value.clone()),
+        Json::Array(values) => Kind::ListValue(ListValue {
+            values: values.iter().map(to_value).collect(),
+        }),
+        Json::Object(_) => Kind::StructValue(to_struct(json)),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// The bytes that Envoy gives for a metadata value: a string as it is, a number as a little-endian double, a bool as
+/// one byte, a struct or list as serialised pairs. A null has none, and takes the map or list around it along.
+pub(crate) fn property_bytes(value: &Value) -> Result<Vec<u8>, Status> {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Err(Status::SerializationFailure),
+        Some(Kind::StringValue(text)) => Ok(text.clone().into_bytes()),
+        Some(Kind::NumberValue(number)) => Ok(number.to_le_bytes().to_vec()),
+        Some(Kind::BoolValue(flag)) => Ok(vec![u8::from(*flag)]),
+        Some(Kind::StructValue(fields)) => struct_bytes(fields),
+        Some(Kind::ListValue(list)) => list_bytes(list),
+    }
+}
+
+pub(crate) fn struct_bytes(fields: &Struct) -> Result<Vec<u8>, Status> {
+    let pairs = fields.fields.iter();
+    let pairs: Result<Vec<_>, Status> = pairs
+        .map(|(key, value)| Ok((key, property_bytes(value)?)))
+        .collect();
+    Ok(pairs::encode(&pairs?))
+}
+
+fn list_bytes(list: &ListValue) -> Result<Vec<u8>, Status> {
+    let pairs: Result<Vec<_>, Status> = list
+        .values
+        .iter()
+        .map(|value| Ok((property_bytes(value)?, "")))
+        .collect();
+    Ok(pairs::encode(&pairs?))
+}

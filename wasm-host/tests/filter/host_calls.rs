@@ -1,0 +1,180 @@
+//! The exact host calls of a cached exchange: what a request costs beyond guest instructions, and a net under every
+//! change of the hot path.
+
+use crate::support::{Proxy, Workload};
+use wasm_host::{Direction, Headers, Status};
+
+/// The host calls between two points of a stream.
+fn steps(proxy: &mut Proxy) -> Vec<String> {
+    let calls = proxy.vm.take_calls();
+    let failed: Vec<_> = calls
+        .iter()
+        .filter(|recorded| !matches!(recorded.status, Status::Ok | Status::NotFound))
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    calls
+        .into_iter()
+        .map(|recorded| recorded.call.to_string())
+        .collect()
+}
+
+/// The host calls of the request, of the response and of the rest, the second time around.
+fn cached(direction: Direction, request: &Headers, response: &Headers) -> [Vec<String>; 3] {
+    let mut proxy = Proxy::plain("local");
+    proxy.exchange(direction, request, response);
+    let stream = proxy.open(direction);
+    proxy.vm.take_calls();
+    proxy.request(&stream, request);
+    let of_request = steps(&mut proxy);
+    proxy.response(&stream, response);
+    let of_response = steps(&mut proxy);
+    proxy.vm.finish(&stream).expect("no trap");
+    [of_request, of_response, steps(&mut proxy)]
+}
+
+#[test]
+fn inbound() {
+    let caller = Workload::new("caller").headers();
+    let [request, response, rest] = cached(Direction::Inbound, &caller, &Headers::new());
+    assert_eq!(
+        request,
+        [
+            "get_property xds.listener_direction",
+            "get_header request x-envoy-peer-metadata",
+            "get_header request x-envoy-peer-metadata-id",
+            "set_property downstream_peer",
+            "set_property downstream_peer_id",
+            "remove_header request x-envoy-peer-metadata",
+            "remove_header request x-envoy-peer-metadata-id",
+        ]
+    );
+    assert_eq!(
+        response,
+        [
+            "replace_header response x-envoy-peer-metadata",
+            "replace_header response x-envoy-peer-metadata-id",
+        ]
+    );
+    assert_eq!(rest, [""; 0]);
+}
+
+#[test]
+fn outbound() {
+    let callee = Workload::new("callee").headers();
+    let [request, response, rest] = cached(Direction::Outbound, &Headers::new(), &callee);
+    assert_eq!(
+        request,
+        [
+            "get_property xds.listener_direction",
+            "get_property xds.cluster_name",
+            "replace_header request x-envoy-peer-metadata",
+            "replace_header request x-envoy-peer-metadata-id",
+        ]
+    );
+    assert_eq!(
+        response,
+        [
+            "get_header response x-envoy-peer-metadata",
+            "get_header response x-envoy-peer-metadata-id",
+            "set_property upstream_peer",
+            "set_property upstream_peer_id",
+            "remove_header response x-envoy-peer-metadata",
+            "remove_header response x-envoy-peer-metadata-id",
+        ]
+    );
+    assert_eq!(rest, [""; 0]);
+}
+
+#[test]
+fn a_stranger_costs_two_reads() {
+    let [request, response, rest] = cached(Direction::Inbound, &Headers::new(), &Headers::new());
+    assert_eq!(
+        request,
+        [
+            "get_property xds.listener_direction",
+            "get_header request x-envoy-peer-metadata",
+            "get_header request x-envoy-peer-metadata-id",
+        ]
+    );
+    // What an app sends is stripped unread.
+    assert_eq!(
+        response,
+        [
+            "remove_header response x-envoy-peer-metadata",
+            "remove_header response x-envoy-peer-metadata-id",
+        ]
+    );
+    assert_eq!(rest, [""; 0]);
+}
+
+#[test]
+fn a_tick_with_nothing_to_tell_is_cheap() {
+    let mut proxy = Proxy::plain("local");
+    proxy.inbound(&Workload::new("caller").headers());
+    proxy.vm.tick(&proxy.root).expect("no trap");
+    proxy.vm.take_calls();
+    proxy.vm.tick(&proxy.root).expect("no trap");
+    assert_eq!(steps(&mut proxy), ["get_log_level"]);
+}
+
+#[test]
+fn a_tick_publishes_what_was_counted() {
+    let mut proxy = Proxy::plain("local");
+    proxy.inbound(&Workload::new("caller").headers());
+    proxy.inbound(&Workload::new("caller").headers());
+    proxy.vm.take_calls();
+    proxy.vm.tick(&proxy.root).expect("no trap");
+    assert_eq!(
+        steps(&mut proxy),
+        [
+            "get_log_level",
+            "increment_metric metadata_exchange.downstream_peer_stored 2",
+            "increment_metric metadata_exchange.cache_hit 1",
+            "increment_metric metadata_exchange.cache_miss 1",
+        ]
+    );
+}
+
+/// Guest instructions of a whole stream with the peer in the cache, callback by callback. The ceilings are what the C++
+/// plugin took for the same exchange.
+#[test]
+fn instructions_of_a_cached_stream_stay_in_bounds() {
+    let (caller, callee) = (
+        Workload::new("caller").headers(),
+        Workload::new("callee").headers(),
+    );
+    let nobody = Headers::new();
+    for (name, direction, request, response, ceiling) in [
+        ("inbound", Direction::Inbound, &caller, &nobody, 5_138),
+        ("outbound", Direction::Outbound, &nobody, &callee, 5_082),
+        (
+            "outbound, silent callee",
+            Direction::Outbound,
+            &nobody,
+            &nobody,
+            2_568,
+        ),
+    ] {
+        let mut proxy = Proxy::plain("local");
+        proxy.exchange(direction, request, response);
+        let stream = proxy.open(direction);
+        let (result, of_request) = proxy
+            .vm
+            .measure(|vm| vm.request_headers(&stream, request.clone()));
+        result.expect("no trap");
+        let (result, of_response) = proxy
+            .vm
+            .measure(|vm| vm.response_headers(&stream, response.clone()));
+        result.expect("no trap");
+        let (result, of_rest) = proxy.vm.measure(|vm| vm.finish(&stream));
+        result.expect("no trap");
+        let sum = of_request + of_response + of_rest;
+        println!(
+            "{name}: {sum} instructions: request {of_request}, response {of_response}, rest {of_rest}"
+        );
+        assert!(
+            sum < ceiling,
+            "{name}: {sum} instructions, ceiling {ceiling}"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! Headers made to hurt: work stays in proportion to their length, memory within a bound, and nothing traps.
+
+use crate::support::{
+    DOWNSTREAM, ID, METADATA, Proxy, Workload, assert_stored, assert_stripped, state, struct_value,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use wasm_host::Headers;
+
+/// The longest header that is read by default.
+const LONGEST: usize = 16_384;
+
+/// Instructions for a caller's first request, per byte of its header.
+fn work_per_byte(headers: &Headers) -> f64 {
+    let mut proxy = Proxy::plain("local");
+    // The first stream also pays for growing memory.
+    proxy.inbound(&Workload::new("warm").headers());
+    let stream = proxy.open(wasm_host::Direction::Inbound);
+    let (action, instructions) = proxy
+        .vm
+        .measure(|vm| vm.request_headers(&stream, headers.clone()));
+    action.expect("no trap");
+    assert_stripped(&stream.request_headers());
+    let bytes: usize = headers.iter().map(|(_, value)| value.len()).sum();
+    #[allow(clippy::cast_precision_loss, reason = "both are far below 2^52")]
+    let ratio = instructions as f64 / bytes as f64;
+    ratio
+}
+
+fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut message = vec![tag];
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        message.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
+        length >>= 7;
+    }
+    message.push(u8::try_from(length).expect("seven bits"));
+    message.extend(bytes);
+    message
+}
+
+/// An entry of a Struct.
+fn entry(key: &str, value: &[u8]) -> Vec<u8> {
+    let pair = [field(0x0a, key.as_bytes()), field(0x12, value)].concat();
+    field(0x0a, &pair)
+}
+
+/// As many copies of a message as fit into the longest header.
+fn filled_with(message: &[u8]) -> Vec<u8> {
+    let room = LONGEST / 4 * 3;
+    message.repeat(room / message.len())
+}
+
+fn nested(depth: usize, wrap: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    (0..depth).fold(field(0x1a, b"x"), |inner, _| wrap(&inner))
+}
+
+/// Messages as long as may be, each bad in its own way.
+fn worst_cases() -> Vec<(&'static str, Vec<u8>)> {
+    let label = |index: usize| entry(&format!("{index:04}"), &field(0x1a, b"v"));
+    let labels = |range: &mut dyn Iterator<Item = usize>| {
+        let entries: Vec<u8> = range.flat_map(label).collect();
+        entry("LABELS", &field(0x2a, &entries))
+    };
+    let list = |inner: &[u8]| field(0x32, &field(0x0a, inner));
+    let record = |inner: &[u8]| field(0x2a, &entry("k", inner));
+    vec![
+        (
+            "the same key again and again",
+            filled_with(&entry("NAME", &field(0x1a, b"n"))),
+        ),
+        (
+            "unknown keys",
+            filled_with(&entry("UNKNOWN", &field(0x1a, b"n"))),
+        ),
+        ("labels in order", labels(&mut (0..250))),
+        ("labels in reverse", labels(&mut (0..250).rev())),
+        ("too many labels", labels(&mut (0..800))),
+        (
+            "the same label again and again",
+            entry("LABELS", &field(0x2a, &label(1).repeat(700))),
+        ),
+        ("maps again and again", filled_with(&labels(&mut (0..20)))),
+        ("empty fields", filled_with(b"\x0a\x00")),
+        ("unknown varints", filled_with(b"\x10\x00")),
+        (
+            "long varints",
+            filled_with(b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+        ),
+        ("groups", filled_with(b"\x0b\x0c")),
+        ("open groups", filled_with(b"\x0b")),
+        ("deep lists", entry("NAME", &nested(1000, list))),
+        ("deep structs", entry("LABELS", &nested(800, record))),
+        ("deep unknown structs", entry("OTHER", &nested(800, record))),
+        (
+            "one long text",
+            entry("NAME", &field(0x1a, &[b'x'; 12_000])),
+        ),
+        (
+            "a list of nothing",
+            entry("APP_CONTAINERS", &field(0x32, &filled_with(b"\x0a\x00"))),
+        ),
+        (
+            "commas",
+            entry("APP_CONTAINERS", &field(0x1a, &[b','; 12_000])),
+        ),
+        ("zeros", vec![0; 12_000]),
+        ("ones", vec![0xff; 12_000]),
+    ]
+}
+
+#[test]
+fn the_worst_header_costs_a_small_factor_of_an_honest_one() {
+    let mut honest = Workload::new("caller");
+    for index in 0..100 {
+        honest.metadata["LABELS"][format!("label-{index:03}.example.com/name")] =
+            json!("x".repeat(60));
+    }
+    let length = honest.value().len();
+    assert!(length > 10_000 && length < LONGEST, "{length}");
+    let of_honest = work_per_byte(&honest.headers());
+    println!("honest: {of_honest:.1} instructions per byte");
+    for (name, message) in worst_cases() {
+        let value = STANDARD.encode(message);
+        let ratio = work_per_byte(&Headers::from([(METADATA, value), (ID, "evil".to_owned())]));
+        println!("{name}: {ratio:.1} instructions per byte");
+        assert!(
+            ratio < 8.0 * of_honest,
+            "{name}: {ratio:.1}, an honest header {of_honest:.1}"
+        );
+    }
+}
+
+#[test]
+fn a_header_beyond_the_limit_is_not_decoded() {
+    let long = "A".repeat(60 * 1024);
+    let ratio = work_per_byte(&Headers::from([(METADATA, long.clone()), (ID, long)]));
+    println!("beyond the limit: {ratio:.2} instructions per byte");
+    assert!(ratio < 10.0, "{ratio}");
+}
+
+#[test]
+fn what_is_stored_is_in_proportion_to_what_was_sent() {
+    for (name, message) in worst_cases() {
+        let value = STANDARD.encode(message);
+        let stream = Proxy::plain("local").inbound(&Headers::from([(METADATA, &value)]));
+        let stored = state(&stream, DOWNSTREAM).unwrap_or_default().len();
+        println!("{name}: {stored} bytes stored of {} sent", value.len());
+        assert!(
+            stored < 10 * value.len(),
+            "{name}: {stored} of {}",
+            value.len()
+        );
+    }
+}
+
+/// Small steps from a seed: the same headers on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound.max(1) as u64).expect("below a usize")
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    /// A message with some bytes changed, cut off, or repeated.
+    fn mutate(&mut self, message: &mut Vec<u8>) {
+        for _ in 0..=self.below(4) {
+            let at = self.below(message.len());
+            match self.below(4) {
+                0 => message.truncate(at),
+                1 => message.insert(at, self.byte()),
+                2 => {
+                    let tail = message[at..].to_vec();
+                    message.extend(tail);
+                }
+                _ => {
+                    let byte = self.byte();
+                    if let Some(place) = message.get_mut(at) {
+                        *place = byte;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mangled_headers_neither_trap_nor_harm_the_honest() {
+    let mut random = Random(0x5eed);
+    let mut proxy = Proxy::plain("local");
+    let honest = Workload::new("honest");
+    let seeds: Vec<Vec<u8>> = worst_cases()
+        .into_iter()
+        .map(|(_, message)| message[..message.len().min(600)].to_vec())
+        .chain([STANDARD.decode(honest.value()).expect("base64")])
+        .collect();
+    let mut pages = 0;
+    for round in 0..5_000 {
+        let mut message = seeds[random.below(seeds.len())].clone();
+        random.mutate(&mut message);
+        let mut value = STANDARD.encode(message).into_bytes();
+        if round % 10 == 0 {
+            random.mutate(&mut value);
+        }
+        let mut id = b"evil".to_vec();
+        random.mutate(&mut id);
+        let headers = Headers::new().with(METADATA, value).with(ID, id);
+        let stream = proxy.inbound(&headers);
+        assert_stripped(&stream.request_headers());
+        proxy.outbound(&headers);
+        if round % 50 == 0 {
+            assert_stored(&proxy.inbound(&honest.headers()), Some(&honest), None);
+            proxy.vm.take_calls();
+        }
+        if round == 2_500 {
+            pages = proxy.vm.memory_pages();
+        }
+    }
+    assert_eq!(proxy.vm.memory_pages(), pages, "memory does not grow");
+    assert_eq!(proxy.counter("host_error"), 0);
+    assert_eq!(proxy.log(wasm_host::LogLevel::Warn), [""; 0]);
+}
+
+#[test]
+fn depth_beyond_the_limit_is_counted() {
+    let mut value = json!("x");
+    for _ in 0..100 {
+        value = json!([value]);
+    }
+    let mut proxy = Proxy::plain("local");
+    let headers = Headers::from([(
+        METADATA,
+        struct_value(&json!({"NAME": "n", "OTHER": value})),
+    )]);
+    let stream = proxy.inbound(&headers);
+    assert_eq!(stream.filter_state_keys(), [""; 0]);
+    assert_eq!(proxy.counter("refused_too_deep"), 1);
+}

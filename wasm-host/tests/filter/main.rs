@@ -1,0 +1,21 @@
+//! The built filter, `dist/metadata_exchange.wasm`, in a host that can be made to do anything: each promise of the
+//! exchange, one test.
+
+#![allow(
+    clippy::similar_names,
+    reason = "caller and callee are the field's terms"
+)]
+
+mod cache;
+mod configuration;
+mod directions;
+mod endpoint_fallback;
+mod host_calls;
+mod host_failures;
+mod hostile;
+mod local_node;
+mod privacy;
+mod received;
+mod support;
+mod trust;
+mod vectors;
