@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use crate::bytes::{equal, quick_hash};
 use crate::peer::{Peer, flat};
 
 /// What was made of a peer's header.
@@ -218,30 +219,6 @@ impl PeerCache {
 /// The place in [`PeerCache::guesses`] of an id. Whoever makes two ids share one
 /// only costs them the guess.
 fn guess_of(id: &[u8]) -> usize {
-    let mix =
-        |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let (words, rest) = id.as_chunks::<8>();
-    let hash = words
-        .iter()
-        .fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    let hash = rest
-        .iter()
-        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
-    // The high bits depend on all of the id.
-    let [.., low, high] = hash.to_le_bytes();
+    let [.., low, high] = quick_hash(id).to_le_bytes();
     usize::from(u16::from_le_bytes([low, high])) % GUESSES
-}
-
-/// Whether `a` and `b` are equal, eight bytes at a time: the target's own
-/// comparison goes byte by byte.
-fn equal(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    let (a_words, a_rest) = a.as_chunks::<8>();
-    let (b_words, b_rest) = b.as_chunks::<8>();
-    let difference = a_words.iter().zip(b_words).fold(0, |difference, (a, b)| {
-        difference | (u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b))
-    });
-    difference == 0 && a_rest == b_rest
 }

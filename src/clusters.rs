@@ -1,7 +1,8 @@
 //! Which clusters lie outside the mesh and are told nothing.
 
-use std::collections::HashMap;
+use hashbrown::HashTable;
 
+use crate::bytes::{equal, quick_hash};
 use crate::config::Config;
 use crate::peer::wire::{self, Fields};
 use crate::share::Pattern;
@@ -19,7 +20,14 @@ const MAX_KNOWN: usize = 4096;
 pub struct Clusters {
     skip_external: bool,
     external_names: Vec<Pattern>,
-    known: HashMap<Vec<u8>, bool>,
+    known: HashTable<Known>,
+}
+
+/// A cluster that was decided about.
+#[derive(Debug)]
+struct Known {
+    name: Box<[u8]>,
+    is_told: bool,
 }
 
 impl Clusters {
@@ -29,15 +37,16 @@ impl Clusters {
         Self {
             skip_external: config.skip_external_clusters,
             external_names: config.external_cluster_names.clone(),
-            known: HashMap::new(),
+            known: HashTable::new(),
         }
     }
 
     /// Whether `cluster` is told; asks for its `metadata`, a serialised
     /// `envoy.config.core.v3.Metadata`, only where it is not known yet.
     pub fn is_told(&mut self, cluster: &[u8], metadata: impl FnOnce() -> Option<Vec<u8>>) -> bool {
-        if let Some(&is_told) = self.known.get(cluster) {
-            return is_told;
+        let hash = quick_hash(cluster);
+        if let Some(known) = self.known.find(hash, |known| equal(&known.name, cluster)) {
+            return known.is_told;
         }
         let istio = IstioMetadata::of(&metadata().unwrap_or_default());
         let is_external = istio.external || cluster == PASSTHROUGH || self.is_named(cluster);
@@ -45,7 +54,10 @@ impl Clusters {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        self.known.insert(cluster.to_vec(), is_told);
+        let name = cluster.into();
+        let rehash = |known: &Known| quick_hash(&known.name);
+        self.known
+            .insert_unique(hash, Known { name, is_told }, rehash);
         is_told
     }
 

@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::bytes::equal;
 use crate::cache::{KnownPeer, PeerCache};
 use crate::clusters::Clusters;
 use crate::config::Config;
@@ -73,6 +74,12 @@ struct Both<T> {
 const NEITHER: Both<bool> = Both {
     metadata: false,
     id: false,
+};
+
+/// The id without metadata.
+const ID_ALONE: Both<bool> = Both {
+    metadata: false,
+    id: true,
 };
 
 /// Each header.
@@ -240,6 +247,9 @@ impl Exchange {
             self.count_distrust(distrust);
             return NEITHER;
         }
+        if let Err(refused) = header::check_lengths(id, value, self.config.limits) {
+            return self.refuse(side, id, refused);
+        }
         if value.is_empty() {
             return self.take_in_id_alone(side, id);
         }
@@ -258,34 +268,33 @@ impl Exchange {
                 peers.insert(&missing, peer);
                 received
             }
-            Err(refused) => {
-                log::debug!("peer refused: {refused}");
-                self.counters.count(refused.into());
-                // An id that is fine is answered, whatever came beside it.
-                Both {
-                    metadata: false,
-                    id: self.is_fit_id(id) && self.trust(side) != Trust::Spiffe,
-                }
-            }
+            Err(refused) => self.refuse(side, id, refused),
         }
     }
 
     /// An id without metadata names nobody that a reader could draw: it is
     /// answered, and not stored.
     fn take_in_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
-        if self.trust(side) == Trust::Spiffe {
-            self.count_distrust(Distrust::OtherIdentity);
-            return NEITHER;
-        }
         match header::id(id, self.config.limits) {
-            Ok(_) => Both {
-                metadata: false,
-                id: true,
-            },
-            Err(refused) => {
-                self.counters.count(refused.into());
+            Ok(_) if self.trust(side) == Trust::Spiffe => {
+                self.count_distrust(Distrust::OtherIdentity);
                 NEITHER
             }
+            Ok(_) => ID_ALONE,
+            Err(refused) => self.refuse(side, id, refused),
+        }
+    }
+
+    /// Counts a refused peer. An id that is fine is answered all the same,
+    /// unless it would have to be vouched for.
+    fn refuse(&self, side: Side, id: &[u8], refused: Refused) -> Both<bool> {
+        log::debug!("peer refused: {refused}");
+        self.counters.count(refused.into());
+        let is_fit = !id.is_empty() && header::id(id, self.config.limits).is_ok();
+        if is_fit && self.trust(side) != Trust::Spiffe {
+            ID_ALONE
+        } else {
+            NEITHER
         }
     }
 
@@ -323,15 +332,11 @@ impl Exchange {
         Ok(KnownPeer::of(&peer))
     }
 
-    fn is_fit_id(&self, id: &[u8]) -> bool {
-        !id.is_empty() && header::id(id, self.config.limits).is_ok()
-    }
-
     /// Whether this proxy's own headers came back to it.
     fn is_own(&self, id: &[u8], value: &[u8]) -> bool {
         let own_id = self.local.id.as_deref().unwrap_or_default();
         let own_value = self.local.header.as_deref().unwrap_or_default();
-        own_id.as_bytes() == id && own_value.as_bytes() == value
+        equal(own_id.as_bytes(), id) && equal(own_value.as_bytes(), value)
     }
 
     fn trust(&self, side: Side) -> Trust {

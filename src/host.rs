@@ -86,7 +86,18 @@ impl Property {
     /// The path by which Envoy before 1.33 knew it, where that differs.
     #[must_use]
     pub fn legacy_path(self) -> Option<&'static str> {
-        self.path().strip_prefix("xds\0")
+        match self {
+            Self::ListenerDirection => Some("listener_direction"),
+            Self::ClusterName => Some("cluster_name"),
+            Self::ClusterMetadata => Some("cluster_metadata"),
+            Self::EndpointWorkload => {
+                Some("upstream_host_metadata\0filter_metadata\0istio\0workload")
+            }
+            Self::DownstreamMtls
+            | Self::DownstreamUriSan
+            | Self::UpstreamCertificate
+            | Self::UpstreamUriSan => None,
+        }
     }
 }
 

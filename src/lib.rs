@@ -19,8 +19,10 @@
     clippy::unwrap_used
 )]
 // A failing test is to panic.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+#[forbid(unsafe_code)]
+pub mod bytes;
 #[forbid(unsafe_code)]
 pub mod cache;
 #[forbid(unsafe_code)]

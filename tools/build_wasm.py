@@ -43,6 +43,7 @@ FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt")
 OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
 
 ffi.cdef("void BinaryenModuleSetFeatures(BinaryenModuleRef module, uint32_t features);")
+ffi.cdef("void BinaryenSetLowMemoryUnused(bool on);")
 ffi.cdef("\n".join(f"uint32_t BinaryenFeature{name}(void);" for name in FEATURES))
 
 
@@ -92,6 +93,8 @@ def trim(compiled: bytes) -> bytes:
             module.remove_export(name)
         if missing := EXPORTS - exports(module):
             raise BuildError(f"the module does not export {', '.join(sorted(missing))}")
+        # No address below 1024 is ever used: there is the far end of the stack.
+        lib.BinaryenSetLowMemoryUnused(True)
         module.optimize(SHRINK_LEVEL, OPTIMIZE_LEVEL)
         if not module.validate():
             raise BuildError(f"the module needs more than {', '.join(FEATURES)}")

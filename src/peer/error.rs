@@ -23,7 +23,8 @@ pub enum Refused {
     },
     /// Lists and structs within each other beyond [`super::wire::MAX_DEPTH`].
     TooDeep,
-    /// More labels, or more platform metadata, than the receiver allows.
+    /// More labels, platform metadata, containers or addresses than the receiver
+    /// allows.
     TooManyLabels {
         /// Entries allowed (`max_labels`).
         max: usize,
@@ -56,7 +57,7 @@ impl fmt::Display for Refused {
             }
             Self::TooDeep => f.write_str("values nested too deeply"),
             Self::TooManyLabels { max } => {
-                write!(f, "more than max_labels {max} entries in a map")
+                write!(f, "more than max_labels {max} entries in a map or list")
             }
             Self::Utf8 => f.write_str("a text that is not UTF-8"),
             Self::ControlCharacter => f.write_str("a control character in a text"),

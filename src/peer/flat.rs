@@ -10,13 +10,16 @@ use crate::node_info::wasm::common::{FlatNode, FlatNodeArgs, KeyVal, KeyValArgs}
 /// `filter_state['wasm.downstream_peer'].labels['app'].value`.
 pub const BINARY_SCHEMA: &[u8] = include_bytes!("../../schema/node_info.bfbs");
 
+/// Room for a usual peer; it grows for others.
+const USUAL_SIZE: usize = 2048;
+
 type Offsets<'b, T> = WIPOffset<Vector<'b, ForwardsUOffset<T>>>;
 
 /// Writes `peer` as a `FlatNode`. What the peer lacks is absent; so are empty
 /// maps, as the C++ plugin has it. Equal peers have equal bytes.
 #[must_use]
 pub fn write(peer: &Peer<'_>) -> Vec<u8> {
-    let mut fbb = FlatBufferBuilder::new();
+    let mut fbb = FlatBufferBuilder::with_capacity(USUAL_SIZE);
     let labels = put_map(&mut fbb, peer.labels.as_ref());
     let platform_metadata = put_map(&mut fbb, peer.platform_metadata.as_ref());
     let app_containers = put_names(&mut fbb, peer.app_containers.as_ref());

@@ -27,20 +27,29 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Limits {
     /// Length of the header's value, in bytes.
     pub max_received_bytes: usize,
-    /// Entries of `LABELS`, and of `PLATFORM_METADATA`.
+    /// Entries of `LABELS`, and of each other map and list of names.
     pub max_labels: usize,
     /// Length of the id, in bytes.
     pub max_id_bytes: usize,
 }
 
+/// Refuses headers that are longer than they may be, before any other look at
+/// them.
+pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), Refused> {
+    let (len, max) = (value.len(), limits.max_received_bytes);
+    if len > max {
+        return Err(Refused::TooLong { len, max });
+    }
+    let (len, max) = (id.len(), limits.max_id_bytes);
+    if len > max {
+        return Err(Refused::IdTooLong { len, max });
+    }
+    Ok(())
+}
+
 /// The message in a header's `value`; the peer of [`peer`] borrows from it.
 pub fn message(value: &[u8], limits: Limits) -> Result<Vec<u8>, Refused> {
-    if value.len() > limits.max_received_bytes {
-        return Err(Refused::TooLong {
-            len: value.len(),
-            max: limits.max_received_bytes,
-        });
-    }
+    check_lengths(b"", value, limits)?;
     BASE64.decode(value).map_err(|_| Refused::Base64)
 }
 
@@ -55,12 +64,7 @@ pub fn peer(message: &[u8], limits: Limits) -> Result<Peer<'_>, Refused> {
 
 /// The id in the header's `value`.
 pub fn id(value: &[u8], limits: Limits) -> Result<&str, Refused> {
-    if value.len() > limits.max_id_bytes {
-        return Err(Refused::IdTooLong {
-            len: value.len(),
-            max: limits.max_id_bytes,
-        });
-    }
+    check_lengths(value, b"", limits)?;
     Ok(text::check(value)?)
 }
 

@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use crate::bytes::equal;
+
 pub mod error;
 pub mod flat;
 pub mod header;
@@ -128,9 +130,22 @@ impl Field {
     /// The field of a key, `None` for a key that is not exchanged.
     #[must_use]
     pub fn of_key(key: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|field| field.key().as_bytes() == key)
+        // By length first: a comparison of unequal keys is not cheap.
+        let field = match key.len() {
+            4 => Self::Name,
+            5 => Self::Owner,
+            6 => Self::Labels,
+            7 => Self::MeshId,
+            9 => Self::Namespace,
+            10 => Self::ClusterId,
+            12 => Self::InstanceIps,
+            13 if key.first() == Some(&b'I') => Self::IstioVersion,
+            13 => Self::WorkloadName,
+            14 => Self::AppContainers,
+            17 => Self::PlatformMetadata,
+            _ => return None,
+        };
+        equal(field.key().as_bytes(), key).then_some(field)
     }
 }
 

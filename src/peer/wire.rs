@@ -136,22 +136,30 @@ impl<U: Unusable> Decoder<'_, U> {
 
     /// A comma separated text, or a list of texts joined to one.
     fn names<'a>(&mut self, field: Field, value: Kind<'a>) -> Result<Option<Text<'a>>, Error> {
-        let Kind::List(list) = value else {
-            return self.scalar(field, None, value);
+        let names = match value {
+            Kind::List(list) => self.joined(field, list)?,
+            value => self.scalar(field, None, value)?,
         };
-        let mut joined = String::new();
-        let mut first = true;
+        // Each name becomes an entry of a list, whichever way it came.
+        self.check_count(names.iter().flat_map(|names| names.split(',')).count())?;
+        Ok(names)
+    }
+
+    fn joined<'a>(&mut self, field: Field, list: &'a [u8]) -> Result<Option<Text<'a>>, Error> {
+        let mut joined: Option<String> = None;
         let mut values = Fields::of(list);
         while let Some(value) = values.next_bytes(1)? {
             if let Some(name) = self.scalar(field, None, Kind::of(value)?)? {
-                if !first {
-                    joined.push(',');
+                match &mut joined {
+                    Some(joined) => {
+                        joined.push(',');
+                        joined.push_str(&name);
+                    }
+                    None => joined = Some(name.into_owned()),
                 }
-                first = false;
-                joined.push_str(&name);
             }
         }
-        Ok((!first).then_some(Text::Owned(joined)))
+        Ok(joined.map(Text::Owned))
     }
 
     fn map<'a>(&mut self, field: Field, value: Kind<'a>) -> Result<Option<Map<'a>>, Error> {
@@ -161,15 +169,12 @@ impl<U: Unusable> Decoder<'_, U> {
             return Ok(None);
         };
         let mut map = Map::new();
-        let mut seen = 0_usize;
+        let mut count = 0_usize;
         let mut entries = Fields::of(message);
         while let Some(entry) = entries.next_bytes(1)? {
             // Counted before it is used: what is left out costs as much.
-            seen = seen.saturating_add(1);
-            if seen > self.max_labels {
-                let max = self.max_labels;
-                return Err(Refused::TooManyLabels { max }.into());
-            }
+            count = count.saturating_add(1);
+            self.check_count(count)?;
             let (key, value) = entry_of(entry)?;
             let name = match text::check(key) {
                 Ok(name) => name,
@@ -184,6 +189,14 @@ impl<U: Unusable> Decoder<'_, U> {
         }
         sort_last_wins(&mut map);
         Ok(Some(map))
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), Error> {
+        let max = self.max_labels;
+        if count > max {
+            return Err(Refused::TooManyLabels { max }.into());
+        }
+        Ok(())
     }
 }
 

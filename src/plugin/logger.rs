@@ -2,7 +2,7 @@
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::host_calls;
+use super::raw;
 
 struct Logger;
 
@@ -13,14 +13,14 @@ pub(super) fn install() {
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
     std::panic::set_hook(Box::new(|panic| {
-        let _ = host_calls::log(Level::Error, &panic.to_string());
+        let _ = raw::log(Level::Error, &panic.to_string());
     }));
 }
 
 /// Logs what the operator's log level lets through, so that nothing is built
 /// for a log that is off.
 pub(super) fn follow_level() {
-    if let Ok(level) = host_calls::log_level() {
+    if let Ok(level) = raw::log_level() {
         log::set_max_level(level);
     }
 }
@@ -33,7 +33,7 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             // A log that fails has nowhere to be told.
-            let _ = host_calls::log(record.level(), &record.args().to_string());
+            let _ = raw::log(record.level(), &record.args().to_string());
         }
     }
 

@@ -1,6 +1,6 @@
 //! The counters in Envoy's stats.
 
-use super::host_calls::{self, MetricId};
+use super::raw::{self, MetricId};
 use crate::counters::{Counter, Counters};
 
 /// The metric of each counter; a counter that Envoy did not take has none.
@@ -10,9 +10,10 @@ pub(super) struct Metrics(Vec<(Counter, MetricId)>);
 impl Metrics {
     /// Defines all counters; Envoy shows them as
     /// `wasmcustom.metadata_exchange.<name>`.
-    pub(super) fn define() -> Self {
+    pub(super) fn define(counters: &Counters) -> Self {
         let define = |(counter, name)| {
-            let id = host_calls::define_counter(&format!("metadata_exchange.{name}"));
+            let id = raw::define_counter(&format!("metadata_exchange.{name}"));
+            let id = id.inspect_err(|_| counters.count(Counter::HostError));
             Some((counter, id.ok()?))
         };
         Self(Counter::ALL.into_iter().filter_map(define).collect())
@@ -24,7 +25,7 @@ impl Metrics {
             let count = counters.take(counter);
             if count > 0 {
                 // A count that Envoy does not take has no better place to go.
-                let _ = host_calls::increment_metric(id, i64::try_from(count).unwrap_or(i64::MAX));
+                let _ = raw::increment_metric(id, i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }

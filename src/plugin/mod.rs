@@ -3,7 +3,7 @@
 //!
 //! The SDK keeps the contexts. Its host calls and its log are not used, for they
 //! panic on statuses that Envoy gives in ordinary cases, and a panic fails the
-//! VM; [`host_calls`] has those that are needed.
+//! VM; [`raw`] has those that are needed.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::host::{Host, HostError, HostResult, StateKey};
 use crate::local::{LocalNode, Node};
 use crate::peer::{flat, wire};
 
-#[allow(unsafe_code)]
-mod host_calls;
 mod logger;
 mod metrics;
+#[allow(unsafe_code)]
+mod raw;
 
-use host_calls::{Buffer, Envoy};
 use metrics::Metrics;
+use raw::{Buffer, Envoy};
 
 /// How often counts are published and the log level is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl RootContext for Root {
 
     fn on_configure(&mut self, _: usize) -> bool {
         logger::follow_level();
-        let configuration = host_calls::buffer(Buffer::PluginConfiguration);
+        let configuration = raw::buffer(Buffer::PluginConfiguration);
         let configuration = match configuration.map(|json| Config::parse(&json)) {
             Ok(Ok(configuration)) => configuration,
             Ok(Err(error)) => {
@@ -76,11 +76,11 @@ impl RootContext for Root {
                 return false;
             }
         };
-        self.metrics = Metrics::define();
+        self.metrics = Metrics::define(&self.counters);
         for key in StateKey::ALL {
             self.survive(declare(key));
         }
-        self.survive(host_calls::set_tick_period(TICK));
+        self.survive(raw::set_tick_period(TICK));
         let local = self.local_node(&configuration);
         let counters = Rc::clone(&self.counters);
         self.exchange = Some(Rc::new(Exchange::new(configuration, local, counters)));
@@ -183,5 +183,5 @@ fn declare(key: StateKey) -> Result<(), HostError> {
         wire::put_bytes(&mut arguments, SCHEMA, flat::BINARY_SCHEMA);
     }
     arguments.extend_from_slice(SPAN_DOWNSTREAM_REQUEST);
-    host_calls::call_foreign_function("declare_property", &arguments)
+    raw::call_foreign_function("declare_property", &arguments)
 }

@@ -1,6 +1,6 @@
-//! The raw host calls of the proxy-wasm ABI 0.2.1, each as a safe function that
-//! returns the host's status instead of panicking. The only file with unsafe
-//! code.
+//! The only file with unsafe code: the raw host calls of the proxy-wasm ABI
+//! 0.2.1, each as a safe function that returns the host's status instead of
+//! panicking.
 //!
 //! Shapes and statuses:
 //! <https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>
