@@ -27,9 +27,9 @@ test: lint wasm ## Check everything: lint, then the tests of every layer
 	@cargo test --workspace --no-fail-fast
 
 .PHONY: wasm
-wasm: setup ## Build the filter: dist/metadata_exchange.wasm
+wasm: setup ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines without vectors)
 	$(call step,wasm)
-	@$(BIN)/python tools/build_wasm.py
+	@$(BIN)/python tools/build_wasm.py $(if $(filter 0,$(SIMD)),--no-simd)
 
 .PHONY: lint
 lint: setup ## Formatting, generated code, dependency policy, clippy, documentation
@@ -45,7 +45,7 @@ lint: setup ## Formatting, generated code, dependency policy, clippy, documentat
 	$(call step,lint: clippy)
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	$(call step,lint: clippy for wasm)
-	@cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
+	@RUSTFLAGS=-Ctarget-feature=+simd128 cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
 	$(call step,lint: documentation)
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 

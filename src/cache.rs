@@ -101,6 +101,7 @@ impl PeerCache {
     }
 
     /// The peer with exactly these headers, now the most recently used.
+    #[inline(always)] // On the way of every request.
     pub fn get<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<&KnownPeer, Missing<'a>> {
         let place = self.find(id, value)?;
         if place != self.newest {
@@ -142,6 +143,7 @@ impl PeerCache {
         });
     }
 
+    #[inline(always)] // On the way of every request.
     fn find<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<Place, Missing<'a>> {
         let is_found = |place| {
             self.entry(place)

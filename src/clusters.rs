@@ -1,5 +1,7 @@
 //! Which clusters lie outside the mesh and are told nothing.
 
+use std::ops::Deref;
+
 use hashbrown::HashTable;
 
 use crate::bytes::{equal, quick_hash};
@@ -20,7 +22,11 @@ const MAX_KNOWN: usize = 4096;
 pub struct Clusters {
     skip_external: bool,
     external_names: Vec<Pattern>,
-    known: HashTable<Known>,
+    known: Vec<Known>,
+    /// Places in `known`, by the hash of the name.
+    index: HashTable<usize>,
+    /// The place of the cluster before, which is often that of the next, too.
+    latest: usize,
 }
 
 /// A cluster that was decided about.
@@ -37,34 +43,60 @@ impl Clusters {
         Self {
             skip_external: config.skip_external_clusters,
             external_names: config.external_cluster_names.clone(),
-            known: HashTable::new(),
+            known: Vec::new(),
+            index: HashTable::new(),
+            latest: 0,
         }
     }
 
     /// Whether `cluster` is told; asks for its `metadata`, a serialised
     /// `envoy.config.core.v3.Metadata`, only where it is not known yet.
-    pub fn is_told(&mut self, cluster: &[u8], metadata: impl FnOnce() -> Option<Vec<u8>>) -> bool {
-        let hash = quick_hash(cluster);
-        if let Some(known) = self.known.find(hash, |known| equal(&known.name, cluster)) {
-            return known.is_told;
+    pub fn is_told<B: Deref<Target = [u8]>>(
+        &mut self,
+        cluster: &[u8],
+        metadata: impl FnOnce() -> Option<B>,
+    ) -> bool {
+        let is_it = |place| {
+            self.known
+                .get(place)
+                .is_some_and(|known: &Known| equal(&known.name, cluster))
+        };
+        if !is_it(self.latest) {
+            let hash = quick_hash(cluster);
+            self.latest = match self.index.find(hash, |&place| is_it(place)) {
+                Some(&place) => place,
+                None => self.decide(cluster, hash, metadata().as_deref().unwrap_or_default()),
+            };
         }
-        let istio = IstioMetadata::of(&metadata().unwrap_or_default());
+        self.known
+            .get(self.latest)
+            .is_none_or(|known| known.is_told)
+    }
+
+    /// Decides about a cluster and returns its place.
+    #[cold]
+    fn decide(&mut self, cluster: &[u8], hash: u64, metadata: &[u8]) -> usize {
+        let istio = IstioMetadata::of(metadata);
         let is_external = istio.external || cluster == PASSTHROUGH || self.is_named(cluster);
         let is_told = !(istio.disable_mx || self.skip_external && is_external);
         if self.known.len() >= MAX_KNOWN {
-            self.known.clear();
+            self.forget();
         }
         let name = cluster.into();
-        let rehash = |known: &Known| quick_hash(&known.name);
-        self.known
-            .insert_unique(hash, Known { name, is_told }, rehash);
-        is_told
+        let place = self.known.len();
+        self.known.push(Known { name, is_told });
+        let known = &self.known;
+        self.index.insert_unique(hash, place, |&place| {
+            known.get(place).map_or(0, |known| quick_hash(&known.name))
+        });
+        place
     }
 
     /// Forgets what is known, so that a cluster that was replaced by one of the
     /// same name is seen.
     pub fn forget(&mut self) {
         self.known.clear();
+        self.index.clear();
     }
 
     fn is_named(&self, cluster: &[u8]) -> bool {

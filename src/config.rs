@@ -1,7 +1,7 @@
 //! The plugin configuration: JSON into a validated [`Config`].
 //!
 //! Strict, for a misspelt key that is silently ignored is found only in
-//! production: unknown and repeated keys, wrong types and values out of range
+//! production: unknown keys, keys that stand twice, wrong types and values out of range
 //! are refused with the key, the value and what is allowed.
 
 use std::fmt;

@@ -8,6 +8,7 @@
 //! | gateway | store and strip the caller, send the local node | store and strip the callee, answer a caller that asked |
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 
 use crate::bytes::equal;
@@ -56,11 +57,32 @@ impl Side {
     }
 }
 
-/// The two headers as a header map has them: `None` is absent, and present ones
-/// may be empty.
-struct PeerHeaders {
-    metadata: Option<Vec<u8>>,
-    id: Option<Vec<u8>>,
+/// The two headers as a header map has them.
+struct PeerHeaders<B> {
+    metadata: Header<B>,
+    id: Header<B>,
+}
+
+/// A header as it was found.
+enum Header<B> {
+    Absent,
+    Present(B),
+    /// It cannot be read, but may be there: not believed, and stripped.
+    Unreadable,
+}
+
+impl<B: Deref<Target = [u8]>> Header<B> {
+    /// The value; empty is as good as absent, but for its being stripped.
+    fn value(&self) -> &[u8] {
+        match self {
+            Self::Present(value) => value,
+            Self::Absent | Self::Unreadable => &[],
+        }
+    }
+
+    fn may_be_there(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
 }
 
 /// Something that each of the two headers has of its own.
@@ -188,12 +210,12 @@ impl Exchange {
         }
     }
 
-    fn read(&self, host: &impl Host, map: HeaderMap) -> PeerHeaders {
-        // A header that cannot be read may be there all the same: an empty one
-        // is not believed, and stripped.
-        let read = |name| {
-            let header = self.counted(host.header(map, name));
-            header.unwrap_or_else(|| Some(Vec::new()))
+    #[inline(always)] // On the way of every request.
+    fn read<H: Host>(&self, host: &H, map: HeaderMap) -> PeerHeaders<H::Bytes> {
+        let read = |name| match self.counted(host.header(map, name)) {
+            Some(Some(value)) => Header::Present(value),
+            Some(None) => Header::Absent,
+            None => Header::Unreadable,
         };
         PeerHeaders {
             metadata: read(PEER_METADATA),
@@ -204,11 +226,12 @@ impl Exchange {
     /// Leaves in `map` the local node's headers as `give` says, and removes what
     /// else is there; `headers` is what was read, if it was. Tells whether any
     /// was given.
-    fn write(
+    #[inline(always)] // On the way of every request.
+    fn write<H: Host>(
         &self,
-        host: &impl Host,
+        host: &H,
         map: HeaderMap,
-        headers: Option<&PeerHeaders>,
+        headers: Option<&PeerHeaders<H::Bytes>>,
         give: Both<bool>,
     ) -> bool {
         let write = |name, own: Option<&str>, is_there: bool| match own {
@@ -221,21 +244,27 @@ impl Exchange {
         write(
             PEER_METADATA,
             metadata,
-            headers.is_none_or(|headers| headers.metadata.is_some()),
+            headers.is_none_or(|headers| headers.metadata.may_be_there()),
         );
         write(
             PEER_METADATA_ID,
             id,
-            headers.is_none_or(|headers| headers.id.is_some()),
+            headers.is_none_or(|headers| headers.id.may_be_there()),
         );
         metadata.is_some() || id.is_some()
     }
 
     /// Stores the peer in `headers` and tells which of them were received: not
     /// empty, and not refused.
-    fn take_in(&self, host: &impl Host, side: Side, headers: &PeerHeaders) -> Both<bool> {
-        let value = headers.metadata.as_deref().unwrap_or_default();
-        let id = headers.id.as_deref().unwrap_or_default();
+    #[inline(always)] // On the way of every request.
+    fn take_in<H: Host>(
+        &self,
+        host: &H,
+        side: Side,
+        headers: &PeerHeaders<H::Bytes>,
+    ) -> Both<bool> {
+        let value = headers.metadata.value();
+        let id = headers.id.value();
         if value.is_empty() && id.is_empty() {
             return NEITHER;
         }
@@ -254,26 +283,28 @@ impl Exchange {
             return self.take_in_id_alone(side, id);
         }
         let mut peers = self.peers.borrow_mut();
-        let missing = match peers.get(id, value) {
+        match peers.get(id, value) {
             Ok(peer) => {
                 self.counters.count(Counter::CacheHit);
-                return self.take_in_peer(host, side, id, peer);
+                self.take_in_peer(host, side, id, peer)
             }
-            Err(missing) => missing,
-        };
-        self.counters.count(Counter::CacheMiss);
-        match self.decode(id, value) {
-            Ok(peer) => {
-                let received = self.take_in_peer(host, side, id, &peer);
-                peers.insert(&missing, peer);
-                received
+            Err(missing) => {
+                self.counters.count(Counter::CacheMiss);
+                match self.decode(id, value) {
+                    Ok(peer) => {
+                        let received = self.take_in_peer(host, side, id, &peer);
+                        peers.insert(&missing, peer);
+                        received
+                    }
+                    Err(refused) => self.refuse(side, id, refused),
+                }
             }
-            Err(refused) => self.refuse(side, id, refused),
         }
     }
 
     /// An id without metadata names nobody that a reader could draw: it is
     /// answered, and not stored.
+    #[cold]
     fn take_in_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
         match header::id(id, self.config.limits) {
             Ok(_) if self.trust(side) == Trust::Spiffe => {
@@ -287,6 +318,7 @@ impl Exchange {
 
     /// Counts a refused peer. An id that is fine is answered all the same,
     /// unless it would have to be vouched for.
+    #[cold]
     fn refuse(&self, side: Side, id: &[u8], refused: Refused) -> Both<bool> {
         log::debug!("peer refused: {refused}");
         self.counters.count(refused.into());
@@ -298,8 +330,8 @@ impl Exchange {
         }
     }
 
-    /// The verdict is of this request's connection, so it is taken for known
-    /// peers, too.
+    /// Stores a peer, if its connection vouches for it.
+    #[inline(always)] // On the way of every request.
     fn take_in_peer(
         &self,
         host: &impl Host,
@@ -325,6 +357,7 @@ impl Exchange {
         }
     }
 
+    #[cold]
     fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, Refused> {
         header::id(id, self.config.limits)?;
         let message = header::message(value, self.config.limits)?;
@@ -350,31 +383,46 @@ impl Exchange {
         match self.trust(side) {
             Trust::Any => Ok(()),
             Trust::None => Err(Distrust::Nobody),
-            Trust::Mtls | Trust::Spiffe => {
-                let has_certificate = match side {
-                    Side::Downstream => {
-                        let mtls = self.property(host, Property::DownstreamMtls);
-                        mtls.as_deref() == Some(&[1])
-                    }
-                    Side::Upstream => {
-                        let digest = self.property(host, Property::UpstreamCertificate);
-                        digest.is_some_and(|digest| !digest.is_empty())
-                    }
-                };
-                has_certificate.then_some(()).ok_or(Distrust::NoCertificate)
-            }
+            Trust::Mtls | Trust::Spiffe => self.check_certificate(host, side),
         }
     }
 
+    #[cold]
+    fn check_certificate(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
+        let is_there = match side {
+            Side::Downstream => {
+                let mtls = self.property(host, Property::DownstreamMtls);
+                mtls.as_deref() == Some(&[1])
+            }
+            Side::Upstream => {
+                let digest = self.property(host, Property::UpstreamCertificate);
+                digest.is_some_and(|digest| !digest.is_empty())
+            }
+        };
+        is_there.then_some(()).ok_or(Distrust::NoCertificate)
+    }
+
+    /// The verdict is of this request's connection, so it is taken for known
+    /// peers, too.
     fn check_identity(
         &self,
         host: &impl Host,
         side: Side,
         peer: &KnownPeer,
     ) -> Result<(), Distrust> {
-        if self.trust(side) != Trust::Spiffe {
-            return Ok(());
+        match self.trust(side) {
+            Trust::Spiffe => self.check_namespace(host, side, peer),
+            Trust::Any | Trust::Mtls | Trust::None => Ok(()),
         }
+    }
+
+    #[cold]
+    fn check_namespace(
+        &self,
+        host: &impl Host,
+        side: Side,
+        peer: &KnownPeer,
+    ) -> Result<(), Distrust> {
         let uri_san = self.property(
             host,
             match side {
@@ -382,13 +430,14 @@ impl Exchange {
                 Side::Upstream => Property::UpstreamUriSan,
             },
         );
+        let uri_san = uri_san.as_deref().unwrap_or_default();
         let namespace = peer.namespace.as_deref().unwrap_or_default();
-        let uri_san = uri_san.unwrap_or_default();
-        vouches(&uri_san, namespace, &self.config.trust_domains)
+        vouches(uri_san, namespace, &self.config.trust_domains)
             .then_some(())
             .ok_or(Distrust::OtherIdentity)
     }
 
+    #[cold]
     fn count_distrust(&self, distrust: Distrust) {
         log::debug!("peer not trusted: {distrust:?}");
         self.counters.count(match distrust {
@@ -451,7 +500,7 @@ impl Exchange {
     }
 
     /// An attribute under the path by which this Envoy knows it.
-    fn property(&self, host: &impl Host, property: Property) -> Option<Vec<u8>> {
+    fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
         let get = |path| self.counted(host.property(path)).flatten();
         let Some(legacy_path) = property.legacy_path() else {
             return get(property.path());

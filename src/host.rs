@@ -1,5 +1,7 @@
 //! The few things that the exchange asks of a proxy.
 
+use std::ops::Deref;
+
 /// A header map of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderMap {
@@ -111,8 +113,11 @@ pub type HostResult<T> = Result<T, HostError>;
 /// The proxy, as the exchange sees it. None of the calls may fail a request:
 /// the exchange counts errors and goes on.
 pub trait Host {
+    /// What the proxy gives: bytes, in memory of its own choice.
+    type Bytes: Deref<Target = [u8]>;
+
     /// The first value of a header, which may be empty; `None` if it is absent.
-    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>>;
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Self::Bytes>>;
 
     /// Replaces all values of a header by one.
     fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()>;
@@ -121,7 +126,7 @@ pub trait Host {
     fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()>;
 
     /// The attribute at `path`; `None` if it is absent.
-    fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>>;
+    fn property(&self, path: &str) -> HostResult<Option<Self::Bytes>>;
 
     /// Writes filter state.
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()>;

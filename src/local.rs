@@ -1,6 +1,8 @@
 //! The node that this proxy is: read once from Envoy, encoded once, sent with
 //! every exchange.
 
+use std::ops::Deref;
+
 use crate::peer::text::{self, BadText};
 use crate::peer::wire::{self, Fields, Unusable, Wire};
 use crate::peer::{self, Field, Peer, Refused, SERVICE_LABELS, Slot, Text, flat, header};
@@ -91,8 +93,8 @@ impl Node {
     /// gives the attribute at a path. Such an attribute has no type, so a value
     /// that is no text is taken for the number or bool that has its length.
     #[must_use]
-    pub fn of_properties(
-        mut get: impl FnMut(&str) -> Option<Vec<u8>>,
+    pub fn of_properties<B: Deref<Target = [u8]>>(
+        mut get: impl FnMut(&str) -> Option<B>,
         notes: &mut Vec<Note>,
     ) -> Self {
         let mut peer = Peer::default();
@@ -119,7 +121,7 @@ impl Node {
             }
         }
         Self {
-            id: get("node\0id").unwrap_or_default(),
+            id: get("node\0id").map(|id| id.to_vec()).unwrap_or_default(),
             metadata: wire::encode(&peer),
         }
     }

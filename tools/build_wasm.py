@@ -1,8 +1,7 @@
 """Builds the filter as a WebAssembly module, dist/metadata_exchange.wasm: `make wasm`.
 
-The proxy-wasm SDK exports every callback of the ABI, and Envoy enters the VM for each callback that a module
-exports: for every body chunk and trailer, too. So the exports that the filter does not use are removed, and
-Binaryen drops what only they reached. The same source gives the same bytes, wherever it is built.
+Envoy enters the VM for each callback that a module exports, so the exports are checked to be those that the filter
+needs, and no more. Binaryen optimises the module. The same source gives the same bytes, wherever it is built.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ EXPORTS = frozenset(
         "proxy_on_delete",
     }
 )
-# All that the module may use beyond the first WebAssembly. V8 has run these since 2019, older Envoys' too.
-FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt")
+# All that the module may use beyond the first WebAssembly. V8 has run vectors since 2021, the others since 2019.
+FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt", "SIMD128")
 # Shrinking costs no instruction per stream here, and takes 2 % more off the module.
 OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
 
@@ -52,9 +51,11 @@ class BuildError(Exception):
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--no-simd", action="store_true", help="for a proxy whose engine has no vector instructions")
+    simd = not parser.parse_args().no_simd
     try:
-        built = compile_module()
+        built = compile_module(simd)
         module = trim(built.read_bytes())
         check(module, machine_paths=(ROOT, CARGO_HOME, built.parent))
     except (BuildError, subprocess.CalledProcessError) as error:
@@ -64,17 +65,18 @@ def main() -> None:
     say(f"exports {', '.join(sorted(exports(Module.read(module))))}")
 
 
-def compile_module() -> Path:
+def compile_module(simd: bool) -> Path:
     """Has cargo build the module, with no path of this machine in its panic messages."""
     subprocess.run(["cargo", "fetch", "--quiet"], cwd=ROOT, check=True)
     sources = {crates: "crates" for crates in (CARGO_HOME / "registry" / "src").glob("*")} | {ROOT: PACKAGE}
-    remaps = [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
+    flags = ["-Ctarget-feature=+simd128"] if simd else []
+    flags += [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
     # Only as a cdylib: cargo drops link-time optimisation where a crate is built as an rlib, too.
     command = f"cargo rustc --release --lib --crate-type cdylib --package {PACKAGE} --target {TARGET}"
     build = subprocess.run(
         [*command.split(), "--message-format=json-render-diagnostics"],
         cwd=ROOT,
-        env=os.environ | {"CARGO_ENCODED_RUSTFLAGS": "\x1f".join(remaps)},
+        env=os.environ | {"CARGO_ENCODED_RUSTFLAGS": "\x1f".join(flags)},
         stdout=subprocess.PIPE,
         check=False,
     )

@@ -39,19 +39,24 @@ fn are_printable(word: u64) -> bool {
     (word | !below | above) & HIGH == 0
 }
 
-/// A number as text: integral ones without a fraction (`15090`), others in the
-/// shortest form that reads back equal; `None` for NaN and the infinities.
+/// A number as text: an integer without a fraction (`15090`), any other number
+/// in the shortest form that reads back equal (`0.5`, `1e+300`); `None` for NaN
+/// and the infinities.
 #[must_use]
 pub fn of_number(number: f64) -> Option<Text<'static>> {
+    /// From here on not every integer is a double, and the exponent is shorter.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
     if !number.is_finite() {
         return None;
     }
-    // Adding zero turns -0 into 0.
-    let number = number + 0.0;
-    let text = if number.fract() == 0.0 {
-        number.to_string()
+    let text = if number.fract() == 0.0 && number.abs() < EXACT {
+        #[allow(clippy::cast_possible_truncation)] // It is an integer in range.
+        let integer = number as i64;
+        integer.to_string()
     } else {
-        format!("{number:?}")
+        // Not the standard library's way, which for a few numbers takes a hundred
+        // times as long as for others.
+        zmij::Buffer::new().format_finite(number).to_owned()
     };
     Some(Text::Owned(text))
 }
@@ -106,7 +111,9 @@ mod tests {
             (-3.0, "-3"),
             (0.1, "0.1"),
             (1.5e-9, "1.5e-9"),
-            (1e21, "1000000000000000000000"),
+            (9_007_199_254_740_991.0, "9007199254740991"),
+            (1e21, "1e+21"),
+            (-2.5e-300, "-2.5e-300"),
         ] {
             assert_eq!(of_number(number).as_deref(), Some(text));
             assert!((text.parse::<f64>().unwrap() - number).abs() < f64::MIN_POSITIVE);

@@ -3,8 +3,9 @@
 //! Written by hand, for what it reads is untrusted and on the way of requests:
 //! it borrows instead of building a tree, visits each tag once, steps over
 //! texts that it does not need, and cannot recurse beyond [`MAX_DEPTH`]. As in
-//! protobuf, of repeated keys the last wins, and unknown fields are skipped;
-//! groups, which a `Struct` never holds, are refused.
+//! protobuf, unknown fields are skipped, and of repeated keys the last wins (in
+//! a map, the last that is usable). Groups, which a `Struct` never holds, are
+//! refused.
 
 use super::text::{self, BadText};
 use super::{Field, Map, Peer, Refused, Slot, Text, Value};
@@ -141,14 +142,19 @@ impl<U: Unusable> Decoder<'_, U> {
             value => self.scalar(field, None, value)?,
         };
         // Each name becomes an entry of a list, whichever way it came.
-        self.check_count(names.iter().flat_map(|names| names.split(',')).count())?;
+        let count = names.iter().flat_map(|names| names.split(',')).count();
+        self.check_count(count)?;
         Ok(names)
     }
 
     fn joined<'a>(&mut self, field: Field, list: &'a [u8]) -> Result<Option<Text<'a>>, Error> {
         let mut joined: Option<String> = None;
+        let mut count = 0_usize;
         let mut values = Fields::of(list);
         while let Some(value) = values.next_bytes(1)? {
+            // Counted before it is used: what is left out costs as much.
+            count = count.saturating_add(1);
+            self.check_count(count)?;
             if let Some(name) = self.scalar(field, None, Kind::of(value)?)? {
                 match &mut joined {
                     Some(joined) => {
@@ -172,7 +178,6 @@ impl<U: Unusable> Decoder<'_, U> {
         let mut count = 0_usize;
         let mut entries = Fields::of(message);
         while let Some(entry) = entries.next_bytes(1)? {
-            // Counted before it is used: what is left out costs as much.
             count = count.saturating_add(1);
             self.check_count(count)?;
             let (key, value) = entry_of(entry)?;

@@ -1,15 +1,13 @@
 //! The filter as Envoy loads it: contexts, and what they read at configure. The
 //! only place that speaks proxy-wasm.
 //!
-//! The SDK keeps the contexts. Its host calls and its log are not used, for they
-//! panic on statuses that Envoy gives in ordinary cases, and a panic fails the
-//! VM; [`raw`] has those that are needed.
+//! It speaks the ABI itself, in [`raw`]. The Rust SDK for it costs more per
+//! request than all the rest of the filter, exports every callback there is, so
+//! that bodies enter the VM chunk by chunk for nothing, and panics on statuses
+//! that Envoy gives in ordinary cases; a panic fails the VM. See `docs/cost.md`.
 
 use std::rc::Rc;
 use std::time::Duration;
-
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
 
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
@@ -22,21 +20,16 @@ mod logger;
 mod metrics;
 #[allow(unsafe_code)]
 mod raw;
+mod vm;
 
 use metrics::Metrics;
-use raw::{Buffer, Envoy};
+use raw::{Buffer, Envoy, Received};
 
 /// How often counts are published and the log level is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 /// After how many ticks the metadata of clusters is looked at anew.
 const CLUSTER_REFRESH_TICKS: u32 = 10;
-
-/// Called once by the entry point of the module.
-fn start() {
-    logger::install();
-    proxy_wasm::set_root_context(|_| Box::new(Root::default()));
-}
 
 /// One plugin configuration.
 #[derive(Default)]
@@ -48,21 +41,20 @@ struct Root {
     ticks: u32,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
-    fn on_vm_start(&mut self, _: usize) -> bool {
+impl Root {
+    /// Says that the VM runs, and for whom.
+    fn on_vm_start(&self) {
         let id = self.property("xds\0node\0id");
-        let id = id.or_else(|| self.property("node\0id")).unwrap_or_default();
+        let id = id.or_else(|| self.property("node\0id"));
         log::info!(
             "metadata-exchange {} started, node id {:?}",
             env!("CARGO_PKG_VERSION"),
-            String::from_utf8_lossy(&id)
+            String::from_utf8_lossy(id.as_deref().unwrap_or_default())
         );
-        true
     }
 
-    fn on_configure(&mut self, _: usize) -> bool {
+    /// Takes the plugin configuration; false refuses it.
+    fn on_configure(&mut self) -> bool {
         logger::follow_level();
         let configuration = raw::buffer(Buffer::PluginConfiguration);
         let configuration = match configuration.map(|json| Config::parse(&json)) {
@@ -98,19 +90,6 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpStream {
-            exchange: self.exchange.clone(),
-            stream: Stream::default(),
-        }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-}
-
-impl Root {
     /// Reads the local node, and logs what of it is not sent.
     fn local_node(&self, configuration: &Config) -> LocalNode {
         let mut notes = Vec::new();
@@ -130,7 +109,7 @@ impl Root {
         local
     }
 
-    fn property(&self, path: &str) -> Option<Vec<u8>> {
+    fn property(&self, path: &str) -> Option<Received> {
         self.survive(Envoy.property(path)).flatten()
     }
 
@@ -148,21 +127,17 @@ struct HttpStream {
     stream: Stream,
 }
 
-impl Context for HttpStream {}
-
-impl HttpContext for HttpStream {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+impl HttpStream {
+    fn on_request_headers(&mut self) {
         if let Some(exchange) = &self.exchange {
             exchange.on_request_headers(&mut self.stream, &Envoy);
         }
-        Action::Continue
     }
 
-    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+    fn on_response_headers(&mut self) {
         if let Some(exchange) = &self.exchange {
             exchange.on_response_headers(&mut self.stream, &Envoy);
         }
-        Action::Continue
     }
 }
 

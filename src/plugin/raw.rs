@@ -1,15 +1,20 @@
-//! The only file with unsafe code: the raw host calls of the proxy-wasm ABI
-//! 0.2.1, each as a safe function that returns the host's status instead of
-//! panicking.
+//! The proxy-wasm ABI 0.2.1: the callbacks that the host calls, and the host
+//! calls, each as a safe function that returns the host's status. The only file
+//! with unsafe code.
 //!
 //! Shapes and statuses:
 //! <https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>
 
-use std::ptr;
+use std::cell::RefCell;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::slice;
 use std::time::Duration;
 
 use log::{Level, LevelFilter};
 
+use super::{HttpStream, Root, logger, vm};
 use crate::host::{HeaderMap, Host, HostError, HostResult, StateKey};
 
 const OK: u32 = 0;
@@ -17,7 +22,71 @@ const NOT_FOUND: u32 = 1;
 
 const METRIC_COUNTER: u32 = 0;
 
-proxy_wasm::main! {{ super::start(); }}
+/// The answer to header callbacks: go on.
+const CONTINUE: u32 = 0;
+
+// The callbacks. Envoy skips those that a module does not export: nothing is
+// called for bodies, for trailers, and when a stream is logged or done.
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    unsafe extern "C" {
+        fn __wasm_call_ctors();
+    }
+    // SAFETY: the host calls this once, before all else.
+    unsafe { __wasm_call_ctors() };
+    logger::install();
+}
+
+/// Gives the host memory to answer in; [`Received`] takes it over.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+    if size > BLOCK {
+        return ManuallyDrop::new(Vec::with_capacity(size)).as_mut_ptr();
+    }
+    let block = AT_HAND.with_borrow_mut(Vec::pop);
+    Box::into_raw(block.unwrap_or_else(Box::new_uninit)).cast()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
+    vm::with(|vm| vm.on_context_create(id, parent));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_vm_start(id: u32, _configuration_size: usize) -> bool {
+    vm::with(|vm| vm.root(id).map(|root| root.on_vm_start()).is_some())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(id: u32, _configuration_size: usize) -> bool {
+    vm::with(|vm| vm.root(id).is_some_and(Root::on_configure))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(id: u32) {
+    vm::with(|vm| vm.root(id).map(Root::on_tick));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(id: u32, _count: usize, _end_of_stream: bool) -> u32 {
+    vm::with(|vm| vm.stream(id).map(HttpStream::on_request_headers));
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(id: u32, _count: usize, _end_of_stream: bool) -> u32 {
+    vm::with(|vm| vm.stream(id).map(HttpStream::on_response_headers));
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(id: u32) {
+    vm::with(|vm| vm.on_delete(id));
+}
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -90,22 +159,74 @@ fn ok(status: u32) -> HostResult<()> {
     }
 }
 
-/// Bytes that the host places in memory which it allocated in this VM: `call`
-/// has it write their address and size. `None` if the host has no such bytes.
-fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> HostResult<Option<Vec<u8>>> {
+/// Memory for what the host answers: any header or attribute of a usual size.
+type Block = MaybeUninit<[u8; BLOCK]>;
+const BLOCK: usize = 4096;
+
+/// Blocks that are kept for the next answer: as many as one callback holds at
+/// once. To allocate and free anew costs more than all else with an answer.
+const ROOM: usize = 4;
+
+thread_local! {
+    static AT_HAND: RefCell<Vec<Box<Block>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the host answered, in memory from [`proxy_on_memory_allocate`].
+pub(super) struct Received {
+    data: NonNull<u8>,
+    size: usize,
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the host filled that many bytes.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.size == 0 {
+            return;
+        }
+        let data = self.data.as_ptr();
+        if self.size > BLOCK {
+            // SAFETY: it was made as a vector of this capacity.
+            drop(unsafe { Vec::from_raw_parts(data, 0, self.size) });
+            return;
+        }
+        // SAFETY: it was made as a block.
+        let block: Box<Block> = unsafe { Box::from_raw(data.cast()) };
+        AT_HAND.with_borrow_mut(|at_hand| {
+            if at_hand.len() < ROOM {
+                at_hand.push(block);
+            }
+        });
+    }
+}
+
+/// What the host answers to `call`, which has it write address and size; `None`
+/// if it has no such thing.
+fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> HostResult<Option<Received>> {
     let mut data = ptr::null_mut();
     let mut size = 0;
     match call(&raw mut data, &raw mut size) {
-        // The host gives no memory for an empty value.
-        OK if data.is_null() => Ok(Some(Vec::new())),
-        // SAFETY: the host got the memory from `proxy_on_memory_allocate`, which
-        // makes it as a boxed slice of `size` bytes, and hands it over.
-        OK => Ok(Some(unsafe {
-            Box::from_raw(ptr::slice_from_raw_parts_mut(data, size)).into_vec()
-        })),
+        // The host takes no memory for an empty answer.
+        OK => Ok(Some(
+            NonNull::new(data).map_or(Received::EMPTY, |data| Received { data, size }),
+        )),
         NOT_FOUND => Ok(None),
         status => Err(HostError(status)),
     }
+}
+
+impl Received {
+    const EMPTY: Self = Self {
+        data: NonNull::dangling(),
+        size: 0,
+    };
 }
 
 fn map_type(map: HeaderMap) -> u32 {
@@ -119,7 +240,9 @@ fn map_type(map: HeaderMap) -> u32 {
 // with its own length, and the host keeps none of them after the call.
 
 impl Host for Envoy {
-    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
+    type Bytes = Received;
+
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Received>> {
         received(|value, size| unsafe {
             proxy_get_header_map_value(map_type(map), name.as_ptr(), name.len(), value, size)
         })
@@ -141,7 +264,7 @@ impl Host for Envoy {
         ok(unsafe { proxy_remove_header_map_value(map_type(map), name.as_ptr(), name.len()) })
     }
 
-    fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>> {
+    fn property(&self, path: &str) -> HostResult<Option<Received>> {
         received(|value, size| unsafe {
             proxy_get_property(path.as_ptr(), path.len(), value, size)
         })
@@ -186,11 +309,11 @@ pub(super) fn set_tick_period(period: Duration) -> HostResult<()> {
 }
 
 /// The whole of a buffer; empty if there is none.
-pub(super) fn buffer(buffer: Buffer) -> HostResult<Vec<u8>> {
+pub(super) fn buffer(buffer: Buffer) -> HostResult<Received> {
     let bytes = received(|data, size| unsafe {
         proxy_get_buffer_bytes(buffer as u32, 0, usize::MAX, data, size)
     })?;
-    Ok(bytes.unwrap_or_default())
+    Ok(bytes.unwrap_or(Received::EMPTY))
 }
 
 /// Calls a function of Envoy's that is outside the ABI, for its effect.

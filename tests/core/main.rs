@@ -3,6 +3,7 @@
 mod cache;
 mod codec;
 mod exchange;
+mod hostile;
 mod node;
 mod schema;
 mod support;

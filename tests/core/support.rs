@@ -160,6 +160,8 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
+    type Bytes = Vec<u8>;
+
     fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
         self.call(format!("get {map:?} {name}"))?;
         Ok(self.values(map, name).into_iter().next())

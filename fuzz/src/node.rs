@@ -1,0 +1,89 @@
+//! Any bytes as what Envoy and its control plane say: the local node, as a
+//! message and field by field, the metadata of clusters and of endpoints, and
+//! the name in a certificate.
+
+use metadata_exchange::clusters::Clusters;
+use metadata_exchange::config::Config;
+use metadata_exchange::endpoint;
+use metadata_exchange::local::{LocalNode, Node};
+use metadata_exchange::peer::header::{self, Limits};
+use metadata_exchange::peer::wire::{self, Strict};
+use metadata_exchange::peer::{Field, flat};
+use metadata_exchange::share::{Pattern, Share};
+use metadata_exchange::trust::vouches;
+
+use super::source::{Source, assert_fit, without_empty_maps};
+
+/// What is sent fits `max_sent_bytes`, and peers accept it.
+pub fn run(data: &[u8]) {
+    let mut source = Source(data);
+    let max_sent_bytes = usize::from(u16::from_le_bytes([source.byte(), source.byte() & 0xF]));
+    let share = share(&mut source);
+    let rest = source.0;
+    let mut notes = Vec::new();
+    let by_field = Node::of_properties(
+        |_| {
+            let value = source.bytes();
+            (!value.is_empty()).then(|| value.to_vec())
+        },
+        &mut notes,
+    );
+    let by_message = Node::of_message(rest);
+    for node in [by_message, by_field] {
+        check(&node, &share, max_sent_bytes);
+    }
+    if let Some(peer) = endpoint::peer(rest) {
+        assert_fit(&peer);
+    }
+    let mut clusters = Clusters::new(&Config::default());
+    let is_told = clusters.is_told(b"cluster", || Some(rest.to_vec()));
+    assert_eq!(clusters.is_told(b"cluster", || None::<Vec<u8>>), is_told);
+    assert!(!vouches(rest, "", &[]));
+}
+
+fn share(source: &mut Source<'_>) -> Share {
+    match source.byte() % 4 {
+        0 => Share::All,
+        1 => Share::Minimal,
+        2 => Share::Only {
+            fields: Some(vec![Field::Labels, Field::Name]),
+            labels: None,
+        },
+        _ => Share::Only {
+            fields: None,
+            labels: Some(vec![
+                Pattern::Exact(source.text()),
+                Pattern::Prefix(source.text()),
+            ]),
+        },
+    }
+}
+
+fn check(node: &Node, share: &Share, max_sent_bytes: usize) {
+    let mut notes = Vec::new();
+    let local = LocalNode::new(node, share, max_sent_bytes, &mut notes);
+    let unlimited = Limits {
+        max_received_bytes: usize::MAX,
+        max_labels: usize::MAX,
+        max_id_bytes: usize::MAX,
+    };
+    if let Some(sent) = &local.header {
+        assert!(sent.len() <= max_sent_bytes);
+        let message = header::message(sent.as_bytes(), unlimited).expect("own base64");
+        let peer = wire::decode(&message, usize::MAX, &mut Strict).expect("fit to be sent");
+        assert_fit(&peer);
+        assert_eq!(&header::encode(&peer), sent);
+    }
+    if let Some(id) = &local.id {
+        assert_eq!(header::id(id.as_bytes(), unlimited), Ok(id.as_str()));
+    }
+    if let Some(stored) = &local.flat {
+        let peer = node.peer(&mut Vec::new());
+        assert_fit(&peer);
+        assert_eq!(flat::read(stored), Ok(without_empty_maps(peer)));
+    }
+    for note in notes {
+        let line = note.to_string();
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Structure from bytes: what targets build that need more than raw input, and
+//! what they ask of every peer.
+
+use std::collections::BTreeMap;
+
+use metadata_exchange::peer::{Field, Map, Peer, Slot, Value};
+
+/// A fuzzer's bytes, read from the front. At the end it gives zeros and empty
+/// texts.
+#[derive(Debug)]
+pub struct Source<'a>(pub &'a [u8]);
+
+impl<'a> Source<'a> {
+    /// One byte.
+    pub fn byte(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or_default()
+    }
+
+    /// Up to 255 bytes: their number comes first.
+    pub fn bytes(&mut self) -> &'a [u8] {
+        let len = usize::from(self.byte()).min(self.0.len());
+        self.0.split_off(..len).unwrap_or_default()
+    }
+
+    /// A text that a peer may carry.
+    pub fn text(&mut self) -> String {
+        let text = String::from_utf8_lossy(self.bytes());
+        text.chars().filter(|char| !char.is_control()).collect()
+    }
+
+    /// A peer in which any field may be absent, empty or long.
+    pub fn peer(&mut self) -> Peer<'static> {
+        let mut peer = Peer::default();
+        let present = u16::from_le_bytes([self.byte(), self.byte()]);
+        for (bit, field) in Field::ALL.into_iter().enumerate() {
+            if present >> bit & 1 == 0 {
+                continue;
+            }
+            match peer.slot(field) {
+                Slot::Text(text) | Slot::Names(text) => *text = Some(self.text().into()),
+                Slot::Map(map) => *map = Some(self.map()),
+            }
+        }
+        peer
+    }
+
+    fn map(&mut self) -> Map<'static> {
+        let map: BTreeMap<_, _> = (0..self.byte())
+            .map(|_| (self.text(), self.text()))
+            .collect();
+        map.into_iter()
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect()
+    }
+}
+
+/// Asserts what holds for every peer that is stored or sent: no text can forge a
+/// log line, and maps are sorted, each key once.
+pub fn assert_fit(peer: &Peer<'_>) {
+    let assert_text = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
+    for value in Field::ALL.into_iter().filter_map(|field| peer.value(field)) {
+        match value {
+            Value::Text(text) => assert_text(text),
+            Value::Map(map) => {
+                assert!(map.is_sorted_by(|(a, _), (b, _)| a < b), "{map:?}");
+                for (key, value) in map {
+                    assert_text(key);
+                    assert_text(value);
+                }
+            }
+        }
+    }
+}
+
+/// The peer without its empty maps, which a `FlatNode` does not hold.
+#[must_use]
+pub fn without_empty_maps(mut peer: Peer<'_>) -> Peer<'_> {
+    peer.labels = peer.labels.filter(|map| !map.is_empty());
+    peer.platform_metadata = peer.platform_metadata.filter(|map| !map.is_empty());
+    peer
+}
