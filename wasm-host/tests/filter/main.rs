@@ -8,6 +8,7 @@
 
 mod cache;
 mod configuration;
+mod cost;
 mod directions;
 mod endpoint_fallback;
 mod host_calls;
