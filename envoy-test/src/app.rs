@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
@@ -13,11 +14,12 @@ use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::any;
+use http_body_util::{BodyExt as _, Full};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tonic_health::server::HealthReporter;
 
-use crate::client::{CALL, Call};
+use crate::client::{CALL, Call, METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
 use crate::wait::until;
 
 /// A request as an app received it.
@@ -37,6 +39,8 @@ pub struct Received {
 /// |---|---|
 /// | `/status/{code}` | that status |
 /// | `/echo` | 200, with the request's headers as response headers |
+/// | `/forged` | 200, with headers of the exchange: the app speaks for a proxy named `x` |
+/// | `/trailers` | 200, with the request's trailers as trailers |
 /// | `/redirect/{service}` | 302 to that service |
 /// | `/flaky` | 503 to the first request of a call, then 200 |
 /// | `/call/{service}` | what that service answers; all received headers are passed on to it |
@@ -53,19 +57,43 @@ pub struct App {
 #[derive(Debug, Default)]
 struct Shared {
     received: Mutex<Vec<Received>>,
+    requests: AtomicU64,
+    leaks: AtomicU64,
     /// Calls that `/flaky` has already refused once.
     refused: Mutex<HashSet<String>>,
     /// Where the app's own calls go: the sidecar's outbound listener.
     outbound: OnceLock<SocketAddr>,
 }
 
+impl Shared {
+    fn count(&self, headers: &HeaderMap) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if has_peer_headers(headers) {
+            self.leaks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl App {
     /// Starts the app.
     pub(crate) async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let router = router(Arc::clone(&shared)).await;
+        Self::serve(shared, router).await
+    }
+
+    /// Starts an app that answers every request with 200 and keeps none.
+    pub(crate) async fn start_counting() -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let router = Router::new()
+            .fallback(count)
+            .with_state(Arc::clone(&shared));
+        Self::serve(shared, router).await
+    }
+
+    async fn serve(shared: Arc<Shared>, router: Router) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self {
             address,
@@ -89,6 +117,18 @@ impl App {
         .await
     }
 
+    /// How many requests came.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many requests came with a header of the exchange, which none may.
+    #[must_use]
+    pub fn leaks(&self) -> u64 {
+        self.shared.leaks.load(Ordering::Relaxed)
+    }
+
     /// Every request of `call` so far.
     #[must_use]
     pub fn received(&self, call: &str) -> Vec<Received> {
@@ -110,6 +150,8 @@ async fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/status/{code}", any(status))
         .route("/echo", any(echo))
+        .route("/forged", any(forged))
+        .route("/trailers", any(trailers))
         .route("/redirect/{service}", any(redirect))
         .route("/flaky", any(flaky))
         .route("/call/{service}", any(call))
@@ -119,7 +161,12 @@ async fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+async fn count(State(shared): State<Arc<Shared>>, headers: HeaderMap) {
+    shared.count(&headers);
+}
+
 async fn record(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    shared.count(request.headers());
     lock(&shared.received).push(Received {
         call: call_of(request.headers()),
         version: request.version(),
@@ -136,6 +183,20 @@ async fn echo(headers: HeaderMap) -> Response {
     let mut response = Response::new(Body::empty());
     *response.headers_mut() = without_framing(headers);
     response
+}
+
+async fn forged() -> impl IntoResponse {
+    let [metadata, id] = PEER_HEADERS;
+    [(metadata, METADATA_OF_NAME_X), (id, "x")]
+}
+
+async fn trailers(request: Request) -> Response {
+    let Ok(body) = request.into_body().collect().await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let trailers = body.trailers().cloned().map(Ok);
+    let body = Full::from("body").with_trailers(async { trailers });
+    Response::new(Body::new(body))
 }
 
 async fn redirect(Path(service): Path<String>) -> Response {

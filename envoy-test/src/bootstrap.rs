@@ -15,13 +15,36 @@ const COLLECTOR: &str = "access-log-collector";
 /// The cluster of a proxy's own app.
 pub(crate) const APP: &str = "app";
 
-/// A whole bootstrap.
-pub(crate) fn bootstrap(node: &Node, listeners: &[Value], clusters: &[Value]) -> Value {
+/// A whole bootstrap. The clusters of services are in the watched file
+/// `services`, for no port of another workload is known before all of them have
+/// started.
+pub(crate) fn bootstrap(
+    node: &Node,
+    listeners: &[Value],
+    clusters: &[Value],
+    services: &Path,
+) -> Value {
     json!({
         "node": node.to_json(),
         "admin": { "address": any_port() },
         "static_resources": { "listeners": listeners, "clusters": clusters },
+        "dynamic_resources": {
+            "cds_config": { "path_config_source": { "path": services } },
+        },
     })
+}
+
+/// Moves the listeners of `bootstrap` to the watched file `path`, so that they
+/// can change. Returns what the file is to hold.
+pub(crate) fn watch_listeners(bootstrap: &mut Value, path: &Path) -> Value {
+    let mut listeners = bootstrap["static_resources"]["listeners"].take();
+    for listener in listeners.as_array_mut().into_iter().flatten() {
+        listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    }
+    bootstrap["dynamic_resources"]["lds_config"] = json!({
+        "path_config_source": { "path": path },
+    });
+    json!({ "resources": listeners })
 }
 
 /// A listener on a free port. `plugin` is its filter and `routes` its virtual hosts.
@@ -31,10 +54,16 @@ pub(crate) fn listener(
     plugin: &Value,
     routes: &[Value],
 ) -> Value {
+    let mut chain = json!({
+        "filters": [connection_manager(listener, log_name, plugin, routes)],
+    });
+    if let Some(transport_socket) = &listener.transport_socket {
+        chain["transport_socket"] = transport_socket.clone();
+    }
     let mut json = json!({
         "name": listener.name,
         "address": any_port(),
-        "filter_chains": [{ "filters": [connection_manager(listener, log_name, plugin, routes)] }],
+        "filter_chains": [chain],
     });
     if let Some(direction) = listener.direction {
         json["traffic_direction"] = direction.name().into();
@@ -52,21 +81,37 @@ fn connection_manager(
     filters.push(plugin.clone());
     filters.extend(listener.behind.iter().cloned());
     filters.push(router());
-    let mut access_logs = vec![collector_log(log_name)];
+    let mut access_logs = vec![collector_log(log_name, listener.log_buffer_bytes)];
     access_logs.extend(listener.access_logs.iter().cloned());
+    let config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": listener.name,
+        "route_config": {
+            "name": listener.name,
+            "virtual_hosts": routes,
+            // The clusters of services come from a file, after the routes.
+            "validate_clusters": false,
+        },
+        "http_filters": filters,
+        "access_log": access_logs,
+    });
     json!({
         "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": listener.name,
-            "route_config": { "name": listener.name, "virtual_hosts": routes },
-            "http_filters": filters,
-            "access_log": access_logs,
-        },
+        "typed_config": with(config, &listener.connection_manager),
     })
 }
 
-fn router() -> Value {
+/// `json` with the fields that `besides` has, too.
+pub(crate) fn with(mut json: Value, besides: &Value) -> Value {
+    for (key, value) in besides.as_object().into_iter().flatten() {
+        json[key] = value.clone();
+    }
+    json
+}
+
+/// The router, the last of all HTTP filters.
+#[must_use]
+pub fn router() -> Value {
     json!({
         "name": "envoy.filters.http.router",
         "typed_config": {
@@ -76,15 +121,20 @@ fn router() -> Value {
 }
 
 /// Sends the requests of `domains` to `cluster`. `action` is what the route's
-/// action has besides.
-pub(crate) fn virtual_host(domains: &[&str], cluster: &str, action: &Value) -> Value {
-    let mut action = action.clone();
-    action["cluster"] = cluster.into();
-    json!({
+/// action has besides, and `besides` what the virtual host has.
+pub(crate) fn virtual_host(
+    domains: &[&str],
+    cluster: &str,
+    action: &Value,
+    besides: &Value,
+) -> Value {
+    let action = with(json!({ "cluster": cluster }), action);
+    let host = json!({
         "name": domains.first(),
         "domains": domains,
         "routes": [{ "match": { "prefix": "/" }, "route": action }],
-    })
+    });
+    with(host, besides)
 }
 
 /// The plugin as an HTTP filter.
@@ -114,17 +164,18 @@ pub(crate) fn watched_filter_resource(plugin: &Plugin, module: &Path) -> Value {
     })
 }
 
-const FILTER: &str = "metadata_exchange";
+/// The name of the plugin among the HTTP filters.
+pub const FILTER: &str = "metadata_exchange";
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
 
-/// Fails closed, so that a dead VM is seen as failed requests.
 fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
+    let module = plugin.module.as_deref().unwrap_or(module);
     json!({
         "@type": format!("type.googleapis.com/{WASM}"),
         "config": {
             "name": FILTER,
             "root_id": plugin.root_id,
-            "failure_policy": "FAIL_CLOSED",
+            "failure_policy": plugin.failure_policy.name(),
             "vm_config": {
                 "vm_id": plugin.vm_id,
                 "runtime": "envoy.wasm.runtime.v8",
@@ -141,7 +192,7 @@ fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
 /// A cluster of one known address.
 pub(crate) fn app_cluster(app: SocketAddr) -> Value {
     let mut cluster = cluster(APP, follow_downstream());
-    cluster["load_assignment"] = load_assignment(APP, Some(app));
+    cluster["load_assignment"] = load_assignment(APP, app, &json!({}));
     cluster
 }
 
@@ -149,27 +200,27 @@ pub(crate) fn app_cluster(app: SocketAddr) -> Value {
 pub(crate) fn collector_cluster(collector: SocketAddr) -> Value {
     let always_http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
     let mut cluster = cluster(COLLECTOR, always_http2);
-    cluster["load_assignment"] = load_assignment(COLLECTOR, Some(collector));
+    cluster["load_assignment"] = load_assignment(COLLECTOR, collector, &json!({}));
     cluster
 }
 
-/// A cluster whose endpoints are in the watched file `path`, for no port of
-/// another workload is known before all of them have started.
-pub(crate) fn service_cluster(name: &str, path: &Path) -> Value {
-    let mut cluster = cluster(name, follow_downstream());
-    cluster["type"] = "EDS".into();
-    cluster["eds_cluster_config"] = json!({
-        "eds_config": { "path_config_source": { "path": path } },
-    });
-    cluster
+/// What a file of clusters holds, each made by [`service_cluster`].
+pub(crate) fn clusters_resource(clusters: &[Value]) -> Value {
+    json!({ "resources": clusters })
 }
 
-/// What the file of [`service_cluster`] holds.
-pub(crate) fn endpoints_resource(name: &str, address: Option<SocketAddr>) -> Value {
-    let mut assignment = load_assignment(name, address);
-    assignment["@type"] =
-        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment".into();
-    json!({ "resources": [assignment] })
+/// The cluster of a service at `address`. `metadata` is said of its endpoint, and
+/// `besides` is what the cluster has besides.
+pub(crate) fn service_cluster(
+    name: &str,
+    address: SocketAddr,
+    metadata: &Value,
+    besides: &Value,
+) -> Value {
+    let mut cluster = with(cluster(name, follow_downstream()), besides);
+    cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster".into();
+    cluster["load_assignment"] = load_assignment(name, address, metadata);
+    cluster
 }
 
 fn cluster(name: &str, protocol: Value) -> Value {
@@ -189,13 +240,16 @@ fn follow_downstream() -> Value {
     json!({ "use_downstream_protocol_config": { "http2_protocol_options": {} } })
 }
 
-fn load_assignment(name: &str, address: Option<SocketAddr>) -> Value {
-    let endpoints = address.map(|address| {
-        let address = socket_address(address);
-        json!({ "lb_endpoints": [{ "endpoint": { "address": address } }] })
-    });
-    let endpoints: Vec<Value> = endpoints.into_iter().collect();
-    json!({ "cluster_name": name, "endpoints": endpoints })
+fn load_assignment(name: &str, address: SocketAddr, metadata: &Value) -> Value {
+    json!({
+        "cluster_name": name,
+        "endpoints": [{
+            "lb_endpoints": [{
+                "endpoint": { "address": socket_address(address) },
+                "metadata": { "filter_metadata": metadata },
+            }],
+        }],
+    })
 }
 
 fn any_port() -> Value {
@@ -208,8 +262,8 @@ fn socket_address(address: SocketAddr) -> Value {
     })
 }
 
-/// The collector's access log: every entry at once, with the filter state.
-fn collector_log(log_name: &str) -> Value {
+/// The collector's access log, with the filter state.
+fn collector_log(log_name: &str, buffer_bytes: u32) -> Value {
     let keys = [Side::Downstream, Side::Upstream]
         .into_iter()
         .flat_map(|side| [side.peer_key(), side.id_key()])
@@ -222,7 +276,7 @@ fn collector_log(log_name: &str) -> Value {
                 "log_name": log_name,
                 "transport_api_version": "V3",
                 "grpc_service": { "envoy_grpc": { "cluster_name": COLLECTOR } },
-                "buffer_size_bytes": 0,
+                "buffer_size_bytes": buffer_bytes,
                 "filter_state_objects_to_log": keys,
             },
             "additional_request_headers_to_log": [CALL],
@@ -234,20 +288,74 @@ fn collector_log(log_name: &str) -> Value {
 /// `format`.
 #[must_use]
 pub fn file_log(path: &Path, format: &Value) -> Value {
+    file_log_of(path, &json!({ "json_format": format }))
+}
+
+/// An access log in `path`, one line of text per request.
+#[must_use]
+pub fn text_log(path: &Path, format: &str) -> Value {
+    let line = format!("{format}\n");
+    file_log_of(
+        path,
+        &json!({ "text_format_source": { "inline_string": line } }),
+    )
+}
+
+fn file_log_of(path: &Path, format: &Value) -> Value {
+    let formatters = json!({
+        "formatters": [{
+            "name": "envoy.formatter.cel",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.formatter.cel.v3.Cel",
+            },
+        }],
+    });
     json!({
         "name": "envoy.access_loggers.file",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
             "path": path,
-            "log_format": {
-                "json_format": format,
-                "formatters": [{
-                    "name": "envoy.formatter.cel",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.formatter.cel.v3.Cel",
-                    },
-                }],
+            "log_format": with(formatters, format),
+        },
+    })
+}
+
+/// A filter that removes the headers `names` from all trailers.
+#[must_use]
+pub fn trailer_filter(names: &[&str]) -> Value {
+    let removals: Vec<Value> = names.iter().map(|name| json!({ "remove": name })).collect();
+    json!({
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {
+                "request_trailers_mutations": removals,
+                "response_trailers_mutations": removals,
             },
+        },
+    })
+}
+
+/// A filter that runs `script` on every request.
+#[must_use]
+pub fn lua_filter(script: &str) -> Value {
+    json!({
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": { "inline_string": script },
+        },
+    })
+}
+
+/// A filter that does nothing without a policy on the route, but has Envoy find
+/// the route again if another filter has changed it.
+#[must_use]
+pub fn route_finding_filter() -> Value {
+    json!({
+        "name": "envoy.filters.http.cors",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors",
         },
     })
 }

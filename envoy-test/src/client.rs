@@ -1,10 +1,12 @@
 //! The calling side of a call: HTTP/1.1, HTTP/2 and gRPC to one address, in the
 //! name of one authority, as an app whose traffic a sidecar intercepts.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
@@ -25,6 +27,9 @@ pub const CALL: &str = "x-call";
 
 /// The headers of the metadata exchange, which no app may ever see.
 pub const PEER_HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
+
+/// Metadata of somebody who names themselves `x`, and nothing else.
+pub const METADATA_OF_NAME_X: &str = "CgsKBE5BTUUSAxoBeA==";
 
 /// Whether any header of the exchange is among `headers`.
 #[must_use]
@@ -52,6 +57,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The trailers, if there are any.
+    pub trailers: HeaderMap,
 }
 
 /// A request in the making.
@@ -63,8 +70,11 @@ pub struct Call {
     authority: String,
     path: String,
     headers: HeaderMap,
+    trailers: HeaderMap,
     id: String,
 }
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 impl Call {
     /// A request to `to` for the service `authority`.
@@ -76,6 +86,7 @@ impl Call {
             authority: authority.to_owned(),
             path: "/".to_owned(),
             headers: HeaderMap::new(),
+            trailers: HeaderMap::new(),
             id: CALLS.fetch_add(1, Ordering::Relaxed).to_string(),
         }
     }
@@ -111,6 +122,13 @@ impl Call {
         self
     }
 
+    /// Adds a trailer.
+    pub fn trailer(mut self, name: &'static str, value: &str) -> Result<Self> {
+        self.trailers
+            .append(HeaderName::from_static(name), value.parse()?);
+        Ok(self)
+    }
+
     /// Sends the request over a connection of its own and reads the reply.
     pub async fn send(self) -> Result<Reply> {
         let mut connection = Connection::open(self.to, self.protocol).await?;
@@ -131,7 +149,7 @@ impl Call {
         Ok(self.id)
     }
 
-    fn into_request(mut self, protocol: Protocol) -> Result<Request<Full<Bytes>>> {
+    fn into_request(mut self, protocol: Protocol) -> Result<Request<Body>> {
         self.headers.insert(CALL, HeaderValue::from_str(&self.id)?);
         let uri = match protocol {
             Protocol::Http1 => {
@@ -141,11 +159,22 @@ impl Call {
             }
             Protocol::Http2 => Uri::try_from(format!("http://{}{}", self.authority, self.path))?,
         };
-        let mut request = Request::new(Full::default());
+        let mut request = Request::new(body(self.trailers));
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers;
         Ok(request)
     }
+}
+
+/// Nothing, or trailers behind a body that is not empty, for some who pass a
+/// request on pass no trailers on without a body.
+fn body(trailers: HeaderMap) -> Body {
+    if trailers.is_empty() {
+        return Full::default().boxed_unsync();
+    }
+    let body = Full::from("body");
+    body.with_trailers(async { Some(Ok(trailers)) })
+        .boxed_unsync()
 }
 
 /// Sends `request` as it is and reads until the connection is closed.
@@ -167,8 +196,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Sender {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
 }
 
 impl Connection {
@@ -219,11 +248,13 @@ impl Connection {
             }
         };
         let (head, body) = response.into_parts();
+        let body = body.collect().await?;
         Ok(Reply {
             call: id,
             status: head.status,
             headers: head.headers,
-            body: body.collect().await?.to_bytes(),
+            trailers: body.trailers().cloned().unwrap_or_default(),
+            body: body.to_bytes(),
         })
     }
 }

@@ -2,10 +2,11 @@
 //! runs one. It keeps every HTTP entry with the node that sent it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use envoy_types::pb::envoy::config::core::v3::Node as ProtoNode;
 use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
@@ -21,8 +22,8 @@ use metadata_exchange::peer::{Peer, flat};
 use prost::{Message as _, Name as _};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -115,6 +116,22 @@ impl Entry {
         Ok(bytes.map(str::from_utf8).transpose()?)
     }
 
+    /// An entry of `call` with that filter state, as no collector gets it.
+    #[cfg(test)]
+    pub(crate) fn of_state(call: &str, state: &[(&str, &[u8])]) -> Self {
+        let state = state.iter();
+        Self {
+            source: Arc::default(),
+            call: call.to_owned(),
+            path: "/".to_owned(),
+            status: 200,
+            details: String::new(),
+            state: state
+                .map(|(key, bytes)| ((*key).to_owned(), Ok(bytes.to_vec())))
+                .collect(),
+        }
+    }
+
     fn bytes(&self, key: &str) -> Result<Option<&[u8]>> {
         match self.state.get(key) {
             None => Ok(None),
@@ -129,24 +146,43 @@ impl Entry {
 pub struct Collector {
     /// Where it listens.
     pub address: SocketAddr,
-    entries: watch::Receiver<Vec<Arc<Entry>>>,
-    server: AbortHandle,
+    store: Arc<Store>,
+    server: Mutex<Option<Running>>,
 }
 
 impl Collector {
     /// Starts the collector.
     pub async fn start() -> Result<Self> {
-        let incoming = TcpIncoming::from(TcpListener::bind("127.0.0.1:0").await?);
-        let address = incoming.local_addr()?;
-        let (sink, entries) = watch::channel(Vec::new());
-        let service = AccessLogServiceServer::new(Service { sink });
-        let server = Server::builder().add_service(service);
-        let server = tokio::spawn(server.serve_with_incoming(incoming));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let store = Arc::<Store>::default();
+        let server = Running::start(listener, Arc::clone(&store));
         Ok(Self {
             address,
-            entries,
-            server: server.abort_handle(),
+            store,
+            server: Mutex::new(Some(server)),
         })
+    }
+
+    /// Hands every entry from now on to `drain`, instead of keeping it.
+    pub fn drain(&self, drain: impl Fn(&Entry) + Send + Sync + 'static) -> Result<()> {
+        let drain = self.store.drain.set(Drain(Box::new(drain)));
+        drain.map_err(|_| anyhow!("the collector has a drain already"))
+    }
+
+    /// Ends every stream and connection, and listens no more.
+    pub async fn go_away(&self) -> Result<()> {
+        let running = self.server.lock().await.take();
+        running.context("the collector is away")?.stop().await
+    }
+
+    /// Listens again at the same address.
+    pub async fn come_back(&self) -> Result<()> {
+        let mut server = self.server.lock().await;
+        ensure!(server.is_none(), "the collector is not away");
+        let listener = TcpListener::bind(self.address).await?;
+        *server = Some(Running::start(listener, Arc::clone(&self.store)));
+        Ok(())
     }
 
     /// Waits until at least `count` entries match and returns those that do.
@@ -160,7 +196,7 @@ impl Collector {
             let matching = entries.iter().filter(|entry| matches(entry));
             matching.cloned().collect()
         };
-        let mut entries = self.entries.clone();
+        let mut entries = self.store.entries.subscribe();
         let wait = entries.wait_for(|entries| matching(entries).len() >= count);
         match timeout(PATIENCE, wait).await {
             Ok(entries) => Ok(matching(&entries?)),
@@ -172,7 +208,7 @@ impl Collector {
     }
 
     fn listing(&self) -> String {
-        let entries = self.entries.borrow();
+        let entries = self.store.entries.borrow();
         let line = |entry: &Arc<Entry>| {
             let Entry {
                 source,
@@ -187,14 +223,70 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.server.abort();
+/// What has become of the entries.
+#[derive(Debug, Default)]
+struct Store {
+    entries: watch::Sender<Vec<Arc<Entry>>>,
+    drain: OnceLock<Drain>,
+}
+
+struct Drain(Box<dyn Fn(&Entry) + Send + Sync>);
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Drain")
+    }
+}
+
+impl Store {
+    fn take(&self, entries: impl Iterator<Item = Entry>) {
+        match self.drain.get() {
+            Some(Drain(drain)) => entries.for_each(|entry| drain(&entry)),
+            None => self
+                .entries
+                .send_modify(|all| all.extend(entries.map(Arc::new))),
+        }
+    }
+}
+
+/// The server. It ends, with all its streams, when `stop` is dropped.
+#[derive(Debug)]
+struct Running {
+    stop: watch::Sender<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Running {
+    fn start(listener: TcpListener, store: Arc<Store>) -> Self {
+        let (stop, mut stopped) = watch::channel(());
+        let service = AccessLogServiceServer::new(Service {
+            store,
+            stopped: stopped.clone(),
+        });
+        let server = Server::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), async move {
+                // The only event is that the sender is gone.
+                let _gone = stopped.changed().await;
+            });
+        Self {
+            stop,
+            server: tokio::spawn(server),
+        }
+    }
+
+    async fn stop(self) -> Result<()> {
+        drop(self.stop);
+        timeout(PATIENCE, self.server)
+            .await
+            .context("the collector does not end")???;
+        Ok(())
     }
 }
 
 struct Service {
-    sink: watch::Sender<Vec<Arc<Entry>>>,
+    store: Arc<Store>,
+    stopped: watch::Receiver<()>,
 }
 
 #[tonic::async_trait]
@@ -205,17 +297,24 @@ impl AccessLogService for Service {
     ) -> Result<Response<StreamAccessLogsResponse>, Status> {
         let mut messages = request.into_inner();
         let mut source = Arc::new(Source::default());
-        while let Some(message) = messages.message().await? {
+        let mut stopped = self.stopped.clone();
+        loop {
+            let message = tokio::select! {
+                message = messages.message() => message?,
+                _ = stopped.changed() => return Err(Status::unavailable("going away")),
+            };
+            let Some(message) = message else {
+                return Ok(Response::new(StreamAccessLogsResponse {}));
+            };
             if let Some(identifier) = message.identifier {
                 source = Arc::new(source_of(identifier.log_name, identifier.node));
             }
             if let Some(LogEntries::HttpLogs(logs)) = message.log_entries {
                 let entries = logs.log_entry.into_iter();
-                let entries = entries.map(|entry| Arc::new(entry_of(Arc::clone(&source), entry)));
-                self.sink.send_modify(|all| all.extend(entries));
+                self.store
+                    .take(entries.map(|entry| entry_of(Arc::clone(&source), entry)));
             }
         }
-        Ok(Response::new(StreamAccessLogsResponse {}))
     }
 }
 

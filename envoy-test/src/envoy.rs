@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::fs;
 use tokio::process::{Child, Command};
 
-use crate::client::Call;
+use crate::client::{Call, raw};
 use crate::repository;
 use crate::wait::until;
 
@@ -66,8 +66,8 @@ pub(crate) fn named_by_environment() -> Option<PathBuf> {
 /// when the thread that started it is gone for any other reason.
 #[derive(Debug)]
 pub struct Envoy {
-    /// Held, for Envoy ends with it.
-    _process: Child,
+    /// Envoy ends with it.
+    process: Child,
     admin: SocketAddr,
     log: PathBuf,
 }
@@ -93,6 +93,7 @@ impl Envoy {
             .args(["--concurrency", &concurrency.to_string()])
             .args(["--log-level", "warning"])
             .args(["--component-log-level", "wasm:info"])
+            .args(["--file-flush-interval-msec", "100"])
             .arg("--disable-hot-restart")
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
@@ -101,7 +102,7 @@ impl Envoy {
         let mut starting = Starting { process, log };
         match starting.ready(&address_file).await {
             Ok(admin) => Ok(Self {
-                _process: starting.process,
+                process: starting.process,
                 admin,
                 log: starting.log,
             }),
@@ -163,6 +164,29 @@ impl Envoy {
         let build = info["version"].as_str().context("no version")?;
         let version = build.split('/').nth(1).unwrap_or(build);
         Ok(version.to_owned())
+    }
+
+    /// Has it drain its listeners: they accept no more connections, and those
+    /// that are open are closed when their requests are answered.
+    pub async fn drain_listeners(&self) -> Result<()> {
+        let request = b"POST /drain_listeners HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let reply = raw(self.admin, request).await?;
+        ensure!(
+            reply.starts_with(b"HTTP/1.1 200 "),
+            "the admin interface answered {}",
+            reply.escape_ascii()
+        );
+        Ok(())
+    }
+
+    /// How much memory it holds, in bytes.
+    pub async fn resident_bytes(&self) -> Result<u64> {
+        let id = self.process.id().context("Envoy has ended")?;
+        let status = fs::read_to_string(format!("/proc/{id}/status")).await?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u64 = kib.context("the kernel tells no VmRSS")?.parse()?;
+        Ok(kib * 1024)
     }
 
     /// What Envoy has logged.

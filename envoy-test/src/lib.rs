@@ -34,6 +34,9 @@ mod mesh;
 pub mod node;
 pub mod report;
 pub mod scenario;
+pub mod soak;
+pub mod tls;
+pub mod traffic;
 mod wait;
 mod workload;
 
@@ -44,7 +47,7 @@ pub use envoy::{Envoy, Release};
 pub use mesh::{Lab, Mesh};
 pub use node::Node;
 pub use wait::until;
-pub use workload::{Direction, Listener, Plugin, Workload};
+pub use workload::{Direction, FailurePolicy, Listener, Plugin, Workload};
 
 use std::path::{Path, PathBuf};
 

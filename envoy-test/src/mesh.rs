@@ -17,7 +17,7 @@ use crate::collector::{Collector, Entry};
 use crate::envoy::Envoy;
 use crate::repository;
 use crate::wait::until;
-use crate::workload::{Leads, Listener, Plugin, Proxy, Workload};
+use crate::workload::{AppKind, Leads, Listener, Plugin, Proxy, Workload};
 
 /// Where meshes run: a collector, an Envoy binary, a module and a directory
 /// that goes away with the lab.
@@ -44,6 +44,12 @@ impl Lab {
         })
     }
 
+    /// The collector.
+    #[must_use]
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+
     /// The module under test.
     #[must_use]
     pub fn module(&self) -> &Path {
@@ -65,14 +71,11 @@ impl Lab {
             module: self.module.clone(),
             running: BTreeMap::new(),
         };
-        for service in &services {
-            mesh.publish(service, None).await?;
-        }
         for workload in &workloads {
             let running = self.start_one(&mesh, workload, &services).await?;
             mesh.running.insert(workload.name.clone(), running);
         }
-        mesh.connect().await?;
+        mesh.connect(&workloads).await?;
         Ok(mesh)
     }
 
@@ -82,14 +85,18 @@ impl Lab {
         workload: &Workload,
         services: &[&str],
     ) -> Result<Running> {
-        let app = if workload.has_app {
-            Some(App::start().await?)
-        } else {
-            None
+        let app = match workload.app {
+            AppKind::Ours => Some(App::start().await?),
+            AppKind::Counting => Some(App::start_counting().await?),
+            AppKind::Elsewhere(_) | AppKind::Nobody => None,
+        };
+        let address = match workload.app {
+            AppKind::Elsewhere(address) => Some(address),
+            _ => app.as_ref().map(|app| app.address),
         };
         let Some(proxy) = &workload.proxy else {
-            let app = app.context("a workload without proxy is an app")?;
-            return Ok(Running::bare(app));
+            let address = address.context("a workload without proxy is an app")?;
+            return Ok(Running::bare(address, app));
         };
         let name = &workload.name;
         let dir = mesh.dir.join(name);
@@ -101,22 +108,24 @@ impl Lab {
             let routes = routes(listener, services);
             listeners.push(bootstrap::listener(listener, &log, &filter, &routes));
         }
-        let clusters = self.clusters(mesh, app.as_ref(), services);
-        let bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters);
+        let services = mesh.clusters_file(name);
+        replace(&services, &bootstrap::clusters_resource(&[])).await?;
+        let clusters = self.clusters(address);
+        let mut bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters, &services);
+        if proxy.watches_listeners {
+            let path = mesh.listeners_file(name);
+            let listeners = bootstrap::watch_listeners(&mut bootstrap, &path);
+            replace(&path, &listeners).await?;
+        }
         let envoy = Envoy::start(&self.envoy, &dir, proxy.concurrency, &bootstrap)
             .await
             .with_context(|| format!("the proxy of {name} does not start"))?;
         Running::behind(proxy, envoy, app).await
     }
 
-    fn clusters(&self, mesh: &Mesh, app: Option<&App>, services: &[&str]) -> Vec<Value> {
+    fn clusters(&self, app: Option<SocketAddr>) -> Vec<Value> {
         let mut clusters = vec![bootstrap::collector_cluster(self.collector.address)];
-        clusters.extend(app.map(|app| bootstrap::app_cluster(app.address)));
-        clusters.extend(
-            services
-                .iter()
-                .map(|service| bootstrap::service_cluster(service, &mesh.endpoints_file(service))),
-        );
+        clusters.extend(app.map(bootstrap::app_cluster));
         clusters
     }
 
@@ -142,10 +151,21 @@ impl Lab {
 
     /// Waits for the first line of the file `path`, which an Envoy writes.
     pub async fn first_line(&self, path: &Path) -> Result<String> {
-        until(&format!("a line in {}", path.display()), async || {
-            let text = fs::read_to_string(path).await.unwrap_or_default();
-            Ok(text.split_once('\n').map(|(line, _)| line.to_owned()))
-        })
+        Ok(self.lines(path, 1).await?.remove(0))
+    }
+
+    /// Waits until the file `path`, which Envoys write, has at least `count`
+    /// lines, and returns all of them.
+    pub async fn lines(&self, path: &Path, count: usize) -> Result<Vec<String>> {
+        until(
+            &format!("{count} lines in {}", path.display()),
+            async || {
+                let text = fs::read_to_string(path).await.unwrap_or_default();
+                let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+                let lines: Vec<String> = complete.lines().map(str::to_owned).collect();
+                Ok((lines.len() >= count).then_some(lines))
+            },
+        )
         .await
     }
 
@@ -176,16 +196,18 @@ impl Drop for Lab {
 }
 
 fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
-    let action = &listener.route_action;
+    let virtual_host = |domain: &str, cluster: &str| {
+        let (action, besides) = (&listener.route_action, &listener.virtual_host);
+        bootstrap::virtual_host(&[domain], cluster, action, besides)
+    };
     match listener.leads {
-        Leads::ToApp => vec![bootstrap::virtual_host(&["*"], bootstrap::APP, action)],
+        Leads::ToApp => vec![virtual_host("*", bootstrap::APP)],
         Leads::ToMesh => {
             let target = |authority: &str| {
                 let via = listener.via.iter().find(|(from, _)| from == authority);
                 via.map_or_else(|| authority.to_owned(), |(_, to)| to.clone())
             };
-            let host =
-                |service: &&str| bootstrap::virtual_host(&[service], &target(service), action);
+            let host = |service: &&str| virtual_host(service, &target(service));
             services.iter().map(host).collect()
         }
     }
@@ -203,11 +225,11 @@ struct Running {
 }
 
 impl Running {
-    fn bare(app: App) -> Self {
+    fn bare(address: SocketAddr, app: Option<App>) -> Self {
         Self {
-            entrance: app.address,
+            entrance: address,
             exit: None,
-            app: Some(app),
+            app,
             envoy: None,
         }
     }
@@ -269,6 +291,28 @@ impl Mesh {
         replace(&self.plugin_file(name, listener), &resource).await
     }
 
+    /// Changes the watched listeners of `name`, each as Envoy has it configured,
+    /// while requests run.
+    pub async fn change_listeners(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
+        let path = self.listeners_file(name);
+        let mut file: Value = serde_json::from_slice(&fs::read(&path).await?)?;
+        let listeners = file["resources"].as_array_mut().into_iter().flatten();
+        listeners.for_each(change);
+        replace(&path, &file).await
+    }
+
+    /// Replaces the cluster of `service` in the proxy of `name` by one that
+    /// differs in `besides`, while requests run.
+    pub async fn replace_cluster(&self, name: &str, service: &str, besides: &Value) -> Result<()> {
+        let path = self.clusters_file(name);
+        let mut file: Value = serde_json::from_slice(&fs::read(&path).await?)?;
+        let clusters = file["resources"].as_array_mut().into_iter().flatten();
+        for cluster in clusters.filter(|cluster| cluster["name"] == service) {
+            *cluster = bootstrap::with(cluster.take(), besides);
+        }
+        replace(&path, &file).await
+    }
+
     async fn filter(&self, name: &str, listener: &Listener) -> Result<Value> {
         let plugin = &listener.plugin;
         if !plugin.watched {
@@ -281,29 +325,37 @@ impl Mesh {
     }
 
     /// Tells every proxy where every workload is, and waits until it knows.
-    async fn connect(&self) -> Result<()> {
-        for (service, running) in &self.running {
-            self.publish(service, Some(running.entrance)).await?;
-        }
-        for envoy in self
-            .running
-            .values()
-            .filter_map(|running| running.envoy.as_ref())
-        {
-            for service in self.running.keys() {
-                envoy.has_host(service).await?;
+    async fn connect(&self, workloads: &[Workload]) -> Result<()> {
+        for caller in workloads {
+            let Some(proxy) = &caller.proxy else {
+                continue;
+            };
+            let clusters = workloads
+                .iter()
+                .map(|callee| self.cluster(proxy, callee))
+                .collect::<Result<Vec<Value>>>()?;
+            let path = self.clusters_file(&caller.name);
+            replace(&path, &bootstrap::clusters_resource(&clusters)).await?;
+            for callee in workloads {
+                self.envoy(&caller.name)?.has_host(&callee.name).await?;
             }
         }
         Ok(())
     }
 
-    async fn publish(&self, service: &str, address: Option<SocketAddr>) -> Result<()> {
-        let resource = bootstrap::endpoints_resource(service, address);
-        replace(&self.endpoints_file(service), &resource).await
+    fn cluster(&self, proxy: &Proxy, callee: &Workload) -> Result<Value> {
+        let (name, metadata) = (&callee.name, &callee.endpoint_metadata);
+        let besides = proxy.clusters.get(name).unwrap_or(&Value::Null);
+        let address = self.address(name)?;
+        Ok(bootstrap::service_cluster(name, address, metadata, besides))
     }
 
-    fn endpoints_file(&self, service: &str) -> PathBuf {
-        self.dir.join(format!("{service}-endpoints.json"))
+    fn clusters_file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-clusters.json"))
+    }
+
+    fn listeners_file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-listeners.json"))
     }
 
     fn plugin_file(&self, name: &str, listener: &str) -> PathBuf {

@@ -1,6 +1,10 @@
 //! What a story starts: workloads, the listeners of their proxies and the
 //! plugin in each listener.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::node::Node;
@@ -9,8 +13,24 @@ use crate::node::Node;
 #[derive(Clone, Debug)]
 pub struct Workload {
     pub(crate) name: String,
-    pub(crate) has_app: bool,
+    pub(crate) app: AppKind,
     pub(crate) proxy: Option<Proxy>,
+    /// What the control plane says of the workload's endpoint, by namespace.
+    pub(crate) endpoint_metadata: Value,
+}
+
+/// Who answers in a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AppKind {
+    /// The harness's own app.
+    Ours,
+    /// The harness's own app, which only counts: for more requests than can be
+    /// kept.
+    Counting,
+    /// Whoever listens at this address.
+    Elsewhere(SocketAddr),
+    /// Nobody: a gateway.
+    Nobody,
 }
 
 /// The Envoy of a workload.
@@ -22,6 +42,10 @@ pub(crate) struct Proxy {
     pub(crate) entrance: Listener,
     /// Takes what this workload sends to others, if another listener does.
     pub(crate) exit: Option<Listener>,
+    /// What the clusters of services have besides their endpoints.
+    pub(crate) clusters: BTreeMap<String, Value>,
+    /// Whether the listeners come from a file that Envoy watches.
+    pub(crate) watches_listeners: bool,
 }
 
 impl Workload {
@@ -31,13 +55,14 @@ impl Workload {
     pub fn sidecar(name: &str, node: Node) -> Self {
         let inbound = Listener::new("inbound", Some(Direction::Inbound), Leads::ToApp);
         let outbound = Listener::new("outbound", Some(Direction::Outbound), Leads::ToMesh);
-        Self::new(name, true, Some(Proxy::new(node, inbound, Some(outbound))))
+        let proxy = Proxy::new(node, inbound, Some(outbound));
+        Self::new(name, AppKind::Ours, Some(proxy))
     }
 
     /// An app without sidecar.
     #[must_use]
     pub fn bare(name: &str) -> Self {
-        Self::new(name, true, None)
+        Self::new(name, AppKind::Ours, None)
     }
 
     /// A gateway inside the mesh (egress, east-west): its one listener
@@ -45,21 +70,22 @@ impl Workload {
     #[must_use]
     pub fn gateway(name: &str, node: Node) -> Self {
         let gateway = Listener::new("gateway", None, Leads::ToMesh);
-        Self::new(name, false, Some(Proxy::new(node, gateway, None)))
+        Self::new(name, AppKind::Nobody, Some(Proxy::new(node, gateway, None)))
     }
 
     /// A gateway as Istio configures one at the edge: outbound.
     #[must_use]
     pub fn istio_gateway(name: &str, node: Node) -> Self {
         let gateway = Listener::new("gateway", Some(Direction::Outbound), Leads::ToMesh);
-        Self::new(name, false, Some(Proxy::new(node, gateway, None)))
+        Self::new(name, AppKind::Nobody, Some(Proxy::new(node, gateway, None)))
     }
 
-    fn new(name: &str, has_app: bool, proxy: Option<Proxy>) -> Self {
+    fn new(name: &str, app: AppKind, proxy: Option<Proxy>) -> Self {
         Self {
             name: name.to_owned(),
-            has_app,
+            app,
             proxy,
+            endpoint_metadata: json!({}),
         }
     }
 
@@ -79,6 +105,48 @@ impl Workload {
                 change(listener);
             }
         })
+    }
+
+    /// Gives the proxy's cluster of `service` more than its endpoints:
+    /// transport socket, metadata.
+    #[must_use]
+    pub fn cluster(mut self, service: &str, besides: Value) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.clusters.insert(service.to_owned(), besides);
+        }
+        self
+    }
+
+    /// Has the control plane say `metadata`, by namespace, of the workload's
+    /// endpoint.
+    #[must_use]
+    pub fn endpoint_metadata(mut self, metadata: Value) -> Self {
+        self.endpoint_metadata = metadata;
+        self
+    }
+
+    /// Has the proxy watch a file for its listeners, so that
+    /// [`crate::Mesh::change_listeners`] can change them.
+    #[must_use]
+    pub fn watching_listeners(mut self) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.watches_listeners = true;
+        }
+        self
+    }
+
+    /// Lets the app only count what it receives.
+    #[must_use]
+    pub fn counting(mut self) -> Self {
+        self.app = AppKind::Counting;
+        self
+    }
+
+    /// Has whoever listens at `address` answer instead of the harness's app.
+    #[must_use]
+    pub fn served_at(mut self, address: SocketAddr) -> Self {
+        self.app = AppKind::Elsewhere(address);
+        self
     }
 
     /// Runs the proxy with so many workers.
@@ -106,6 +174,8 @@ impl Proxy {
             concurrency: 1,
             entrance,
             exit,
+            clusters: BTreeMap::new(),
+            watches_listeners: false,
         }
     }
 
@@ -164,6 +234,16 @@ pub struct Listener {
     pub via: Vec<(String, String)>,
     /// Access logs besides the collector's.
     pub access_logs: Vec<Value>,
+    /// How many bytes of entries Envoy gathers before it sends them to the
+    /// collector; by default it sends every entry at once.
+    pub log_buffer_bytes: u32,
+    /// TLS; none is plaintext.
+    pub transport_socket: Option<Value>,
+    /// What every virtual host has besides: headers to remove, filters to
+    /// disable.
+    pub virtual_host: Value,
+    /// What the connection manager has besides: upgrades.
+    pub connection_manager: Value,
 }
 
 impl Listener {
@@ -178,6 +258,10 @@ impl Listener {
             route_action: json!({}),
             via: Vec::new(),
             access_logs: Vec::new(),
+            log_buffer_bytes: 0,
+            transport_socket: None,
+            virtual_host: json!({}),
+            connection_manager: json!({}),
         }
     }
 }
@@ -194,6 +278,31 @@ pub struct Plugin {
     /// Whether the plugin comes from a file that Envoy watches, as an
     /// extension configuration, so that [`crate::Mesh::reconfigure`] can change it.
     pub watched: bool,
+    /// Another module than the one under test.
+    pub module: Option<PathBuf>,
+    /// What becomes of requests when the VM has died.
+    pub failure_policy: FailurePolicy,
+}
+
+/// What Envoy does with requests when the VM of their plugin has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// Refuses them.
+    Closed,
+    /// Lets them pass without the plugin.
+    Open,
+    /// Starts the VM anew.
+    Reload,
+}
+
+impl FailurePolicy {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "FAIL_CLOSED",
+            Self::Open => "FAIL_OPEN",
+            Self::Reload => "FAIL_RELOAD",
+        }
+    }
 }
 
 impl Default for Plugin {
@@ -203,6 +312,9 @@ impl Default for Plugin {
             vm_id: "any_vm".to_owned(),
             configuration: json!({}),
             watched: false,
+            module: None,
+            // A dead VM is to be seen as failed requests.
+            failure_policy: FailurePolicy::Closed,
         }
     }
 }

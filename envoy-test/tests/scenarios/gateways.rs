@@ -1,7 +1,7 @@
 //! Gateways: one proxy between two others, without an app of its own.
 
 use anyhow::Result;
-use envoy_test::client::{PEER_HEADERS, has_peer_headers};
+use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
 use envoy_test::{Direction, Lab, Node, Side, Workload};
 use hyper::StatusCode;
 use serde_json::json;
@@ -77,9 +77,6 @@ async fn an_istio_gateway_answers_nobody_outside(lab: &Lab) -> Result<()> {
     assert_clean(&mesh, "ratings", &reply)?;
     Ok(())
 }
-
-/// A valid header: the struct `{"NAME": "x"}`.
-const METADATA_OF_NAME_X: &str = "CgsKBE5BTUUSAxoBeA==";
 
 /// Envoy runs the redirected request through the filter again, with the
 /// headers that the first pass has set: the caller is still the first one.

@@ -1,22 +1,34 @@
 //! The metadata exchange through real Envoys, told as stories.
 
+// Caller and callee are the terms of the field.
+#![allow(clippy::similar_names)]
+
 mod apps;
 mod configuration;
+mod ends;
+mod failure_policy;
+mod fallback;
+mod faults;
 mod gateways;
 mod hostile;
 mod lifecycle;
 mod local_node;
 mod local_replies;
+mod log_forging;
 mod pairs;
+mod privacy;
 mod protocols;
 mod readers;
+mod soak;
+mod trust;
 mod vms;
 mod without_sidecar;
 
 use anyhow::Result;
-use envoy_test::client::has_peer_headers;
+use envoy_test::client::{PEER_HEADERS, has_peer_headers};
 use envoy_test::node::peer_json;
-use envoy_test::{Entry, Mesh, Node, Reply, Side};
+use envoy_test::{Entry, Envoy, Mesh, Node, Reply, Side};
+use serde_json::{Value, json};
 
 /// The entry names `node` on that side, with all its metadata and its id.
 fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
@@ -36,6 +48,22 @@ fn assert_no_peer(entry: &Entry, side: Side) -> Result<()> {
     assert_eq!(entry.peer(side)?, None);
     assert_eq!(entry.id(side)?, None);
     Ok(())
+}
+
+/// What the filter has counted as `name`, once that is at least `least`.
+async fn counter(envoy: &Envoy, name: &str, least: usize) -> Result<usize> {
+    let name = format!("wasmcustom.metadata_exchange.{name}");
+    let count = envoy.counts(&name, u64::try_from(least)?).await?;
+    Ok(usize::try_from(count)?)
+}
+
+/// What a virtual host has so that Envoy itself removes the headers of the
+/// exchange: from requests behind all filters, from responses before them.
+fn removal_of_peer_headers() -> Value {
+    json!({
+        "request_headers_to_remove": PEER_HEADERS,
+        "response_headers_to_remove": PEER_HEADERS,
+    })
 }
 
 /// Neither the called app nor the calling one has seen a header of the exchange.

@@ -1,0 +1,129 @@
+//! TLS between sidecars: certificates made on the spot, and the transport
+//! sockets with which Envoy presents and checks them.
+
+use anyhow::Result;
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use serde_json::{Value, json};
+
+/// A certificate authority.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+}
+
+impl Authority {
+    /// A new one, which nobody trusts yet.
+    pub fn new() -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let name = &mut parameters.distinguished_name;
+        name.push(DnType::CommonName, "authority of envoy-test");
+        let certificate = parameters.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(parameters, key),
+            certificate,
+        })
+    }
+
+    /// Certifies that somebody is each of `uri_sans`.
+    pub fn certify(&self, uri_sans: &[&str]) -> Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut parameters = CertificateParams::default();
+        parameters.subject_alt_names = uri_sans
+            .iter()
+            .map(|uri| Ok(SanType::URI(Ia5String::try_from(*uri)?)))
+            .collect::<Result<_>>()?;
+        parameters.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        Ok(Identity {
+            certificate: parameters.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    /// Takes certificates of this authority only.
+    #[must_use]
+    pub fn validation(&self) -> Value {
+        json!({ "trusted_ca": { "inline_string": self.certificate } })
+    }
+
+    /// Asks for a certificate of this authority, and takes any.
+    #[must_use]
+    pub fn lax_validation(&self) -> Value {
+        let mut validation = self.validation();
+        validation["trust_chain_verification"] = "ACCEPT_UNTRUSTED".into();
+        validation
+    }
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    certificate: String,
+    key: String,
+}
+
+impl Identity {
+    fn to_json(&self) -> Value {
+        json!({
+            "certificate_chain": { "inline_string": self.certificate },
+            "private_key": { "inline_string": self.key },
+        })
+    }
+}
+
+/// Whether a listener takes callers without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    /// Each must present one: mutual TLS.
+    Certified,
+    /// One that is presented is checked, and none is fine, too.
+    Any,
+}
+
+/// The transport socket of a listener that presents `identity` and checks the
+/// callers' certificates by `validation`, if at all.
+#[must_use]
+pub fn listener(identity: &Identity, callers: Callers, validation: Option<&Value>) -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": callers == Callers::Certified,
+            "common_tls_context": common_context(Some(identity), validation),
+        },
+    })
+}
+
+/// The transport socket of a cluster that presents `identity`, if it has one,
+/// and checks the callee's certificate by `validation`, if at all.
+#[must_use]
+pub fn cluster(identity: Option<&Identity>, validation: Option<&Value>) -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": common_context(identity, validation),
+        },
+    })
+}
+
+fn common_context(identity: Option<&Identity>, validation: Option<&Value>) -> Value {
+    let mut context = json!({});
+    if let Some(identity) = identity {
+        context["tls_certificates"] = json!([identity.to_json()]);
+    }
+    if let Some(validation) = validation {
+        context["validation_context"] = validation.clone();
+    }
+    context
+}

@@ -1,0 +1,335 @@
+//! Who must be named where: every reply and every entry is checked against the
+//! request that it belongs to. It takes one bit per request and no more.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use metadata_exchange::config::Config;
+use metadata_exchange::peer::{flat, header};
+use serde::Serialize;
+
+use super::{Message, Plan};
+use crate::collector::{Entry, Side};
+use crate::node::{Node, peer_json};
+
+/// How many faults are kept as text; all are counted.
+const EXAMPLES: usize = 10;
+
+/// The book of one run: numbers go out, replies and entries come in.
+#[derive(Debug)]
+pub struct Ledger {
+    plan: Plan,
+    /// The callee, whose proxy answers.
+    node: Node,
+    /// What the callee's metadata look like on the wire, since they were first
+    /// seen and found right.
+    answer: OnceLock<Vec<u8>>,
+    limit: u64,
+    next: AtomicU64,
+    stopped: AtomicBool,
+    unanswered: AtomicU64,
+    entries: AtomicU64,
+    /// A bit for each request: whether it is in the access log.
+    logged: Vec<AtomicU64>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    statuses: BTreeMap<u16, u64>,
+    mismatches: u64,
+    examples: Vec<String>,
+}
+
+/// What was seen of a run so far.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Requests sent.
+    pub requests: u64,
+    /// Replies by status, all of them checked.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Requests whose connection ended before the reply.
+    pub unanswered: u64,
+    /// Access-log entries, all of them checked.
+    pub entries: u64,
+    /// Requests without an entry.
+    pub unlogged: u64,
+    /// Replies and entries that say something else than they must.
+    pub mismatches: u64,
+    /// Some of these.
+    pub examples: Vec<String>,
+}
+
+/// What a reply says, as far as the exchange is concerned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply<'r> {
+    pub(super) status: u16,
+    pub(super) metadata: Option<&'r [u8]>,
+    pub(super) id: Option<&'r [u8]>,
+}
+
+impl Ledger {
+    /// A book for at most `limit` requests of `plan` to the workload of `node`.
+    #[must_use]
+    pub fn new(plan: Plan, node: Node, limit: u64) -> Self {
+        let words = limit.div_ceil(64);
+        Self {
+            plan,
+            node,
+            answer: OnceLock::new(),
+            limit,
+            next: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            unanswered: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            logged: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Who sends what.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Lets no further request out.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let requests = self.requests();
+        let words = self.logged.iter();
+        let logged: u64 = words
+            .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
+            .sum();
+        let kept = self.kept();
+        Summary {
+            requests,
+            statuses: kept.statuses.clone(),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+            entries: self.entries(),
+            unlogged: requests - logged,
+            mismatches: kept.mismatches,
+            examples: kept.examples.clone(),
+        }
+    }
+
+    /// Requests sent so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.next.load(Ordering::Relaxed).min(self.limit)
+    }
+
+    /// Entries seen so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// What the filter must have counted.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.plan.counts(self.requests())
+    }
+
+    /// Checks an entry.
+    pub fn check_entry(&self, entry: &Entry) {
+        if let Err(error) = self.entry(entry) {
+            self.mismatch(&format!("entry of request {}: {error:#}", entry.call));
+        }
+        self.entries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The next request, if there is to be another.
+    pub(super) fn take(&self) -> Option<(u64, &Message)> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number < self.limit).then(|| (number, self.plan.message(number)))
+    }
+
+    pub(super) fn unanswered(&self, requests: u64) {
+        self.unanswered.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    pub(super) fn check_reply(&self, number: u64, reply: Reply<'_>) {
+        *self.kept().statuses.entry(reply.status).or_default() += 1;
+        let message = self.plan.message(number);
+        if let Err(error) = self.reply(message, reply) {
+            self.mismatch(&format!(
+                "reply to request {number}, {}: {error:#}",
+                message.kind
+            ));
+        }
+    }
+
+    fn reply(&self, message: &Message, reply: Reply<'_>) -> Result<()> {
+        let Message { expected, .. } = message;
+        ensure!(
+            reply.metadata.is_some() == expected.peer.is_some(),
+            "metadata {:?} were answered",
+            reply.metadata
+        );
+        let id = expected.id.as_ref().map(|_| self.node.id.as_bytes());
+        ensure!(reply.id == id, "id {:?} was answered", reply.id);
+        let Some(metadata) = reply.metadata else {
+            return Ok(());
+        };
+        if self.answer.get().is_none() {
+            self.check_answer(metadata)?;
+            // Another reply may have been first, with the same bytes or not.
+            let _is_first = self.answer.set(metadata.to_vec());
+        }
+        ensure!(
+            self.answer.get().is_some_and(|answer| answer == metadata),
+            "other metadata were answered"
+        );
+        Ok(())
+    }
+
+    fn check_answer(&self, metadata: &[u8]) -> Result<()> {
+        let limits = Config::default().limits;
+        let message = header::message(metadata, limits)?;
+        let peer = peer_json(&header::peer(&message, limits)?);
+        ensure!(peer == self.node.as_peer(), "{peer} was answered");
+        Ok(())
+    }
+
+    fn entry(&self, entry: &Entry) -> Result<()> {
+        let number: u64 = entry.call.parse().context("no number")?;
+        ensure!(number < self.requests(), "never sent");
+        let message = self.plan.message(number);
+        self.note_logged(number)?;
+        check_peer(entry, message).context(message.kind)
+    }
+
+    fn note_logged(&self, number: u64) -> Result<()> {
+        let bit = 1 << (number % 64);
+        let word = usize::try_from(number / 64)?;
+        let before = self.logged[word].fetch_or(bit, Ordering::Relaxed);
+        ensure!(before & bit == 0, "a second entry");
+        Ok(())
+    }
+
+    fn mismatch(&self, fault: &str) {
+        let mut kept = self.kept();
+        kept.mismatches += 1;
+        if kept.examples.len() < EXAMPLES {
+            kept.examples.push(fault.to_owned());
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The entry names the caller that sent `message`, and nobody else.
+fn check_peer(entry: &Entry, message: &Message) -> Result<()> {
+    let Message { expected, .. } = message;
+    let peer = entry.peer(Side::Downstream)?;
+    let sent = expected.peer.as_deref().map(flat::read).transpose();
+    let sent = sent.map_err(|error| anyhow!("the plan's own peer: {error}"))?;
+    ensure!(peer == sent, "names {peer:?}");
+    let id = entry.id(Side::Downstream)?.map(str::as_bytes);
+    let sent = expected.id.as_deref().filter(|_| sent.is_some());
+    ensure!(id == sent, "names the id {id:?}");
+    ensure!(
+        entry.peer(Side::Upstream)?.is_none(),
+        "names an upstream peer"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::callers;
+
+    /// A book of one caller with its id, whose only request was sent.
+    fn ledger() -> Ledger {
+        let caller = callers::peer(5, 0);
+        let message = Message::of("steady", &caller, Some(&callers::id(5)));
+        let plan = Plan {
+            seed: 0,
+            callers: vec![vec![message]],
+        };
+        let ledger = Ledger::new(plan, Node::vm_server().unwrap(), 10);
+        assert!(ledger.take().is_some());
+        ledger
+    }
+
+    fn entry(call: &str, peer: usize, id: usize) -> Entry {
+        let peer = flat::write(&callers::peer(peer, 0));
+        let id = callers::id(id);
+        let [peer_key, id_key] = [Side::Downstream.peer_key(), Side::Downstream.id_key()];
+        Entry::of_state(call, &[(peer_key, &peer), (id_key, id.as_bytes())])
+    }
+
+    #[test]
+    fn the_callers_entry_is_right() {
+        let ledger = ledger();
+        assert_eq!(ledger.summary().unlogged, 1);
+        ledger.check_entry(&entry("0", 5, 5));
+        let summary = ledger.summary();
+        assert_eq!(
+            (summary.entries, summary.unlogged, summary.mismatches),
+            (1, 0, 0)
+        );
+    }
+
+    #[test]
+    fn any_other_entry_is_wrong() {
+        let [peer_key, id_key] = [Side::Upstream.peer_key(), Side::Downstream.id_key()];
+        let peer = flat::write(&callers::peer(5, 0));
+        let id = callers::id(5);
+        for entry in [
+            entry("0", 6, 5),
+            entry("0", 5, 6),
+            entry("1", 5, 5),
+            entry("", 5, 5),
+            Entry::of_state("0", &[]),
+            Entry::of_state("0", &[(id_key, id.as_bytes())]),
+            Entry::of_state("0", &[(peer_key, &peer), (id_key, id.as_bytes())]),
+        ] {
+            let ledger = ledger();
+            ledger.check_entry(&entry);
+            assert_eq!(ledger.summary().mismatches, 1, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_entry_is_wrong() {
+        let ledger = ledger();
+        ledger.check_entry(&entry("0", 5, 5));
+        ledger.check_entry(&entry("0", 5, 5));
+        assert_eq!(ledger.summary().mismatches, 1);
+    }
+
+    #[test]
+    fn replies_answer_what_was_received_and_nothing_else() {
+        let other = header::encode(&callers::peer(6, 0));
+        let id = Node::vm_server().unwrap().id;
+        for (metadata, id) in [
+            (None, Some(id.as_str())),
+            (None, None),
+            (Some(other.as_str()), Some(id.as_str())),
+        ] {
+            let ledger = ledger();
+            let reply = Reply {
+                status: 200,
+                metadata: metadata.map(str::as_bytes),
+                id: id.map(str::as_bytes),
+            };
+            ledger.check_reply(0, reply);
+            assert_eq!(ledger.summary().mismatches, 1, "{reply:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A callee that says nothing: the control plane's word for its endpoint.
+
+use anyhow::Result;
+use envoy_test::node::peer_json;
+use envoy_test::{Entry, Lab, Node, Side, Workload};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{assert_no_peer, assert_peer, counter};
+
+envoy_test::stories!(
+    an_endpoint_stands_for_a_silent_callee,
+    a_callee_that_speaks_is_taken_at_its_word,
+    an_endpoint_that_refuses_connections_is_named,
+    a_gateway_knows_the_endpoint_too,
+    an_endpoint_without_namespace_names_nobody,
+    the_fallback_is_off,
+);
+
+/// Whether the entry names the callee as the endpoint's metadata do, without
+/// an id: so a reader can tell.
+fn assert_endpoint(entry: &Entry) -> Result<()> {
+    let peer = entry.peer(Side::Upstream)?.map(|peer| peer_json(&peer));
+    let expected = json!({
+        "NAME": "legacy-v2",
+        "WORKLOAD_NAME": "legacy-v2",
+        "NAMESPACE": "attic",
+        "CLUSTER_ID": "east",
+        "LABELS": {
+            "service.istio.io/canonical-name": "legacy",
+            "service.istio.io/canonical-revision": "v2",
+        },
+    });
+    assert_eq!(peer, Some(expected), "{entry:?}");
+    assert_eq!(entry.id(Side::Upstream)?, None);
+    Ok(())
+}
+
+fn endpoint(workload: Workload) -> Workload {
+    described(workload, "legacy-v2;attic;legacy;v2;east")
+}
+
+fn described(workload: Workload, description: &str) -> Workload {
+    workload.endpoint_metadata(json!({ "istio": { "workload": description } }))
+}
+
+async fn an_endpoint_stands_for_a_silent_callee(lab: &Lab) -> Result<()> {
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            endpoint(Workload::bare("legacy")),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "legacy")?.send().await?;
+
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_endpoint(&*lab.entry("productpage/outbound", &reply.call).await?)?;
+    let envoy = mesh.envoy("productpage")?;
+    counter(envoy, "upstream_peer_from_endpoint", 1).await?;
+    assert_eq!(counter(envoy, "upstream_peer_stored", 0).await?, 0);
+    Ok(())
+}
+
+async fn a_callee_that_speaks_is_taken_at_its_word(lab: &Lab) -> Result<()> {
+    let server = Node::vm_server()?;
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            endpoint(Workload::sidecar("ratings", server.clone())),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "ratings")?.send().await?;
+
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    assert_peer(&outbound, Side::Upstream, &server)?;
+    Ok(())
+}
+
+/// The reply is the proxy's own, but a host had been chosen.
+async fn an_endpoint_that_refuses_connections_is_named(lab: &Lab) -> Result<()> {
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            endpoint(Workload::bare("legacy")),
+        ])
+        .await?;
+    mesh.app("legacy")?.stop().await?;
+
+    let reply = mesh.call("productpage", "legacy")?.send().await?;
+
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    assert_ne!(outbound.details, "via_upstream");
+    assert_endpoint(&outbound)
+}
+
+async fn a_gateway_knows_the_endpoint_too(lab: &Lab) -> Result<()> {
+    let client = Node::pod_client()?;
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", client.clone()).listener("outbound", |listener| {
+                listener.via = vec![("legacy".to_owned(), "egress".to_owned())];
+            }),
+            Workload::gateway("egress", Node::gateway()?),
+            endpoint(Workload::bare("legacy")),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "legacy")?.send().await?;
+
+    let passed_on = lab.entry("egress/gateway", &reply.call).await?;
+    assert_peer(&passed_on, Side::Downstream, &client)?;
+    assert_endpoint(&passed_on)
+}
+
+async fn an_endpoint_without_namespace_names_nobody(lab: &Lab) -> Result<()> {
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            described(Workload::bare("legacy"), "legacy-v2;;legacy;v2;east"),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "legacy")?.send().await?;
+
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    assert_no_peer(&outbound, Side::Upstream)
+}
+
+async fn the_fallback_is_off(lab: &Lab) -> Result<()> {
+    let off: Value = json!({ "endpoint_fallback": false });
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?).configured(&off),
+            endpoint(Workload::bare("legacy")),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "legacy")?.send().await?;
+
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    assert_no_peer(&outbound, Side::Upstream)
+}

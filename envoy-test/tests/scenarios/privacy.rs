@@ -1,0 +1,284 @@
+//! What leaves a proxy, and to whom.
+
+use anyhow::Result;
+use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
+use envoy_test::node::peer_json;
+use envoy_test::{Lab, Mesh, Node, Reply, Side, Workload, until};
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use serde_json::{Value, json};
+
+use crate::{assert_no_peer, counter};
+
+envoy_test::stories!(
+    clusters_outside_the_mesh_are_told_nothing,
+    clusters_outside_are_told_if_configured,
+    a_replaced_cluster_is_noticed,
+    a_weighted_route_is_told_by_the_cluster_that_it_chose,
+    a_minimum_is_shared,
+    a_list_is_shared,
+    nobody_is_answered_more_than_they_asked,
+);
+
+/// Callees outside the mesh: by Istio's name, by Istio's metadata, and by two
+/// names of the operator's.
+const OUTSIDE: [&str; 4] = ["PassthroughCluster", "external", "database", "ext-api"];
+
+/// A callee in the mesh with which Istio forbids the exchange.
+const FORBIDDEN: &str = "over-hbone";
+
+async fn clusters_outside_the_mesh_are_told_nothing(lab: &Lab) -> Result<()> {
+    let mesh = mesh_with_an_outside(lab, &json!({})).await?;
+
+    for callee in OUTSIDE.into_iter().chain([FORBIDDEN]) {
+        let reply = call_forged(&mesh, callee).await?;
+        assert_told(&mesh, callee, &reply, None)?;
+        let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+        assert_no_peer(&outbound, Side::Upstream)?;
+    }
+    let reply = call_forged(&mesh, "inside").await?;
+    assert_told(&mesh, "inside", &reply, Some(&Node::pod_client()?))?;
+    assert_answer_is_believed(lab, &reply).await?;
+
+    let envoy = mesh.envoy("productpage")?;
+    let skipped = OUTSIDE.len() + 1;
+    assert_eq!(counter(envoy, "external_skipped", skipped).await?, skipped);
+    Ok(())
+}
+
+async fn clusters_outside_are_told_if_configured(lab: &Lab) -> Result<()> {
+    let mesh = mesh_with_an_outside(lab, &json!({ "external_clusters": "send" })).await?;
+
+    for callee in OUTSIDE {
+        let reply = call_forged(&mesh, callee).await?;
+        assert_told(&mesh, callee, &reply, Some(&Node::pod_client()?))?;
+        assert_answer_is_believed(lab, &reply).await?;
+    }
+    let reply = call_forged(&mesh, FORBIDDEN).await?;
+    assert_told(&mesh, FORBIDDEN, &reply, None)?;
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    assert_no_peer(&outbound, Side::Upstream)
+}
+
+async fn mesh_with_an_outside(lab: &Lab, configuration: &Value) -> Result<Mesh> {
+    let istio =
+        |key: &str| json!({ "metadata": { "filter_metadata": { "istio": { key: true } } } });
+    let mut configuration = configuration.clone();
+    configuration["external_cluster_names"] = json!(["database", "ext-*"]);
+    let callees = OUTSIDE.into_iter().chain([FORBIDDEN, "inside"]);
+    let mut workloads: Vec<Workload> = callees.map(Workload::bare).collect();
+    workloads.push(
+        Workload::sidecar("productpage", Node::pod_client()?)
+            .cluster("external", istio("external"))
+            .cluster(FORBIDDEN, istio("disable_mx"))
+            .configured(&configuration),
+    );
+    lab.start(workloads).await
+}
+
+/// Calls with forged headers a callee that answers with forged headers.
+async fn call_forged(mesh: &Mesh, callee: &str) -> Result<Reply> {
+    let [metadata, id] = PEER_HEADERS;
+    let call = mesh.call("productpage", callee)?.path("/forged");
+    let call = call.header(metadata, METADATA_OF_NAME_X)?;
+    let reply = call.header(id, "somebody-else")?.send().await?;
+    assert_eq!(reply.status, StatusCode::OK);
+    Ok(reply)
+}
+
+/// The callee was told who calls, or nothing; the calling app learns nothing.
+fn assert_told(mesh: &Mesh, callee: &str, reply: &Reply, caller: Option<&Node>) -> Result<()> {
+    assert!(!has_peer_headers(&reply.headers), "{callee}");
+    let received = mesh.app(callee)?.received(&reply.call);
+    assert_eq!(received.len(), 1, "{callee}");
+    let [metadata, id] = PEER_HEADERS;
+    for request in received {
+        let id = request.headers.get(id).map(HeaderValue::as_bytes);
+        assert_eq!(id, caller.map(|caller| caller.id.as_bytes()), "{callee}");
+        let is_told = request.headers.contains_key(metadata);
+        assert_eq!(is_told, caller.is_some(), "{callee}");
+    }
+    Ok(())
+}
+
+async fn assert_answer_is_believed(lab: &Lab, reply: &Reply) -> Result<()> {
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    let peer = outbound.peer(Side::Upstream)?.map(|peer| peer_json(&peer));
+    assert_eq!(peer, Some(json!({ "NAME": "x" })));
+    Ok(())
+}
+
+/// The filter looks at the metadata of clusters every ten seconds.
+async fn a_replaced_cluster_is_noticed(lab: &Lab) -> Result<()> {
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            Workload::bare("legacy"),
+        ])
+        .await?;
+    assert!(is_told(&mesh, "legacy").await?);
+
+    let external = json!({
+        "metadata": { "filter_metadata": { "istio": { "external": true } } },
+    });
+    mesh.replace_cluster("productpage", "legacy", &external)
+        .await?;
+
+    until("nothing to be sent outside the mesh", async || {
+        Ok((!is_told(&mesh, "legacy").await?).then_some(()))
+    })
+    .await
+}
+
+/// Envoy finds the route again when the filter has changed headers: to the same
+/// cluster.
+async fn a_weighted_route_is_told_by_the_cluster_that_it_chose(lab: &Lab) -> Result<()> {
+    let caller = Workload::sidecar("productpage", Node::pod_client()?);
+    let caller = caller.configured(&json!({ "external_cluster_names": ["external"] }));
+    let caller = caller.listener("outbound", |listener| {
+        listener.route_action = json!({
+            "cluster": null,
+            "weighted_clusters": {
+                "clusters": [
+                    { "name": "inside", "weight": 50 },
+                    { "name": "external", "weight": 50 },
+                ],
+            },
+        });
+    });
+    let outside = [Workload::bare("inside"), Workload::bare("external")];
+    let mesh = lab.start(outside.into_iter().chain([caller])).await?;
+
+    let (mut inside, mut external) = (0, 0);
+    while inside < 20 || external < 20 {
+        let reply = mesh.call("productpage", "inside")?.send().await?;
+        assert_eq!(reply.status, StatusCode::OK);
+        for request in mesh.app("inside")?.received(&reply.call) {
+            assert!(has_peer_headers(&request.headers));
+            inside += 1;
+        }
+        for request in mesh.app("external")?.received(&reply.call) {
+            assert!(!has_peer_headers(&request.headers));
+            external += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn is_told(mesh: &Mesh, callee: &str) -> Result<bool> {
+    let reply = mesh.call("productpage", callee)?.send().await?;
+    assert_eq!(reply.status, StatusCode::OK);
+    let received = mesh.app(callee)?.received(&reply.call);
+    assert_eq!(received.len(), 1);
+    Ok(received.iter().any(|one| has_peer_headers(&one.headers)))
+}
+
+async fn a_minimum_is_shared(lab: &Lab) -> Result<()> {
+    let told = json!({
+        "NAME": "productpage-v1-84975bc778-pxz2w",
+        "NAMESPACE": "default",
+        "WORKLOAD_NAME": "productpage-v1",
+        "CLUSTER_ID": "client-cluster",
+        "OWNER": "kubernetes://apis/apps/v1/namespaces/default/deployments/productpage-v1",
+        "LABELS": {
+            "app": "productpage",
+            "version": "v1",
+            "service.istio.io/canonical-name": "productpage-v1",
+            "service.istio.io/canonical-revision": "version-1",
+        },
+    });
+    let answered = json!({
+        "NAME": "ratings-v1-vm",
+        "NAMESPACE": "default",
+        "WORKLOAD_NAME": "ratings-v1",
+        "LABELS": {
+            "app": "ratings",
+            "version": "v1",
+            "service.istio.io/canonical-name": "ratings",
+            "service.istio.io/canonical-revision": "version-1",
+        },
+    });
+    both_share(lab, &json!("minimal"), &told, &answered).await
+}
+
+async fn a_list_is_shared(lab: &Lab) -> Result<()> {
+    let share = json!({
+        "fields": ["NAMESPACE", "LABELS"],
+        "labels": ["app", "service.istio.io/*"],
+    });
+    let told = json!({
+        "NAMESPACE": "default",
+        "LABELS": {
+            "app": "productpage",
+            "service.istio.io/canonical-name": "productpage-v1",
+            "service.istio.io/canonical-revision": "version-1",
+        },
+    });
+    let answered = json!({
+        "NAMESPACE": "default",
+        "LABELS": {
+            "app": "ratings",
+            "service.istio.io/canonical-name": "ratings",
+            "service.istio.io/canonical-revision": "version-1",
+        },
+    });
+    both_share(lab, &share, &told, &answered).await
+}
+
+/// Each side learns of the other what is shared, and no more.
+async fn both_share(lab: &Lab, share: &Value, told: &Value, answered: &Value) -> Result<()> {
+    let share = json!({ "share": share });
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?).configured(&share),
+            Workload::sidecar("ratings", Node::vm_server()?).configured(&share),
+        ])
+        .await?;
+
+    let reply = mesh.call("productpage", "ratings")?.send().await?;
+
+    let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+    let caller = inbound.peer(Side::Downstream)?.map(|peer| peer_json(&peer));
+    assert_eq!(caller.as_ref(), Some(told));
+    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
+    let callee = outbound.peer(Side::Upstream)?.map(|peer| peer_json(&peer));
+    assert_eq!(callee.as_ref(), Some(answered));
+    Ok(())
+}
+
+/// Each header is answered if its counterpart came, by a sidecar and by an
+/// inner gateway.
+async fn nobody_is_answered_more_than_they_asked(lab: &Lab) -> Result<()> {
+    let gateway = Workload::gateway("egress", Node::gateway()?);
+    let mesh = lab
+        .start([
+            Workload::bare("outsider"),
+            Workload::sidecar("ratings", Node::vm_server()?),
+            gateway,
+        ])
+        .await?;
+    let [metadata, id] = PEER_HEADERS;
+
+    for (caller, entry) in [
+        ("outsider", "ratings/inbound"),
+        ("egress", "egress/gateway"),
+    ] {
+        for asked in [&[] as &[&'static str], &[id], &[metadata], &[metadata, id]] {
+            let mut call = mesh.call(caller, "ratings")?;
+            for name in asked {
+                call = call.header(name, METADATA_OF_NAME_X)?;
+            }
+            let reply = call.send().await?;
+
+            assert_eq!(reply.status, StatusCode::OK);
+            for name in PEER_HEADERS {
+                let is_answered = reply.headers.contains_key(name);
+                assert_eq!(is_answered, asked.contains(&name), "{caller}, {asked:?}");
+            }
+            let logged = lab.entry(entry, &reply.call).await?;
+            let is_stored = logged.peer(Side::Downstream)?.is_some();
+            assert_eq!(is_stored, asked.contains(&metadata), "{caller}, {asked:?}");
+        }
+    }
+    Ok(())
+}
