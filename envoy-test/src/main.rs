@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use envoy_test::traffic::Plan;
 use envoy_test::{Lab, Release, demo, soak};
+use serde_json::json;
 
 /// Metadata exchange between real Envoys.
 #[derive(Parser)]
@@ -107,12 +108,14 @@ impl Soak {
         let report = soak::run(&lab, options, plan)
             .await
             .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+        let faults = report.faults();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            let json = json!({ "report": report, "faults": faults });
+            println!("{}", serde_json::to_string_pretty(&json)?);
         } else {
             print!("{report}");
         }
-        if report.faults().is_empty() {
+        if faults.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
         eprintln!("{}", lab.envoy_logs());

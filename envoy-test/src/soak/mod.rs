@@ -68,6 +68,7 @@ pub async fn run(lab: &Lab, options: Options, plan: Plan) -> Result<Report> {
     let expected_counts = ledger.counts();
     let stats = settled(envoy, &ledger, &expected_counts).await?;
     resident.end = envoy.resident_bytes().await?;
+    resident.peak = resident.peak.max(resident.end);
 
     let (app, plan) = (mesh.app(NAME)?, ledger.plan());
     Ok(Report {
