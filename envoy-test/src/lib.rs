@@ -24,6 +24,8 @@
 //! Nothing here knows how the filter works: the harness reads only what any
 //! operator could read, the access log, statistics and what the apps received.
 
+#![forbid(unsafe_code)]
+
 mod app;
 pub mod bootstrap;
 pub mod client;

@@ -1,5 +1,7 @@
 //! The harness as a command: shows the metadata exchange between real Envoys.
 
+#![forbid(unsafe_code)]
+
 use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -31,6 +31,8 @@
 //!
 //! Not carried out: HTTP and gRPC calls, shared data and queues, local responses. These answer `Unimplemented`.
 
+#![forbid(unsafe_code)]
+
 mod abi;
 mod call;
 mod context;
