@@ -40,6 +40,7 @@ SECONDS_EACH ?= 600
 
 .PHONY: fuzz
 fuzz: ## Fuzz each target of the pure core: an hour (SECONDS_EACH=600; needs a nightly toolchain)
+	@cargo +nightly --version >/dev/null || { echo 'fuzz: a nightly toolchain is missing: rustup toolchain install nightly' >&2; exit 1; }
 	@test -x .tools/bin/cargo-fuzz || cargo install --locked --root .tools cargo-fuzz@0.13.2
 	@for target in $(FUZZ_TARGETS); do \
 		echo "== fuzz: $$target" >&2; \
@@ -57,6 +58,7 @@ wasm: setup ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines
 lint: setup ## Formatting, generated code, dependency policy, clippy, documentation
 	$(call step,lint: formatting)
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --all --check
 	$(call step,lint: lock file)
 	@cargo metadata --locked --format-version 1 >/dev/null
 	$(call step,lint: generated code)
@@ -84,7 +86,7 @@ schema: setup ## Make schema/*.bfbs and schema/*.rs again from the .fbs
 	@$(call flatc,schema)
 
 .PHONY: check-config
-check-config: ## Check a plugin configuration as the filter does (FILE=config.json)
+check-config: setup ## Check a plugin configuration as the filter does (FILE=config.json)
 	@test -n "$(FILE)" || { echo 'usage: make check-config FILE=config.json' >&2; exit 2; }
 	@cargo run --quiet --example check-config -- "$(FILE)"
 

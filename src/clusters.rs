@@ -70,7 +70,7 @@ impl Clusters {
         }
         self.known
             .get(self.latest)
-            .is_none_or(|known| known.is_told)
+            .is_some_and(|known| known.is_told)
     }
 
     /// Decides about a cluster and returns its place.

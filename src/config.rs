@@ -1,7 +1,7 @@
 //! The plugin configuration: JSON into a validated [`Config`].
 //!
 //! Strict, for a misspelt key that is silently ignored is found only in
-//! production: unknown keys, keys that stand twice, wrong types and values out of range
+//! production: unknown keys, keys that stand twice at the top, wrong types and values out of range
 //! are refused with the key, the value and what is allowed.
 
 use std::fmt;
@@ -57,11 +57,7 @@ impl Default for Config {
             max_peer_cache_size: 500,
             record_local_node: false,
             accept_own: false,
-            limits: Limits {
-                max_received_bytes: 16_384,
-                max_labels: 256,
-                max_id_bytes: 1024,
-            },
+            limits: Limits::DEFAULT,
             trust: Trust::Any,
             upstream_trust: Trust::Any,
             trust_domains: Vec::new(),

@@ -102,8 +102,13 @@ pub struct Counters([Cell<u64>; Counter::ALL.len()]);
 impl Counters {
     /// Counts one.
     pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts `number` at once.
+    pub fn add(&self, counter: Counter, number: u64) {
         if let Some(count) = self.0.get(counter as usize) {
-            count.set(count.get().wrapping_add(1));
+            count.set(count.get().wrapping_add(number));
         }
     }
 

@@ -234,24 +234,27 @@ impl Exchange {
         headers: Option<&PeerHeaders<H::Bytes>>,
         give: Both<bool>,
     ) -> bool {
-        let write = |name, own: Option<&str>, is_there: bool| match own {
-            Some(own) => self.counted(host.set_header(map, name, own.as_bytes())),
-            None if is_there => self.counted(host.remove_header(map, name)),
-            None => None,
+        let write = |name, own: Option<&str>, is_there: bool| {
+            let is_given = own.is_some_and(|own| {
+                let set = host.set_header(map, name, own.as_bytes());
+                self.counted(set).is_some()
+            });
+            if !is_given && is_there {
+                self.counted(host.remove_header(map, name));
+            }
+            is_given
         };
-        let metadata = self.local.header.as_deref().filter(|_| give.metadata);
-        let id = self.local.id.as_deref().filter(|_| give.id);
-        write(
+        let is_metadata_given = write(
             PEER_METADATA,
-            metadata,
+            self.local.header.as_deref().filter(|_| give.metadata),
             headers.is_none_or(|headers| headers.metadata.may_be_there()),
         );
-        write(
+        let is_id_given = write(
             PEER_METADATA_ID,
-            id,
+            self.local.id.as_deref().filter(|_| give.id),
             headers.is_none_or(|headers| headers.id.may_be_there()),
         );
-        metadata.is_some() || id.is_some()
+        is_metadata_given || is_id_given
     }
 
     /// Stores the peer in `headers` and tells which of them were received: not
@@ -293,7 +296,9 @@ impl Exchange {
                 match self.decode(id, value) {
                     Ok(peer) => {
                         let received = self.take_in_peer(host, side, id, &peer);
-                        peers.insert(&missing, peer);
+                        if received.metadata {
+                            peers.insert(&missing, peer);
+                        }
                         received
                     }
                     Err(refused) => self.refuse(side, id, refused),
@@ -471,7 +476,7 @@ impl Exchange {
             self.counters.count(Counter::UpstreamPeerFromEndpoint);
             self.counted(host.store(StateKey::UpstreamPeer, &known.flat));
         };
-        let missing = match endpoints.get(b"", &workload) {
+        let missing = match endpoints.get(&workload, b"") {
             Ok(known) => return store(known),
             Err(missing) => missing,
         };
@@ -513,8 +518,7 @@ impl Exchange {
                     Some(value) => (Some(value), Paths::Modern),
                     None => (get(legacy_path), Paths::Legacy),
                 };
-                // Only the direction is there in every stream.
-                if property == Property::ListenerDirection && value.is_some() {
+                if value.is_some() {
                     self.paths.set(paths);
                 }
                 value

@@ -3,9 +3,10 @@
 
 use std::ops::Deref;
 
+use crate::peer::header::{self, Limits};
 use crate::peer::text::{self, BadText};
 use crate::peer::wire::{self, Fields, Unusable, Wire};
-use crate::peer::{self, Field, Peer, Refused, SERVICE_LABELS, Slot, Text, flat, header};
+use crate::peer::{self, Field, Peer, Refused, SERVICE_LABELS, Slot, Text, Value, flat};
 use crate::share::Share;
 
 /// What this proxy says of itself.
@@ -29,11 +30,12 @@ pub enum Note {
         /// The key, of a map's entry with its map: `LABELS.app`.
         key: String,
     },
-    /// The id is left out: it has a control character, or is not UTF-8.
-    BadId,
+    /// The id is left out, for peers would refuse it.
+    BadId(Refused),
     /// Not a `google.protobuf.Struct`.
     BadMetadata(Refused),
-    /// Left out because the header was longer than `max_sent_bytes`.
+    /// Left out because the header was longer than `max_sent_bytes`, or because
+    /// it is more than peers accept.
     TooLong {
         /// What was left out, in that order.
         left_out: Vec<&'static str>,
@@ -50,13 +52,13 @@ impl std::fmt::Display for Note {
                 "node metadata {key:?} is left out: neither a text without control characters, \
                  a number nor a bool"
             ),
-            Self::BadId => {
-                f.write_str("node id is left out: not a text without control characters")
-            }
+            Self::BadId(refused) => write!(f, "node id is left out: {refused}"),
             Self::BadMetadata(refused) => write!(f, "node metadata is left out: {refused}"),
             Self::TooLong { left_out, max } => write!(
                 f,
-                "node metadata is longer than max_sent_bytes {max}: left out {}",
+                "node metadata is longer than max_sent_bytes {max}, or has more than the {} entries \
+                 that peers accept: left out {}",
+                Limits::DEFAULT.max_labels,
                 left_out.join(", ")
             ),
         }
@@ -99,7 +101,11 @@ impl Node {
     ) -> Self {
         let mut peer = Peer::default();
         for field in Field::ALL {
-            let Some(value) = get(&format!("node\0metadata\0{}", field.key())) else {
+            let path = format!("node\0metadata\0{}", field.key());
+            let Some(value) = get(&path) else {
+                if field == Field::Labels {
+                    peer.labels = service_labels(|key| get(&format!("{path}\0{key}")), notes);
+                }
                 continue;
             };
             let is_taken = match peer.slot(field) {
@@ -141,11 +147,11 @@ impl LocalNode {
     /// Encodes what of `node` is shared, in at most `max_sent_bytes`.
     #[must_use]
     pub fn new(node: &Node, share: &Share, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Self {
-        let id = match text::check(&node.id) {
+        let id = match header::id(&node.id, Limits::DEFAULT) {
             Ok("") => None,
             Ok(id) => Some(id.to_owned()),
-            Err(_) => {
-                notes.push(Note::BadId);
+            Err(refused) => {
+                notes.push(Note::BadId(refused));
                 None
             }
         };
@@ -160,7 +166,17 @@ impl LocalNode {
     }
 }
 
-/// The header's value for `peer`, without what makes it too long.
+/// How many entries a receiver counts in `field`.
+fn entries(peer: &Peer<'_>, field: Field) -> usize {
+    match peer.value(field) {
+        Some(Value::Map(map)) => map.len(),
+        Some(Value::Text(names)) => names.split(',').count(),
+        None => 0,
+    }
+}
+
+/// The header's value for `peer`, without what makes it too long, or is more
+/// than receivers accept.
 fn fit(mut peer: Peer<'_>, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Option<String> {
     // What identifies a workload least goes first.
     const DISPENSABLE: [Field; 4] = [
@@ -169,26 +185,31 @@ fn fit(mut peer: Peer<'_>, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Opti
         Field::AppContainers,
         Field::InstanceIps,
     ];
+    if peer.is_empty() {
+        return None;
+    }
     let mut left_out = Vec::new();
     let mut header = header::encode(&peer);
     for field in DISPENSABLE {
-        if header.len() <= max_sent_bytes {
-            break;
+        let has_too_many = entries(&peer, field) > Limits::DEFAULT.max_labels;
+        if header.len() <= max_sent_bytes && !has_too_many {
+            continue;
         }
-        if field == Field::Labels {
+        let before = peer.clone();
+        let what = if field == Field::Labels {
             peer.retain_labels(|key| SERVICE_LABELS.contains(&key));
-            left_out.push("labels that do not name a service");
+            "labels that do not name a service"
         } else {
             peer.clear(field);
-            left_out.push(field.key());
+            field.key()
+        };
+        if peer != before {
+            left_out.push(what);
+            header = header::encode(&peer);
         }
-        header = header::encode(&peer);
     }
-    if header.is_empty() && left_out.is_empty() {
-        return None;
-    }
-    let fits = header.len() <= max_sent_bytes && !header.is_empty();
-    if !fits {
+    let fits = header.len() <= max_sent_bytes && !peer.is_empty();
+    if !fits && !peer.is_empty() {
         left_out.push("all other metadata");
     }
     if !left_out.is_empty() {
@@ -214,13 +235,33 @@ fn untyped(value: &[u8]) -> Option<Text<'static>> {
     }
 }
 
+/// The labels that name a service, one by one: older Envoys give none of the
+/// labels together if one is null.
+fn service_labels<B: Deref<Target = [u8]>>(
+    mut get: impl FnMut(&str) -> Option<B>,
+    notes: &mut Vec<Note>,
+) -> Option<peer::Map<'static>> {
+    let mut labels: peer::Map<'static> = SERVICE_LABELS
+        .into_iter()
+        .filter_map(|key| Some((Text::Borrowed(key), untyped(&get(key)?)?)))
+        .collect();
+    if labels.is_empty() {
+        return None;
+    }
+    labels.sort();
+    let key = "LABELS, but for those that name a service".to_owned();
+    notes.push(Note::LeftOut { key });
+    Some(labels)
+}
+
 /// A list of such values, which comes as pairs of each with nothing.
 fn untyped_list(value: &[u8]) -> Option<Text<'static>> {
-    let list: Option<Vec<_>> = pairs(value)?
+    let names: Option<Vec<_>> = pairs(value)?
         .into_iter()
-        .map(|(name, _)| untyped(name))
+        .map(|(name, nothing)| untyped(name).filter(|_| nothing.is_empty()))
         .collect();
-    Some(Text::Owned(list?.join(",")))
+    let names = names.filter(|names| !names.is_empty())?;
+    Some(Text::Owned(names.join(",")))
 }
 
 fn untyped_map(
@@ -340,5 +381,19 @@ mod tests {
             ..Peer::default()
         };
         assert_eq!(node.peer(&mut Vec::new()), expected);
+    }
+
+    #[test]
+    fn of_labels_that_an_older_envoy_cannot_give_the_naming_ones_are_read() {
+        let get = |path: &str| match path {
+            "node\0metadata\0LABELS\0app" => Some(b"pay".to_vec()),
+            "node\0metadata\0LABELS\0version" => Some(b"v1".to_vec()),
+            _ => None,
+        };
+        let mut notes = Vec::new();
+        let node = Node::of_properties(get, &mut notes);
+        let labels = node.peer(&mut Vec::new()).labels;
+        assert_eq!(labels, Some(vec![("app".into(), "pay".into())]));
+        assert_eq!(notes.len(), 1);
     }
 }

@@ -45,9 +45,10 @@ pub enum Share {
     /// All eleven fields and all labels.
     #[default]
     All,
-    /// What Istio's native filter sends since 1.24: name, namespace, workload,
-    /// cluster and owner, and the labels of [`MINIMAL_LABELS`], with
-    /// `app.kubernetes.io/name` and `/version` sent as `app` and `version`.
+    /// The fields and labels that Istio's native filter sends since 1.24: name,
+    /// namespace, workload, cluster and owner (any owner, as it is), and the
+    /// labels of [`MINIMAL_LABELS`], with `app.kubernetes.io/name` and
+    /// `/version` sent as `app` and `version`.
     Minimal,
     /// These only.
     Only {

@@ -47,6 +47,15 @@ pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), Refu
     Ok(())
 }
 
+impl Limits {
+    /// What a receiver accepts unless it is configured otherwise.
+    pub const DEFAULT: Self = Self {
+        max_received_bytes: 16_384,
+        max_labels: 256,
+        max_id_bytes: 1024,
+    };
+}
+
 /// The message in a header's `value`; the peer of [`peer`] borrows from it.
 pub fn message(value: &[u8], limits: Limits) -> Result<Vec<u8>, Refused> {
     check_lengths(b"", value, limits)?;

@@ -44,12 +44,12 @@ fn are_printable(word: u64) -> bool {
 /// and the infinities.
 #[must_use]
 pub fn of_number(number: f64) -> Option<Text<'static>> {
-    /// From here on not every integer is a double, and the exponent is shorter.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
+    /// From here on the exponent is shorter.
+    const LONG: f64 = 1e16;
     if !number.is_finite() {
         return None;
     }
-    let text = if number.fract() == 0.0 && number.abs() < EXACT {
+    let text = if number.fract() == 0.0 && number.abs() < LONG {
         #[allow(clippy::cast_possible_truncation)] // It is an integer in range.
         let integer = number as i64;
         integer.to_string()
@@ -111,7 +111,9 @@ mod tests {
             (-3.0, "-3"),
             (0.1, "0.1"),
             (1.5e-9, "1.5e-9"),
-            (9_007_199_254_740_991.0, "9007199254740991"),
+            (9_007_199_254_740_992.0, "9007199254740992"),
+            (-9_007_199_254_740_994.0, "-9007199254740994"),
+            (1e16, "1e+16"),
             (1e21, "1e+21"),
             (-2.5e-300, "-2.5e-300"),
         ] {

@@ -10,7 +10,7 @@
 use super::text::{self, BadText};
 use super::{Field, Map, Peer, Refused, Slot, Text, Value};
 
-/// How deep lists and structs may lie within each other. `LABELS` needs 2; the
+/// How deep lists and structs may lie within each other below a value. The
 /// nested values of unknown keys, which some senders forward, stay within 8.
 pub const MAX_DEPTH: usize = 8;
 

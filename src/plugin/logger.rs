@@ -3,6 +3,7 @@
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::raw;
+use crate::host::HostResult;
 
 struct Logger;
 
@@ -19,10 +20,9 @@ pub(super) fn install() {
 
 /// Logs what the operator's log level lets through, so that nothing is built
 /// for a log that is off.
-pub(super) fn follow_level() {
-    if let Ok(level) = raw::log_level() {
-        log::set_max_level(level);
-    }
+pub(super) fn follow_level() -> HostResult<()> {
+    log::set_max_level(raw::log_level()?);
+    Ok(())
 }
 
 impl Log for Logger {

@@ -23,9 +23,11 @@ impl Metrics {
     pub(super) fn publish(&self, counters: &Counters) {
         for &(counter, id) in &self.0 {
             let count = counters.take(counter);
-            if count > 0 {
-                // A count that Envoy does not take has no better place to go.
-                let _ = raw::increment_metric(id, i64::try_from(count).unwrap_or(i64::MAX));
+            let offset = i64::try_from(count).unwrap_or(i64::MAX);
+            if count > 0 && raw::increment_metric(id, offset).is_err() {
+                // Kept for the next time.
+                counters.add(counter, count);
+                counters.count(Counter::HostError);
             }
         }
     }

@@ -55,7 +55,7 @@ impl Root {
 
     /// Takes the plugin configuration; false refuses it.
     fn on_configure(&mut self) -> bool {
-        logger::follow_level();
+        self.survive(logger::follow_level());
         let configuration = raw::buffer(Buffer::PluginConfiguration);
         let configuration = match configuration.map(|json| Config::parse(&json)) {
             Ok(Ok(configuration)) => configuration,
@@ -80,7 +80,7 @@ impl Root {
     }
 
     fn on_tick(&mut self) {
-        logger::follow_level();
+        self.survive(logger::follow_level());
         self.metrics.publish(&self.counters);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)
@@ -88,6 +88,11 @@ impl Root {
         {
             exchange.refresh_clusters();
         }
+    }
+
+    /// Publishes what was counted since the last tick.
+    fn on_delete(&self) {
+        self.metrics.publish(&self.counters);
     }
 
     /// Reads the local node, and logs what of it is not sent.

@@ -6,7 +6,7 @@
 //! <https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>
 
 use std::cell::RefCell;
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -45,7 +45,7 @@ extern "C" fn _initialize() {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     if size > BLOCK {
-        return ManuallyDrop::new(Vec::with_capacity(size)).as_mut_ptr();
+        return Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast();
     }
     let block = AT_HAND.with_borrow_mut(Vec::pop);
     Box::into_raw(block.unwrap_or_else(Box::new_uninit)).cast()
@@ -193,8 +193,9 @@ impl Drop for Received {
         }
         let data = self.data.as_ptr();
         if self.size > BLOCK {
-            // SAFETY: it was made as a vector of this capacity.
-            drop(unsafe { Vec::from_raw_parts(data, 0, self.size) });
+            let data = ptr::slice_from_raw_parts_mut(data.cast::<MaybeUninit<u8>>(), self.size);
+            // SAFETY: it was made as a boxed slice of this size.
+            drop(unsafe { Box::from_raw(data) });
             return;
         }
         // SAFETY: it was made as a block.
@@ -207,8 +208,8 @@ impl Drop for Received {
     }
 }
 
-/// What the host answers to `call`, which has it write address and size; `None`
-/// if it has no such thing.
+/// What the host answers to `call`, which must have it write address and size of
+/// memory that it allocated for this; `None` if it has no such thing.
 fn received(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> HostResult<Option<Received>> {
     let mut data = ptr::null_mut();
     let mut size = 0;

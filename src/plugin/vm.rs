@@ -45,8 +45,10 @@ impl Vm {
     }
 
     pub(super) fn on_delete(&mut self, id: u32) {
-        if self.streams.remove(id).is_none() {
-            self.roots.remove(id);
+        if self.streams.remove(id).is_none()
+            && let Some(root) = self.roots.remove(id)
+        {
+            root.on_delete();
         }
     }
 

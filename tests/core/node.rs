@@ -2,7 +2,7 @@
 
 use metadata_exchange::config::Config;
 use metadata_exchange::local::{LocalNode, Node, Note};
-use metadata_exchange::peer::{Peer, flat, header};
+use metadata_exchange::peer::{Peer, Refused, flat, header};
 use metadata_exchange::share::Share;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -78,20 +78,36 @@ fn nothing_is_sent_of_a_node_that_says_nothing() {
         local("", &json!({"ENVOY_STATUS_PORT": 15021})),
         LocalNode::default()
     );
+    for nothing in [
+        json!({"LABELS": {}}),
+        json!({"NAME": "", "APP_CONTAINERS": ""}),
+    ] {
+        assert_eq!(local("", &nothing), LocalNode::default(), "{nothing}");
+    }
     let only_id = local("id", &json!({"NAME": null}));
     assert_eq!((only_id.id.as_deref(), only_id.header), (Some("id"), None));
 }
 
 #[test]
 fn an_id_that_would_corrupt_a_header_is_not_sent() {
-    for id in [&b"a\nb"[..], b"\xff"] {
+    for (id, refused) in [
+        (&b"a\nb"[..], Refused::ControlCharacter),
+        (b"\xff", Refused::Utf8),
+        (
+            &[b'a'; 1025],
+            Refused::IdTooLong {
+                len: 1025,
+                max: 1024,
+            },
+        ),
+    ] {
         let node = Node {
             id: id.to_vec(),
             metadata: Vec::new(),
         };
         let mut notes = Vec::new();
         assert_eq!(LocalNode::new(&node, &Share::All, 100, &mut notes).id, None);
-        assert_eq!(notes, [Note::BadId]);
+        assert_eq!(notes, [Note::BadId(refused)]);
     }
 }
 
@@ -156,6 +172,19 @@ fn over_the_limit_parts_are_left_out_in_a_fixed_order() {
             None => assert_eq!(dropped, order.len()),
         }
     }
+}
+
+#[test]
+fn more_labels_than_peers_accept_are_not_sent() {
+    let labels = |count: usize| {
+        let mut labels: serde_json::Map<_, _> =
+            (1..count).map(|n| (format!("l{n}"), json!("v"))).collect();
+        labels.insert("app".into(), json!("pay"));
+        json!({"NAME": "n", "LABELS": labels})
+    };
+    let sent = |metadata| sent(&metadata, r#""all""#).unwrap().labels.unwrap().len();
+    assert_eq!(sent(labels(256)), 256);
+    assert_eq!(sent(labels(257)), 1);
 }
 
 proptest! {

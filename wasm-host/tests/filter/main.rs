@@ -15,6 +15,7 @@ mod host_calls;
 mod host_failures;
 mod hostile;
 mod local_node;
+mod many_peers;
 mod privacy;
 mod received;
 mod support;
