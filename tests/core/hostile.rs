@@ -1,4 +1,5 @@
-//! What fuzzing kept: `fuzz/corpus/` through the bodies of the fuzz targets.
+//! The bounded form of `make fuzz`: what fuzzing kept, `fuzz/corpus/`, and
+//! mutations of it from a fixed seed, through the bodies of the fuzz targets.
 
 use std::collections::HashSet;
 use std::mem::discriminant;
@@ -24,11 +25,53 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Mutations of each input.
+const MUTATIONS: u64 = 200;
+
 fn replay(target: &str, run: fn(&[u8])) {
+    let mut random = Random(0x5EED);
     for input in corpus(target) {
-        // Shown if the test fails: the last is the one.
-        println!("{}", input.escape_ascii());
-        run(&input);
+        show_and_run(&input, run);
+        for _ in 0..MUTATIONS {
+            show_and_run(&mutated(input.clone(), &mut random), run);
+        }
+    }
+}
+
+fn show_and_run(input: &[u8], run: fn(&[u8])) {
+    // Caught, to show the one input that fails.
+    let outcome = std::panic::catch_unwind(|| run(input));
+    assert!(outcome.is_ok(), "{}", input.escape_ascii());
+}
+
+/// Some bytes changed, a part left out or doubled.
+fn mutated(mut input: Vec<u8>, random: &mut Random) -> Vec<u8> {
+    if input.is_empty() {
+        return input;
+    }
+    for _ in 0..=random.below(3) {
+        let place = random.below(input.len());
+        match random.below(6) {
+            0 => input.truncate(place + 1),
+            1 => drop(input.drain(place / 2..place)),
+            2 => input.extend_from_within(place..),
+            3 => input[place] = 0xFF,
+            4 => input[place] ^= 1 << random.below(8),
+            _ => input[place] = random.below(256).to_le_bytes()[0],
+        }
+    }
+    input
+}
+
+/// Xorshift: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
     }
 }
 
