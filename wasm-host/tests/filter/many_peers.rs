@@ -11,7 +11,10 @@ use serde_json::json;
 const BOUND: u64 = 20 + 500 * (16 + 1 + 36) / 64;
 
 fn peers() -> u32 {
-    std::env::var("PEERS").map_or(12_000, |peers| peers.parse().expect("a number of peers"))
+    const LEAST: u32 = 12_000;
+    std::env::var("PEERS")
+        .map_or(LEAST, |peers| peers.parse().expect("a number"))
+        .max(LEAST)
 }
 
 /// A peer that nobody was before, with labels that nobody had before.
