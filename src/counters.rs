@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use crate::host::{HostError, HostResult};
 use crate::peer::Refused;
 
 /// A counter, in Envoy's stats as `wasmcustom.metadata_exchange.<name>`.
@@ -110,6 +111,18 @@ impl Counters {
         if let Some(count) = self.0.get(counter as usize) {
             count.set(count.get().wrapping_add(number));
         }
+    }
+
+    /// Counts a host's error and goes on without what was asked.
+    #[inline(always)] // On the way of every request.
+    pub fn survive<T>(&self, result: HostResult<T>) -> Option<T> {
+        result.map_err(|error| self.count_host_error(error)).ok()
+    }
+
+    #[cold]
+    fn count_host_error(&self, HostError(status): HostError) {
+        log::debug!("host call failed with status {status}");
+        self.count(Counter::HostError);
     }
 
     /// The count of `counter` since it was last taken.

@@ -17,7 +17,7 @@ use crate::clusters::Clusters;
 use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::endpoint;
-use crate::host::{HeaderMap, Host, HostResult, Property, StateKey};
+use crate::host::{HeaderMap, Host, Property, StateKey};
 use crate::local::LocalNode;
 use crate::peer::Refused;
 use crate::peer::header::{self, PEER_METADATA, PEER_METADATA_ID};
@@ -212,7 +212,7 @@ impl Exchange {
 
     #[inline(always)] // On the way of every request.
     fn read<H: Host>(&self, host: &H, map: HeaderMap) -> PeerHeaders<H::Bytes> {
-        let read = |name| match self.counted(host.header(map, name)) {
+        let read = |name| match self.counters.survive(host.header(map, name)) {
             Some(Some(value)) => Header::Present(value),
             Some(None) => Header::Absent,
             None => Header::Unreadable,
@@ -237,10 +237,10 @@ impl Exchange {
         let write = |name, own: Option<&str>, is_there: bool| {
             let is_given = own.is_some_and(|own| {
                 let set = host.set_header(map, name, own.as_bytes());
-                self.counted(set).is_some()
+                self.counters.survive(set).is_some()
             });
             if !is_given && is_there {
-                self.counted(host.remove_header(map, name));
+                self.counters.survive(host.remove_header(map, name));
             }
             is_given
         };
@@ -352,9 +352,10 @@ impl Exchange {
             Side::Downstream => Counter::DownstreamPeerStored,
             Side::Upstream => Counter::UpstreamPeerStored,
         });
-        self.counted(host.store(side.peer_key(), &peer.flat));
+        self.counters
+            .survive(host.store(side.peer_key(), &peer.flat));
         if !id.is_empty() {
-            self.counted(host.store(side.id_key(), id));
+            self.counters.survive(host.store(side.id_key(), id));
         }
         Both {
             metadata: true,
@@ -474,7 +475,8 @@ impl Exchange {
         let mut endpoints = self.endpoints.borrow_mut();
         let store = |known: &KnownPeer| {
             self.counters.count(Counter::UpstreamPeerFromEndpoint);
-            self.counted(host.store(StateKey::UpstreamPeer, &known.flat));
+            self.counters
+                .survive(host.store(StateKey::UpstreamPeer, &known.flat));
         };
         let missing = match endpoints.get(&workload, b"") {
             Ok(known) => return store(known),
@@ -497,16 +499,17 @@ impl Exchange {
             Direction::Gateway => return,
         };
         if let Some(flat) = &self.local.flat {
-            self.counted(host.store(side.peer_key(), flat));
+            self.counters.survive(host.store(side.peer_key(), flat));
             if let Some(id) = &self.local.id {
-                self.counted(host.store(side.id_key(), id.as_bytes()));
+                self.counters
+                    .survive(host.store(side.id_key(), id.as_bytes()));
             }
         }
     }
 
     /// An attribute under the path by which this Envoy knows it.
     fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
-        let get = |path| self.counted(host.property(path)).flatten();
+        let get = |path| self.counters.survive(host.property(path)).flatten();
         let Some(legacy_path) = property.legacy_path() else {
             return get(property.path());
         };
@@ -524,15 +527,5 @@ impl Exchange {
                 value
             }
         }
-    }
-
-    /// Counts a host's error and goes on without what was asked.
-    fn counted<T>(&self, result: HostResult<T>) -> Option<T> {
-        result
-            .inspect_err(|error| {
-                log::debug!("host call failed with status {}", error.0);
-                self.counters.count(Counter::HostError);
-            })
-            .ok()
     }
 }

@@ -13,8 +13,7 @@ impl Metrics {
     pub(super) fn define(counters: &Counters) -> Self {
         let define = |(counter, name)| {
             let id = raw::define_counter(&format!("metadata_exchange.{name}"));
-            let id = id.inspect_err(|_| counters.count(Counter::HostError));
-            Some((counter, id.ok()?))
+            Some((counter, counters.survive(id)?))
         };
         Self(Counter::ALL.into_iter().filter_map(define).collect())
     }
@@ -24,10 +23,13 @@ impl Metrics {
         for &(counter, id) in &self.0 {
             let count = counters.take(counter);
             let offset = i64::try_from(count).unwrap_or(i64::MAX);
-            if count > 0 && raw::increment_metric(id, offset).is_err() {
+            if count > 0
+                && counters
+                    .survive(raw::increment_metric(id, offset))
+                    .is_none()
+            {
                 // Kept for the next time.
                 counters.add(counter, count);
-                counters.count(Counter::HostError);
             }
         }
     }

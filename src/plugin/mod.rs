@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::counters::{Counter, Counters};
+use crate::counters::Counters;
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, StateKey};
 use crate::local::{LocalNode, Node};
@@ -55,7 +55,7 @@ impl Root {
 
     /// Takes the plugin configuration; false refuses it.
     fn on_configure(&mut self) -> bool {
-        self.survive(logger::follow_level());
+        self.counters.survive(logger::follow_level());
         let configuration = raw::buffer(Buffer::PluginConfiguration);
         let configuration = match configuration.map(|json| Config::parse(&json)) {
             Ok(Ok(configuration)) => configuration,
@@ -70,9 +70,9 @@ impl Root {
         };
         self.metrics = Metrics::define(&self.counters);
         for key in StateKey::ALL {
-            self.survive(declare(key));
+            self.counters.survive(declare(key));
         }
-        self.survive(raw::set_tick_period(TICK));
+        self.counters.survive(raw::set_tick_period(TICK));
         let local = self.local_node(&configuration);
         let counters = Rc::clone(&self.counters);
         self.exchange = Some(Rc::new(Exchange::new(configuration, local, counters)));
@@ -80,7 +80,7 @@ impl Root {
     }
 
     fn on_tick(&mut self) {
-        self.survive(logger::follow_level());
+        self.counters.survive(logger::follow_level());
         self.metrics.publish(&self.counters);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)
@@ -115,14 +115,7 @@ impl Root {
     }
 
     fn property(&self, path: &str) -> Option<Received> {
-        self.survive(Envoy.property(path)).flatten()
-    }
-
-    /// Counts an error of the host and goes on without what was asked.
-    fn survive<T>(&self, result: HostResult<T>) -> Option<T> {
-        result
-            .inspect_err(|_| self.counters.count(Counter::HostError))
-            .ok()
+        self.counters.survive(Envoy.property(path)).flatten()
     }
 }
 
@@ -149,7 +142,7 @@ impl HttpStream {
 /// Declares how a key is kept: for the request, also when it is redirected
 /// internally; peers as `FlatBuffers` with their schema, so that CEL reaches
 /// into them, and ids as bytes.
-fn declare(key: StateKey) -> Result<(), HostError> {
+fn declare(key: StateKey) -> HostResult<()> {
     // envoy.source.extensions.common.wasm.DeclarePropertyArguments
     const NAME: u8 = 1;
     const SCHEMA: u8 = 4;

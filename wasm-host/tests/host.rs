@@ -229,6 +229,15 @@ fn all_headers_come_as_pairs_and_none_as_nothing() {
     );
 }
 
+/// A body that asks for each of these attributes and tells the status and value.
+fn telling_properties(guest: &mut Guest, paths: &[&str]) -> String {
+    let tell = |path: &&str| {
+        let path = guest.text(path);
+        format!("(call $tell (call $get_property {path} (i32.const 16) (i32.const 20)))")
+    };
+    paths.iter().map(tell).collect()
+}
+
 #[test]
 fn the_stream_knows_better_than_the_proxy() {
     let mut guest = Guest::default();
@@ -241,12 +250,7 @@ fn the_stream_knows_better_than_the_proxy() {
         "nowhere",
         "",
     ];
-    let body: String = paths
-        .map(|path| {
-            let path = guest.text(path);
-            format!("(call $tell (call $get_property {path} (i32.const 16) (i32.const 20)))")
-        })
-        .concat();
+    let body = telling_properties(&mut guest, &paths);
     let settings = Settings {
         properties: Properties::new()
             .bytes(&["everywhere"], "e")
@@ -849,12 +853,7 @@ fn the_node_reads_whole_or_field_by_field() {
         "node\0metadata\0ABSENT",
         "xds\0node",
     ];
-    let body: String = paths
-        .map(|path| {
-            let path = guest.text(path);
-            format!("(call $tell (call $get_property {path} (i32.const 16) (i32.const 20)))")
-        })
-        .concat();
+    let body = telling_properties(&mut guest, &paths);
     let settings = Settings {
         properties: Properties::new().legacy_node(&node),
         ..Settings::default()
