@@ -6,11 +6,11 @@
 //! keyed at random, so that no sender can make entries collide. Thus nobody can
 //! speak for another's id, and other metadata under a known id is seen at once.
 
-use std::hash::{BuildHasher, RandomState};
-
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use hashbrown::HashTable;
 
-use crate::bytes::{equal, quick_hash};
+use crate::bytes::{PairHasher, equal, quick_hash};
 use crate::peer::{Peer, flat};
 
 /// What was made of a peer's header.
@@ -19,7 +19,7 @@ pub struct KnownPeer {
     /// The peer as `FlatNode`.
     pub flat: Box<[u8]>,
     /// The namespace that it claims.
-    pub namespace: Option<Box<str>>,
+    pub namespace: Option<Box<[u8]>>,
 }
 
 impl KnownPeer {
@@ -28,13 +28,13 @@ impl KnownPeer {
     pub fn of(peer: &Peer<'_>) -> Self {
         Self {
             flat: flat::write(peer).into_boxed_slice(),
-            namespace: peer.namespace.as_deref().map(Into::into),
+            namespace: peer.namespace.as_ref().map(|name| name.as_bytes().into()),
         }
     }
 }
 
 /// A place in [`PeerCache::entries`]; [`NOWHERE`] at both ends of the list.
-type Place = u32;
+pub(crate) type Place = u32;
 
 const NOWHERE: Place = Place::MAX;
 
@@ -52,7 +52,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct PeerCache {
     capacity: Place,
-    hasher: RandomState,
+    hasher: PairHasher,
     index: HashTable<Place>,
     /// A list in the order of use, linked by places.
     entries: Vec<Entry>,
@@ -79,7 +79,7 @@ impl PeerCache {
     pub fn new(capacity: u32) -> Self {
         Self {
             capacity,
-            hasher: RandomState::new(),
+            hasher: PairHasher::default(),
             index: HashTable::new(),
             entries: Vec::new(),
             newest: NOWHERE,
@@ -138,23 +138,27 @@ impl PeerCache {
         self.link_newest(place);
         self.guess(missing.id, place);
         let entries = &self.entries;
-        self.index.insert_unique(missing.hash, place, |&place| {
+        insert_place(&mut self.index, missing.hash, place, &|place| {
             entries.get(place as usize).map_or(0, |entry| entry.hash)
         });
     }
 
     #[inline(always)] // On the way of every request.
     fn find<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<Place, Missing<'a>> {
-        let is_found = |place| {
-            self.entry(place)
+        let is_found = |entries: &[Entry], place: Place| {
+            entries
+                .get(place as usize)
                 .is_some_and(|entry| equal(&entry.value, value) && equal(&entry.id, id))
         };
         let guess = self.guesses.get(guess_of(id)).copied().unwrap_or(NOWHERE);
-        if is_found(guess) {
+        if is_found(&self.entries, guess) {
             return Ok(guess);
         }
-        let hash = self.hasher.hash_one((id, value));
-        match self.index.find(hash, |&place| is_found(place)) {
+        let hash = self.hasher.hash(id, value);
+        match self
+            .index
+            .find(hash, |&place| is_found(&self.entries, place))
+        {
             Some(&place) => {
                 self.guess(id, place);
                 Ok(place)
@@ -181,7 +185,7 @@ impl PeerCache {
         let place = self.oldest;
         self.unlink(place);
         if let Some(slot) = self.entry_mut(place) {
-            let old = std::mem::replace(slot, entry);
+            let old = core::mem::replace(slot, entry);
             if let Ok(found) = self.index.find_entry(old.hash, |&other| other == place) {
                 found.remove();
             }
@@ -216,6 +220,17 @@ impl PeerCache {
         }
         self.newest = place;
     }
+}
+
+/// Puts a place into a table. Not generic over what gives the hash of a place, so
+/// that the code that makes a table grow is there once.
+pub(crate) fn insert_place(
+    index: &mut HashTable<Place>,
+    hash: u64,
+    place: Place,
+    hash_of: &dyn Fn(Place) -> u64,
+) {
+    index.insert_unique(hash, place, |&place| hash_of(place));
 }
 
 /// The place in [`PeerCache::guesses`] of an id. Whoever makes two ids share one

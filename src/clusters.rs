@@ -1,10 +1,13 @@
 //! Which clusters lie outside the mesh and are told nothing.
 
-use std::ops::Deref;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Deref;
 
 use hashbrown::HashTable;
 
 use crate::bytes::{equal, quick_hash};
+use crate::cache::{Place, insert_place};
 use crate::config::Config;
 use crate::peer::wire::{self, Fields};
 use crate::share::Pattern;
@@ -24,9 +27,9 @@ pub struct Clusters {
     external_names: Vec<Pattern>,
     known: Vec<Known>,
     /// Places in `known`, by the hash of the name.
-    index: HashTable<usize>,
+    index: HashTable<Place>,
     /// The place of the cluster before, which is often that of the next, too.
-    latest: usize,
+    latest: Place,
 }
 
 /// A cluster that was decided about.
@@ -56,9 +59,9 @@ impl Clusters {
         cluster: &[u8],
         metadata: impl FnOnce() -> Option<B>,
     ) -> bool {
-        let is_it = |place| {
+        let is_it = |place: Place| {
             self.known
-                .get(place)
+                .get(place as usize)
                 .is_some_and(|known: &Known| equal(&known.name, cluster))
         };
         if !is_it(self.latest) {
@@ -69,13 +72,13 @@ impl Clusters {
             };
         }
         self.known
-            .get(self.latest)
+            .get(self.latest as usize)
             .is_some_and(|known| known.is_told)
     }
 
     /// Decides about a cluster and returns its place.
     #[cold]
-    fn decide(&mut self, cluster: &[u8], hash: u64, metadata: &[u8]) -> usize {
+    fn decide(&mut self, cluster: &[u8], hash: u64, metadata: &[u8]) -> Place {
         let istio = IstioMetadata::of(metadata);
         let is_external = istio.external || cluster == PASSTHROUGH || self.is_named(cluster);
         let is_told = !(istio.disable_mx || self.skip_external && is_external);
@@ -83,11 +86,13 @@ impl Clusters {
             self.forget();
         }
         let name = cluster.into();
-        let place = self.known.len();
+        // Never the default: there are at most `MAX_KNOWN`.
+        let place = Place::try_from(self.known.len()).unwrap_or_default();
         self.known.push(Known { name, is_told });
         let known = &self.known;
-        self.index.insert_unique(hash, place, |&place| {
-            known.get(place).map_or(0, |known| quick_hash(&known.name))
+        insert_place(&mut self.index, hash, place, &|place| {
+            let known = known.get(place as usize);
+            known.map_or(0, |known| quick_hash(&known.name))
         });
         place
     }
@@ -100,7 +105,7 @@ impl Clusters {
     }
 
     fn is_named(&self, cluster: &[u8]) -> bool {
-        std::str::from_utf8(cluster)
+        core::str::from_utf8(cluster)
             .is_ok_and(|cluster| self.external_names.iter().any(|name| name.matches(cluster)))
     }
 }

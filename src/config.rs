@@ -4,21 +4,33 @@
 //! production: unknown keys, keys that stand twice at the top, wrong types and values out of range
 //! are refused with the key, the value and what is allowed.
 
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde_json::Value;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::exchange::Direction;
+use crate::json::{Json, Quoted};
 use crate::peer::header::Limits;
 use crate::share::{Pattern, Share};
 use crate::trust::Trust;
+
+/// Who exchanges metadata with the peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// This filter.
+    Exchange,
+    /// Istio's own filter, beside which this one only reads and stores.
+    Observe,
+}
 
 /// How the filter behaves; [`Default`] is what an empty configuration gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the operator's.
 pub struct Config {
+    /// `mode`: whether this filter exchanges metadata or only observes.
+    pub mode: Mode,
     /// `direction`; `None` is `auto`: the listener's own.
     pub direction: Option<Direction>,
     /// `max_sent_bytes`: the longest `x-envoy-peer-metadata` that is sent.
@@ -52,6 +64,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            mode: Mode::Exchange,
             direction: None,
             max_sent_bytes: 16_384,
             max_peer_cache_size: 500,
@@ -74,7 +87,7 @@ impl Default for Config {
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What may stand in the configuration: each key with what it allows.
-pub const KEYS: [(&str, &str); 15] = [
+pub const KEYS: [(&str, &str); 16] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -91,6 +104,7 @@ pub const KEYS: [(&str, &str); 15] = [
     ("max_peer_cache_size", "an integer from 0 to 10000000"),
     ("max_received_bytes", "an integer from 1 to 1048576"),
     ("max_sent_bytes", "an integer from 0 to 1048576"),
+    ("mode", "\"exchange\" or \"observe\""),
     ("record_local_node", BOOL),
     (
         "share",
@@ -131,19 +145,19 @@ impl fmt::Display for ConfigError {
             Self::NotJson(error) => write!(f, "not a JSON object: {error}"),
             Self::UnknownKey(key) => {
                 let keys = KEYS.map(|(key, _)| key).join(", ");
-                write!(f, "unknown key {key:?}; allowed are {keys}")
+                write!(f, "unknown key {}; allowed are {keys}", Quoted(key))
             }
             Self::Invalid {
                 key,
                 value,
                 allowed,
-            } => write!(f, "{key:?} is {value}; allowed is {allowed}"),
+            } => write!(f, "\"{key}\" is {value}; allowed is {allowed}"),
             Self::Conflict(conflict) => f.write_str(conflict),
         }
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl core::error::Error for ConfigError {}
 
 impl Config {
     /// Reads the plugin configuration; empty gives the defaults.
@@ -166,7 +180,7 @@ impl Config {
         Ok(config)
     }
 
-    fn set(&mut self, key: &str, value: &Value) -> Result<(), ConfigError> {
+    fn set(&mut self, key: &str, value: &Json) -> Result<(), ConfigError> {
         let Some((key, allowed)) = KEYS.into_iter().find(|(name, _)| *name == key) else {
             return Err(ConfigError::UnknownKey(key.to_owned()));
         };
@@ -178,7 +192,7 @@ impl Config {
     }
 
     /// Assigns a key of [`KEYS`]; `None` if the value is not allowed.
-    fn assign(&mut self, key: &str, value: &Value) -> Option<()> {
+    fn assign(&mut self, key: &str, value: &Json) -> Option<()> {
         match key {
             "accept_own" => self.accept_own = value.as_bool()?,
             "direction" => {
@@ -204,6 +218,13 @@ impl Config {
             "max_peer_cache_size" => self.max_peer_cache_size = integer(value, 0, 10_000_000)?,
             "max_received_bytes" => self.limits.max_received_bytes = integer(value, 1, MAX_BYTES)?,
             "max_sent_bytes" => self.max_sent_bytes = integer(value, 0, MAX_BYTES)?,
+            "mode" => {
+                self.mode = match value.as_str()? {
+                    "exchange" => Mode::Exchange,
+                    "observe" => Mode::Observe,
+                    _ => return None,
+                };
+            }
             "record_local_node" => self.record_local_node = value.as_bool()?,
             "share" => self.share = Share::parse(value)?,
             "trust" => self.trust = trust(value)?,
@@ -215,7 +236,7 @@ impl Config {
     }
 }
 
-fn trust(value: &Value) -> Option<Trust> {
+fn trust(value: &Json) -> Option<Trust> {
     match value.as_str()? {
         "any" => Some(Trust::Any),
         "mtls" => Some(Trust::Mtls),
@@ -227,22 +248,31 @@ fn trust(value: &Value) -> Option<Trust> {
 
 /// An integer from `min` to `max`. Written as a float it counts, too, for that
 /// is what a protobuf `Struct` turns integers into.
-fn integer<T: TryFrom<u64>>(value: &Value, min: u64, max: u64) -> Option<T> {
-    let integer = value.as_u64().or_else(|| {
-        let float = value.as_f64()?;
-        // Within the range in which every float is an exact integer.
-        let is_integer = float.fract() == 0.0 && (0.0..=4e9).contains(&float);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        is_integer.then_some(float as u64)
-    })?;
+fn integer<T: TryFrom<u64>>(value: &Json, min: u64, max: u64) -> Option<T> {
+    let integer = match *value {
+        Json::Integer(integer) => integer,
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            clippy::float_cmp
+        )]
+        Json::Number(number) => {
+            let integer = number as u64;
+            // Within the range in which every float is an exact integer.
+            let is_integer = integer as f64 == number && number <= 4e9;
+            is_integer.then_some(integer)?
+        }
+        _ => return None,
+    };
     (min..=max).contains(&integer).then_some(())?;
     T::try_from(integer).ok()
 }
 
 /// A list of strings, none of them empty.
-pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
+pub(crate) fn strings(value: &Json) -> Option<Vec<String>> {
     value
-        .as_array()?
+        .as_list()?
         .iter()
         .map(|item| item.as_str().filter(|item| !item.is_empty()))
         .map(|item| item.map(str::to_owned))
@@ -250,7 +280,7 @@ pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
 }
 
 /// A list of patterns.
-pub(crate) fn patterns(value: &Value) -> Option<Vec<Pattern>> {
+pub(crate) fn patterns(value: &Json) -> Option<Vec<Pattern>> {
     let patterns = strings(value)?;
     patterns
         .iter()
@@ -259,7 +289,7 @@ pub(crate) fn patterns(value: &Value) -> Option<Vec<Pattern>> {
 }
 
 /// A value as JSON, short enough for a log line.
-fn shortened(value: &Value) -> String {
+fn shortened(value: &Json) -> String {
     const MAX_CHARS: usize = 100;
     let json = value.to_string();
     match json.char_indices().nth(MAX_CHARS) {
@@ -269,33 +299,21 @@ fn shortened(value: &Value) -> String {
 }
 
 /// The keys and values of a JSON object, in which no key stands twice.
-fn object(json: &[u8]) -> Result<Vec<(String, Value)>, ConfigError> {
-    let not_json = |error: serde_json::Error| ConfigError::NotJson(error.to_string());
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let object = deserializer.deserialize_map(Object).map_err(not_json)?;
-    deserializer.end().map_err(not_json)?;
-    Ok(object)
-}
-
-struct Object;
-
-impl<'de> Visitor<'de> for Object {
-    type Value = Vec<(String, Value)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut object: Self::Value = Vec::new();
-        while let Some((key, value)) = map.next_entry::<String, Value>()? {
-            if object.iter().any(|(seen, _)| *seen == key) {
-                return Err(A::Error::custom(format_args!("{key:?} stands twice")));
-            }
-            object.push((key, value));
+fn object(json: &[u8]) -> Result<Vec<(String, Json)>, ConfigError> {
+    let json = Json::parse(json).map_err(|error| ConfigError::NotJson(error.to_string()))?;
+    let Json::Object(object) = json else {
+        return Err(ConfigError::NotJson(shortened(&json)));
+    };
+    let mut keys = object.iter().map(|(key, _)| key);
+    while let Some(key) = keys.next() {
+        if keys.clone().any(|other| other == key) {
+            return Err(ConfigError::NotJson(format!(
+                "{} stands twice",
+                Quoted(key)
+            )));
         }
-        Ok(object)
     }
+    Ok(object)
 }
 
 #[cfg(test)]
@@ -319,10 +337,11 @@ mod tests {
             "accept_own": true, "direction": "gateway", "endpoint_fallback": false,
             "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
-            "max_received_bytes": 10, "max_sent_bytes": 0, "record_local_node": true,
+            "max_received_bytes": 10, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
             "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
             "upstream_trust": "mtls"}"#;
         let config = Config {
+            mode: Mode::Observe,
             direction: Some(Direction::Gateway),
             max_sent_bytes: 0,
             max_peer_cache_size: 9,
@@ -372,6 +391,10 @@ mod tests {
             (
                 r#"{"record_local_node": 1}"#,
                 r#""record_local_node" is 1; allowed is true"#,
+            ),
+            (
+                r#"{"mode": "Observe"}"#,
+                r#""mode" is "Observe"; allowed is "exchange" or "observe""#,
             ),
             (r#"{"trust": null}"#, r#""trust" is null; allowed is "any""#),
             (

@@ -1,7 +1,7 @@
 //! What the filter counts. Counted in the VM, on the way of requests, and
 //! published by the plugin on a tick.
 
-use std::cell::Cell;
+use core::cell::Cell;
 
 use crate::host::{HostError, HostResult};
 use crate::peer::Refused;
@@ -49,11 +49,15 @@ pub enum Counter {
     RefusedTrustMtls,
     /// [`crate::trust::Distrust::OtherIdentity`]
     RefusedTrustSpiffe,
+    /// A second went by in a VM that has served requests, which that of Envoy's
+    /// main thread never does. Envoy counts no VM that died under `FAIL_OPEN`; but
+    /// then this one stands still.
+    Tick,
 }
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 20] = [
+    pub const ALL: [(Self, &str); 21] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -77,6 +81,7 @@ impl Counter {
         (Self::RefusedTrustNone, "refused_trust_none"),
         (Self::RefusedTrustMtls, "refused_trust_mtls"),
         (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
+        (Self::Tick, "ticks"),
     ];
 }
 

@@ -2,16 +2,18 @@
 //! themselves.
 
 use crate::peer::{Peer, Text, text};
+use alloc::vec::Vec;
 
 /// The peer in an endpoint's `istio.workload` metadata:
 /// `workload;namespace;canonical-name;revision;cluster`. `None` without workload
 /// or namespace, for a peer without them would be nobody.
 #[must_use]
 pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
-    let mut parts = text::check(workload).ok()?.split(';');
+    text::check(workload).ok()?;
+    let mut parts = workload.split(|byte| *byte == b';');
     let mut part = || {
-        let part = parts.next()?;
-        (!part.is_empty()).then_some(Text::Borrowed(part))
+        let part = Text::checked(parts.next()?).ok()?;
+        (!part.is_empty()).then_some(part)
     };
     let (workload, namespace, name, revision, cluster) = (part(), part(), part(), part(), part());
     let labels: Vec<_> = [
@@ -19,7 +21,7 @@ pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
         ("service.istio.io/canonical-revision", revision),
     ]
     .into_iter()
-    .filter_map(|(key, value)| Some((Text::Borrowed(key), value?)))
+    .filter_map(|(key, value)| Some((key.into(), value?)))
     .collect();
     Some(Peer {
         name: Some(workload.clone()?),
@@ -38,7 +40,7 @@ mod tests {
     #[test]
     fn five_parts_name_a_workload() {
         let peer = peer(b"pay;shop;payment;v2;east").unwrap();
-        let text = |text| Some(Text::Borrowed(text));
+        let text = |text| Some(Text::from(text));
         assert_eq!(peer.name, text("pay"));
         assert_eq!(peer.workload_name, text("pay"));
         assert_eq!(peer.namespace, text("shop"));

@@ -6,15 +6,18 @@
 //! | inbound | store and strip the caller, send nothing to the app | strip what the app sent, answer a caller that asked |
 //! | outbound | send the local node | store and strip the callee |
 //! | gateway | store and strip the caller, send the local node | store and strip the callee, answer a caller that asked |
+//!
+//! With [`Mode::Observe`] it only stores, for Istio's own filter does the rest.
 
-use std::cell::{Cell, RefCell};
-use std::ops::Deref;
-use std::rc::Rc;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::ops::Deref;
 
 use crate::bytes::equal;
 use crate::cache::{KnownPeer, PeerCache};
 use crate::clusters::Clusters;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::counters::{Counter, Counters};
 use crate::endpoint;
 use crate::host::{HeaderMap, Host, Property, StateKey};
@@ -131,6 +134,8 @@ pub struct Exchange {
     clusters: RefCell<Clusters>,
     counters: Rc<Counters>,
     paths: Cell<Paths>,
+    /// The last message decoded, for its memory.
+    message: RefCell<Vec<u8>>,
 }
 
 /// By which paths this Envoy knows its attributes; learnt from the first stream.
@@ -151,6 +156,7 @@ impl Exchange {
             clusters: RefCell::new(Clusters::new(&config)),
             counters,
             paths: Cell::new(Paths::Unknown),
+            message: RefCell::default(),
             config,
             local,
         }
@@ -173,9 +179,11 @@ impl Exchange {
             }
             Direction::Outbound => None,
         };
-        let tells = direction != Direction::Inbound && self.tells_cluster(host);
-        let give = if tells { EACH } else { NEITHER };
-        stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
+        if self.config.mode == Mode::Exchange {
+            let tells = direction != Direction::Inbound && self.tells_cluster(host);
+            let give = if tells { EACH } else { NEITHER };
+            stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
+        }
         self.record_local_node(host, direction);
     }
 
@@ -185,7 +193,7 @@ impl Exchange {
         let mut headers = None;
         if direction != Direction::Inbound {
             let mut callee = NEITHER;
-            if stream.told {
+            if self.believes_answer(stream, host) {
                 let read = self.read(host, HeaderMap::Response);
                 callee = self.take_in(host, Side::Upstream, &read);
                 headers = Some(read);
@@ -194,7 +202,9 @@ impl Exchange {
                 self.store_endpoint(host);
             }
         }
-        self.write(host, HeaderMap::Response, headers.as_ref(), stream.asked);
+        if self.config.mode == Mode::Exchange {
+            self.write(host, HeaderMap::Response, headers.as_ref(), stream.asked);
+        }
     }
 
     fn direction(&self, host: &impl Host) -> Direction {
@@ -366,16 +376,24 @@ impl Exchange {
     #[cold]
     fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, Refused> {
         header::id(id, self.config.limits)?;
-        let message = header::message(value, self.config.limits)?;
-        let peer = header::peer(&message, self.config.limits)?;
+        let mut message = self.message.borrow_mut();
+        let message = header::message_in(value, self.config.limits, &mut message)?;
+        let peer = header::peer(message, self.config.limits)?;
         Ok(KnownPeer::of(&peer))
     }
 
-    /// Whether this proxy's own headers came back to it.
+    /// Whether this proxy's own headers came back to it. Istio's filter states
+    /// the same id, but other metadata.
     fn is_own(&self, id: &[u8], value: &[u8]) -> bool {
         let own_id = self.local.id.as_deref().unwrap_or_default();
+        if !equal(own_id.as_bytes(), id) {
+            return false;
+        }
+        if self.config.mode == Mode::Observe && !id.is_empty() {
+            return true;
+        }
         let own_value = self.local.header.as_deref().unwrap_or_default();
-        equal(own_id.as_bytes(), id) && equal(own_value.as_bytes(), value)
+        equal(own_value.as_bytes(), value)
     }
 
     fn trust(&self, side: Side) -> Trust {
@@ -453,6 +471,17 @@ impl Exchange {
         });
     }
 
+    /// Whether the callee's answer is believed: it was told who calls.
+    #[inline(always)] // On the way of every request.
+    fn believes_answer(&self, stream: &Stream, host: &impl Host) -> bool {
+        match self.config.mode {
+            Mode::Exchange => stream.told,
+            // Istio's filter told it. That one may tell clusters outside the mesh,
+            // too; but what ours would not tell is not believed either.
+            Mode::Observe => stream.direction.is_some() && self.tells_cluster(host),
+        }
+    }
+
     /// Whether the request's cluster is told about the local node.
     fn tells_cluster(&self, host: &impl Host) -> bool {
         let Some(cluster) = self.property(host, Property::ClusterName) else {
@@ -508,6 +537,7 @@ impl Exchange {
     }
 
     /// An attribute under the path by which this Envoy knows it.
+    #[inline(always)]
     fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
         let get = |path| self.counters.survive(host.property(path)).flatten();
         let Some(legacy_path) = property.legacy_path() else {

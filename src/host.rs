@@ -1,6 +1,6 @@
 //! The few things that the exchange asks of a proxy.
 
-use std::ops::Deref;
+use core::ops::Deref;
 
 /// A header map of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,9 @@
 //! that is pure and natively tested. `plugin` alone speaks proxy-wasm, and is
 //! there on `wasm32` only.
 
+// The standard library's panics, streams and threads would be a sixth of the
+// module.
+#![cfg_attr(target_arch = "wasm32", no_std)]
 #![deny(
     unsafe_code,
     clippy::arithmetic_side_effects,
@@ -22,6 +25,8 @@
 #![allow(clippy::inline_always)]
 // A failing test is to panic.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
+
+extern crate alloc;
 
 #[forbid(unsafe_code)]
 pub mod bytes;
@@ -39,6 +44,8 @@ pub mod endpoint;
 pub mod exchange;
 #[forbid(unsafe_code)]
 pub mod host;
+#[forbid(unsafe_code)]
+mod json;
 #[forbid(unsafe_code)]
 pub mod local;
 #[forbid(unsafe_code)]

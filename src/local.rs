@@ -1,11 +1,17 @@
 //! The node that this proxy is: read once from Envoy, encoded once, sent with
 //! every exchange.
 
-use std::ops::Deref;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::ops::Deref;
 
+use crate::json::Quoted;
 use crate::peer::header::{self, Limits};
 use crate::peer::text::{self, BadText};
-use crate::peer::wire::{self, Fields, Unusable, Wire};
+use crate::peer::wire::{self, Fields, Unusable, Wire, sort_last_wins};
 use crate::peer::{self, Field, Peer, Refused, SERVICE_LABELS, Slot, Text, Value, flat};
 use crate::share::Share;
 
@@ -44,13 +50,14 @@ pub enum Note {
     },
 }
 
-impl std::fmt::Display for Note {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Display for Note {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::LeftOut { key } => write!(
                 f,
-                "node metadata {key:?} is left out: neither a text without control characters, \
-                 a number nor a bool"
+                "node metadata {} is left out: neither a text without control characters, \
+                 a number nor a bool",
+                Quoted(key)
             ),
             Self::BadId(refused) => write!(f, "node id is left out: {refused}"),
             Self::BadMetadata(refused) => write!(f, "node metadata is left out: {refused}"),
@@ -148,8 +155,8 @@ impl LocalNode {
     #[must_use]
     pub fn new(node: &Node, share: &Share, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Self {
         let id = match header::id(&node.id, Limits::DEFAULT) {
-            Ok("") => None,
-            Ok(id) => Some(id.to_owned()),
+            Ok(id) if id.is_empty() => None,
+            Ok(id) => Some(id.to_string()),
             Err(refused) => {
                 notes.push(Note::BadId(refused));
                 None
@@ -170,7 +177,7 @@ impl LocalNode {
 fn entries(peer: &Peer<'_>, field: Field) -> usize {
     match peer.value(field) {
         Some(Value::Map(map)) => map.len(),
-        Some(Value::Text(names)) => names.split(',').count(),
+        Some(Value::Text(names)) => names.count_names(),
         None => 0,
     }
 }
@@ -222,8 +229,8 @@ fn fit(mut peer: Peer<'_>, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Opti
 /// A value without its type: a text, a double or a bool. `None` for what is none
 /// of these. (An attribute that is null, or holds null, Envoy does not give.)
 fn untyped(value: &[u8]) -> Option<Text<'static>> {
-    if let Ok(text) = text::check(value) {
-        return Some(Text::Owned(text.to_owned()));
+    if let Ok(text) = Text::checked(value) {
+        return Some(text.into_owned());
     }
     if let Ok(double) = <[u8; 8]>::try_from(value) {
         return text::of_number(f64::from_le_bytes(double));
@@ -243,12 +250,12 @@ fn service_labels<B: Deref<Target = [u8]>>(
 ) -> Option<peer::Map<'static>> {
     let mut labels: peer::Map<'static> = SERVICE_LABELS
         .into_iter()
-        .filter_map(|key| Some((Text::Borrowed(key), untyped(&get(key)?)?)))
+        .filter_map(|key| Some((key.into(), untyped(&get(key)?)?)))
         .collect();
     if labels.is_empty() {
         return None;
     }
-    labels.sort();
+    sort_last_wins(&mut labels);
     let key = "LABELS, but for those that name a service".to_owned();
     notes.push(Note::LeftOut { key });
     Some(labels)
@@ -256,12 +263,10 @@ fn service_labels<B: Deref<Target = [u8]>>(
 
 /// A list of such values, which comes as pairs of each with nothing.
 fn untyped_list(value: &[u8]) -> Option<Text<'static>> {
-    let names: Option<Vec<_>> = pairs(value)?
+    pairs(value)?
         .into_iter()
         .map(|(name, nothing)| untyped(name).filter(|_| nothing.is_empty()))
-        .collect();
-    let names = names.filter(|names| !names.is_empty())?;
-    Some(Text::Owned(names.join(",")))
+        .reduce(|names, name| Some(names?.with_name(&name?)))?
 }
 
 fn untyped_map(
@@ -271,12 +276,12 @@ fn untyped_map(
 ) -> peer::Map<'static> {
     let mut map = peer::Map::new();
     for (key, value) in pairs {
-        match (text::check(key), untyped(value)) {
-            (Ok(key), Some(value)) => map.push((Text::Owned(key.to_owned()), value)),
+        match (Text::checked(key), untyped(value)) {
+            (Ok(key), Some(value)) => map.push((key.into_owned(), value)),
             _ => Lenient { notes }.kind(field, Some(key)),
         }
     }
-    map.sort();
+    sort_last_wins(&mut map);
     map
 }
 

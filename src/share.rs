@@ -1,9 +1,12 @@
 //! What of the local node is sent.
 
-use serde_json::Value;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::config::{patterns, strings};
-use crate::peer::{Field, Peer, Text};
+use crate::json::Json;
+use crate::peer::{Field, Peer};
 
 /// A name, or the start of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub const MINIMAL_LABELS: [&str; 4] = [
 
 impl Share {
     /// Reads the configuration's value; `None` if it is not allowed.
-    pub(crate) fn parse(value: &Value) -> Option<Self> {
+    pub(crate) fn parse(value: &Json) -> Option<Self> {
         if let Some(preset) = value.as_str() {
             return match preset {
                 "all" => Some(Self::All),
@@ -136,7 +139,7 @@ fn rename_label(peer: &mut Peer<'_>, from: &str, to: &'static str) {
     let Some(labels) = &mut peer.labels else {
         return;
     };
-    let Some((_, value)) = labels.iter().find(|(key, _)| key == from).cloned() else {
+    let Some((_, value)) = labels.iter().find(|(key, _)| &**key == from).cloned() else {
         return;
     };
     match labels.binary_search_by(|(key, _)| (**key).cmp(to)) {
@@ -145,6 +148,6 @@ fn rename_label(peer: &mut Peer<'_>, from: &str, to: &'static str) {
                 *old = value;
             }
         }
-        Err(place) => labels.insert(place, (Text::Borrowed(to), value)),
+        Err(place) => labels.insert(place, (to.into(), value)),
     }
 }

@@ -1,6 +1,8 @@
 //! Whom to believe: what a peer's connection must show before its metadata is
 //! taken.
 
+use alloc::string::String;
+
 /// What is asked of a peer's connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
@@ -32,24 +34,23 @@ pub enum Distrust {
 /// Whether `uri_san` vouches for `namespace`, within `trust_domains` unless
 /// that is empty.
 #[must_use]
-pub fn vouches(uri_san: &[u8], namespace: &str, trust_domains: &[String]) -> bool {
-    let Some((trust_domain, rest)) = std::str::from_utf8(uri_san)
-        .ok()
-        .and_then(|uri| uri.strip_prefix("spiffe://"))
-        .and_then(|uri| uri.split_once('/'))
-    else {
+pub fn vouches(uri_san: &[u8], namespace: &[u8], trust_domains: &[String]) -> bool {
+    let Some(uri) = uri_san.strip_prefix(b"spiffe://") else {
         return false;
     };
-    let mut path = rest.split('/');
-    let is_path = path.next() == Some("ns")
-        && path.next() == Some(namespace)
-        && path.next() == Some("sa")
-        && path.next().is_some_and(|account| !account.is_empty())
-        && path.next().is_none();
+    let mut parts = uri.split(|byte| *byte == b'/');
+    let trust_domain = parts.next().unwrap_or_default();
+    let is_path = parts.next() == Some(b"ns")
+        && parts.next() == Some(namespace)
+        && parts.next() == Some(b"sa")
+        && parts.next().is_some_and(|account| !account.is_empty())
+        && parts.next().is_none();
+    let mut listed = trust_domains.iter().map(String::as_bytes);
     is_path
         && !namespace.is_empty()
         && !trust_domain.is_empty()
-        && (trust_domains.is_empty() || trust_domains.iter().any(|listed| listed == trust_domain))
+        && (trust_domains.is_empty() || listed.any(|listed| listed == trust_domain))
+        && core::str::from_utf8(uri_san).is_ok()
 }
 
 #[cfg(test)]
@@ -61,10 +62,10 @@ mod tests {
         let domains = ["cluster.local".to_owned()];
         assert!(vouches(
             b"spiffe://cluster.local/ns/shop/sa/pay",
-            "shop",
+            b"shop",
             &domains
         ));
-        assert!(vouches(b"spiffe://other/ns/shop/sa/pay", "shop", &[]));
+        assert!(vouches(b"spiffe://other/ns/shop/sa/pay", b"shop", &[]));
         for (uri, namespace) in [
             ("spiffe://other/ns/shop/sa/pay", "shop"),
             ("spiffe://cluster.local/ns/shop/sa/pay", "bank"),
@@ -78,9 +79,12 @@ mod tests {
             ("https://cluster.local/ns/shop/sa/pay", "shop"),
             ("", "shop"),
         ] {
-            assert!(!vouches(uri.as_bytes(), namespace, &domains), "{uri}");
+            assert!(
+                !vouches(uri.as_bytes(), namespace.as_bytes(), &domains),
+                "{uri}"
+            );
         }
-        assert!(!vouches(b"spiffe:///ns/shop/sa/pay", "shop", &[]));
-        assert!(!vouches(b"spiffe://\xff/ns/shop/sa/pay", "shop", &[]));
+        assert!(!vouches(b"spiffe:///ns/shop/sa/pay", b"shop", &[]));
+        assert!(!vouches(b"spiffe://\xff/ns/shop/sa/pay", b"shop", &[]));
     }
 }

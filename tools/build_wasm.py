@@ -40,6 +40,9 @@ EXPORTS = frozenset(
 # All that the module may use beyond the first WebAssembly. V8 has run these since 2019, and vectors since 2021.
 FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt")
 VECTORS = "SIMD128"
+# How large a function may be for LLVM to inline it of its own accord, instead of 275: the module becomes a fifth
+# smaller. Where a request is slowed by it, the source says `inline(always)`.
+INLINE_THRESHOLD = 50
 # Shrinking costs no instruction per stream here, and takes 2 % more off the module.
 OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
 
@@ -62,7 +65,7 @@ def main() -> None:
         check(module, machine_paths=(ROOT, CARGO_HOME, built.parent))
     except (BuildError, subprocess.CalledProcessError) as error:
         sys.exit(f"wasm: {error}")
-    write(module)
+    write(OUTPUT, module)
     say(f"{OUTPUT.relative_to(ROOT)}, {len(module):,} bytes ({built.stat().st_size:,} before trimming)")
     say(f"exports {', '.join(sorted(exports(Module.read(module))))}")
 
@@ -72,6 +75,7 @@ def compile_module(simd: bool) -> Path:
     subprocess.run(["cargo", "fetch", "--quiet"], cwd=ROOT, check=True)
     sources = {crates: "crates" for crates in (CARGO_HOME / "registry" / "src").glob("*")} | {ROOT: PACKAGE}
     flags = ["-Ctarget-feature=+simd128"] if simd else []
+    flags += [f"-Cllvm-args=-inline-threshold={INLINE_THRESHOLD}"]
     flags += [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
     # Only as a cdylib: cargo drops link-time optimisation where a crate is built as an rlib, too.
     command = f"cargo rustc --release --lib --crate-type cdylib --package {PACKAGE} --target {TARGET}"
@@ -117,12 +121,12 @@ def check(module: bytes, machine_paths: tuple[Path, ...]) -> None:
             raise BuildError(f"the module contains {leftover!r}")
 
 
-def write(module: bytes) -> None:
-    """Puts the module in place at once, so that no reader ever sees half of it."""
-    OUTPUT.parent.mkdir(exist_ok=True)
-    scratch = OUTPUT.with_suffix(f".{os.getpid()}")
-    scratch.write_bytes(module)
-    scratch.replace(OUTPUT)
+def write(file: Path, content: bytes) -> None:
+    """Puts a file in place at once, so that no reader ever sees half of it."""
+    file.parent.mkdir(exist_ok=True)
+    scratch = file.with_suffix(f".{os.getpid()}")
+    scratch.write_bytes(content)
+    scratch.replace(file)
 
 
 def say(line: str) -> None:

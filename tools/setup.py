@@ -33,8 +33,8 @@ class SetupError(Exception):
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    if sys.version_info < (3, 10):
-        sys.exit("setup: Python is too old, 3.10 or newer is needed")
+    if sys.version_info < (3, 11):
+        sys.exit("setup: Python is too old, 3.11 or newer is needed")
     for program, package in (("cc", "a C compiler"), ("setpriv", "util-linux")):
         if not shutil.which(program):
             sys.exit(f"setup: {program} is missing; it comes with {package}")

@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
     let mut clusters = Clusters::new(&Config::default());
     let is_told = clusters.is_told(b"cluster", || Some(rest.to_vec()));
     assert_eq!(clusters.is_told(b"cluster", || None::<Vec<u8>>), is_told);
-    assert!(!vouches(rest, "", &[]));
+    assert!(!vouches(rest, b"", &[]));
 }
 
 fn share(source: &mut Source<'_>) -> Share {
@@ -75,7 +75,7 @@ fn check(node: &Node, share: &Share, max_sent_bytes: usize) {
         assert_eq!(&header::encode(&peer), sent);
     }
     if let Some(id) = &local.id {
-        assert_eq!(header::id(id.as_bytes(), unlimited), Ok(id.as_str()));
+        assert_eq!(header::id(id.as_bytes(), unlimited), Ok(id.as_str().into()));
     }
     if let Some(stored) = &local.flat {
         let peer = node.peer(&mut Vec::new());

@@ -45,7 +45,7 @@ fn peer_of(message: &Struct) -> Peer<'static> {
 
 fn text_of(value: &Value) -> Option<Text<'static>> {
     match value.kind.as_ref()? {
-        Kind::StringValue(text) => Some(Text::Owned(text.clone())),
+        Kind::StringValue(text) => Some(text.clone().into()),
         Kind::NumberValue(number) => text::of_number(*number),
         Kind::BoolValue(bool) => Some(text::of_bool(*bool)),
         Kind::NullValue(_) | Kind::StructValue(_) | Kind::ListValue(_) => None,
@@ -54,7 +54,14 @@ fn text_of(value: &Value) -> Option<Text<'static>> {
 
 fn names_of(list: &ListValue) -> Option<Text<'static>> {
     let names: Vec<_> = list.values.iter().filter_map(text_of).collect();
-    (!names.is_empty()).then(|| names.join(",").into())
+    (!names.is_empty()).then(|| {
+        names
+            .iter()
+            .map(|name| &**name)
+            .collect::<Vec<_>>()
+            .join(",")
+            .into()
+    })
 }
 
 fn map_of(message: &Struct) -> Map<'static> {

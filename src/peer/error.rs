@@ -1,6 +1,6 @@
 //! Why a received peer was refused.
 
-use std::fmt;
+use core::fmt;
 
 /// Why a received peer was refused. The request is served all the same; each
 /// reason has a counter of its own.
@@ -69,4 +69,4 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl core::error::Error for Refused {}

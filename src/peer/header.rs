@@ -1,25 +1,16 @@
 //! The value of `x-envoy-peer-metadata`: base64 of a `google.protobuf.Struct`.
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::wire::{self, Strict};
-use super::{Peer, Refused, text};
+use super::{Peer, Refused, Text, base64};
 
 /// The header that carries a peer.
 pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
 
 /// The header that carries the peer's node id.
 pub const PEER_METADATA_ID: &str = "x-envoy-peer-metadata-id";
-
-/// Standard alphabet, padded on writing; on reading padding is optional, for
-/// some senders leave it out. Bits that no byte uses must be zero.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// What a receiver accepts at most. Each limit bounds what one request can make
 /// the filter do or keep.
@@ -58,8 +49,19 @@ impl Limits {
 
 /// The message in a header's `value`; the peer of [`peer`] borrows from it.
 pub fn message(value: &[u8], limits: Limits) -> Result<Vec<u8>, Refused> {
+    let mut bytes = Vec::new();
+    message_in(value, limits, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`message`], in `bytes`, whose memory is used again.
+pub fn message_in<'b>(
+    value: &[u8],
+    limits: Limits,
+    bytes: &'b mut Vec<u8>,
+) -> Result<&'b [u8], Refused> {
     check_lengths(b"", value, limits)?;
-    BASE64.decode(value).map_err(|_| Refused::Base64)
+    base64::decode(value, bytes).ok_or(Refused::Base64)
 }
 
 /// The peer in a `message`, if it says anything about the workload.
@@ -72,13 +74,13 @@ pub fn peer(message: &[u8], limits: Limits) -> Result<Peer<'_>, Refused> {
 }
 
 /// The id in the header's `value`.
-pub fn id(value: &[u8], limits: Limits) -> Result<&str, Refused> {
+pub fn id(value: &[u8], limits: Limits) -> Result<Text<'_>, Refused> {
     check_lengths(value, b"", limits)?;
-    Ok(text::check(value)?)
+    Ok(Text::checked(value)?)
 }
 
-/// The header's value for `peer`.
+/// The header's value for `peer`, padded.
 #[must_use]
 pub fn encode(peer: &Peer<'_>) -> String {
-    BASE64.encode(wire::encode(peer))
+    base64::encode(&wire::encode(peer))
 }

@@ -6,10 +6,10 @@
 //!      (text)                              (bytes)                                      (filter state)
 //! ```
 
-use std::borrow::Cow;
-
 use crate::bytes::equal;
+use alloc::vec::Vec;
 
+pub mod base64;
 pub mod error;
 pub mod flat;
 pub mod header;
@@ -17,10 +17,7 @@ pub mod text;
 pub mod wire;
 
 pub use error::Refused;
-
-/// A text of a peer: borrowed from the message it came in, or made from a
-/// number or a list.
-pub type Text<'a> = Cow<'a, str>;
+pub use text::Text;
 
 /// Labels or platform metadata: sorted by key bytes, each key once.
 pub type Map<'a> = Vec<(Text<'a>, Text<'a>)>;
@@ -129,6 +126,7 @@ impl Field {
 
     /// The field of a key, `None` for a key that is not exchanged.
     #[must_use]
+    #[inline(always)]
     pub fn of_key(key: &[u8]) -> Option<Self> {
         // By length first: a comparison of unequal keys is not cheap.
         let field = match key.len() {
@@ -164,7 +162,7 @@ pub enum Slot<'p, 'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'p> {
     /// A text, also names separated by commas.
-    Text(&'p str),
+    Text(&'p Text<'p>),
     /// Keys and values.
     Map(&'p [(Text<'p>, Text<'p>)]),
 }
@@ -203,7 +201,7 @@ impl<'a> Peer<'a> {
             Field::Owner => &self.owner,
             Field::WorkloadName => &self.workload_name,
         };
-        text.as_deref().map(Value::Text)
+        text.as_ref().map(Value::Text)
     }
 
     /// Leaves `field` out.
@@ -228,12 +226,10 @@ impl<'a> Peer<'a> {
     /// peer is never stored, for readers would draw a nameless node.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        Field::ALL
-            .into_iter()
-            .filter_map(|field| self.value(field))
-            .all(|value| match value {
-                Value::Text(text) => text.is_empty(),
-                Value::Map(map) => map.is_empty(),
-            })
+        Field::ALL.iter().all(|field| match self.value(*field) {
+            Some(Value::Text(text)) => text.is_empty(),
+            Some(Value::Map(map)) => map.is_empty(),
+            None => true,
+        })
     }
 }

@@ -9,10 +9,15 @@
 
 use super::text::{self, BadText};
 use super::{Field, Map, Peer, Refused, Slot, Text, Value};
+use crate::bytes::is_less;
+use alloc::vec::Vec;
 
 /// How deep lists and structs may lie within each other below a value. The
 /// nested values of unknown keys, which some senders forward, stay within 8.
 pub const MAX_DEPTH: usize = 8;
+
+/// Room for the labels of most peers.
+const USUAL_LABELS: usize = 8;
 
 /// What a reader of node metadata does about a value that it cannot use.
 pub trait Unusable {
@@ -52,7 +57,7 @@ impl From<BadText> for Refused {
 pub fn decode<'a>(
     message: &'a [u8],
     max_labels: usize,
-    unusable: &mut impl Unusable,
+    unusable: &mut dyn Unusable,
 ) -> Result<Peer<'a>, Refused> {
     let mut decoder = Decoder {
         max_labels,
@@ -81,12 +86,13 @@ impl From<Refused> for Error {
     }
 }
 
-struct Decoder<'u, U> {
+struct Decoder<'u> {
     max_labels: usize,
-    unusable: &'u mut U,
+    /// Not generic, for it is seldom asked, and two decoders would be twice the code.
+    unusable: &'u mut dyn Unusable,
 }
 
-impl<U: Unusable> Decoder<'_, U> {
+impl Decoder<'_> {
     fn peer<'a>(&mut self, message: &'a [u8]) -> Result<Peer<'a>, Error> {
         let mut peer = Peer::default();
         let mut entries = Fields::of(message);
@@ -107,6 +113,7 @@ impl<U: Unusable> Decoder<'_, U> {
     }
 
     /// A text, number or bool as text; `None` for what is neither.
+    #[inline(always)]
     fn scalar<'a>(
         &mut self,
         field: Field,
@@ -114,8 +121,8 @@ impl<U: Unusable> Decoder<'_, U> {
         value: Kind<'a>,
     ) -> Result<Option<Text<'a>>, Error> {
         let text = match value {
-            Kind::Text(bytes) => match text::check(bytes) {
-                Ok(text) => Some(Text::Borrowed(text)),
+            Kind::Text(bytes) => match Text::checked(bytes) {
+                Ok(text) => Some(text),
                 Err(why) => {
                     self.unusable.text(field, key, why)?;
                     return Ok(None);
@@ -142,13 +149,14 @@ impl<U: Unusable> Decoder<'_, U> {
             value => self.scalar(field, None, value)?,
         };
         // Each name becomes an entry of a list, whichever way it came.
-        let count = names.iter().flat_map(|names| names.split(',')).count();
-        self.check_count(count)?;
+        if let Some(names) = &names {
+            self.check_count(names.count_names())?;
+        }
         Ok(names)
     }
 
     fn joined<'a>(&mut self, field: Field, list: &'a [u8]) -> Result<Option<Text<'a>>, Error> {
-        let mut joined: Option<String> = None;
+        let mut joined: Option<Text<'a>> = None;
         let mut count = 0_usize;
         let mut values = Fields::of(list);
         while let Some(value) = values.next_bytes(1)? {
@@ -156,16 +164,13 @@ impl<U: Unusable> Decoder<'_, U> {
             count = count.saturating_add(1);
             self.check_count(count)?;
             if let Some(name) = self.scalar(field, None, Kind::of(value)?)? {
-                match &mut joined {
-                    Some(joined) => {
-                        joined.push(',');
-                        joined.push_str(&name);
-                    }
-                    None => joined = Some(name.into_owned()),
-                }
+                joined = Some(match joined {
+                    Some(joined) => joined.with_name(&name),
+                    None => name,
+                });
             }
         }
-        Ok(joined.map(Text::Owned))
+        Ok(joined)
     }
 
     fn map<'a>(&mut self, field: Field, value: Kind<'a>) -> Result<Option<Map<'a>>, Error> {
@@ -174,14 +179,14 @@ impl<U: Unusable> Decoder<'_, U> {
             self.unusable.kind(field, None);
             return Ok(None);
         };
-        let mut map = Map::new();
+        let mut map = Map::with_capacity(USUAL_LABELS);
         let mut count = 0_usize;
         let mut entries = Fields::of(message);
         while let Some(entry) = entries.next_bytes(1)? {
             count = count.saturating_add(1);
             self.check_count(count)?;
             let (key, value) = entry_of(entry)?;
-            let name = match text::check(key) {
+            let name = match Text::checked(key) {
                 Ok(name) => name,
                 Err(why) => {
                     self.unusable.text(field, Some(key), why)?;
@@ -189,7 +194,7 @@ impl<U: Unusable> Decoder<'_, U> {
                 }
             };
             if let Some(value) = self.scalar(field, Some(key), Kind::of(value)?)? {
-                map.push((Text::Borrowed(name), value));
+                map.push((name, value));
             }
         }
         sort_last_wins(&mut map);
@@ -206,8 +211,8 @@ impl<U: Unusable> Decoder<'_, U> {
 }
 
 /// Sorts by key; of equal keys the last stays, as in protobuf.
-fn sort_last_wins(map: &mut Map<'_>) {
-    if map.is_sorted_by(|(a, _), (b, _)| a < b) {
+pub(crate) fn sort_last_wins(map: &mut Map<'_>) {
+    if map.is_sorted_by(|(a, _), (b, _)| is_less(a.as_bytes(), b.as_bytes())) {
         return;
     }
     map.reverse();
@@ -230,7 +235,20 @@ enum Kind<'a> {
 
 impl<'a> Kind<'a> {
     /// The last kind that is set, as protobuf reads a oneof; null if none is.
+    #[inline(always)]
     fn of(value: &'a [u8]) -> Result<Self, Error> {
+        if value.is_empty() {
+            return Ok(Self::Null);
+        }
+        match (Fields::of(value).short(3), Fields::of(value).short(5)) {
+            (Some((text, [])), _) => Ok(Self::Text(text)),
+            (_, Some((message, []))) => Ok(Self::Struct(message)),
+            _ => Self::of_any(value),
+        }
+    }
+
+    #[cold]
+    fn of_any(value: &'a [u8]) -> Result<Self, Error> {
         let mut kind = Self::Null;
         let mut fields = Fields::of(value);
         while let Some((number, wire)) = fields.next()? {
@@ -268,7 +286,22 @@ impl<'a> Kind<'a> {
 }
 
 /// Key and value of an entry of `Struct.fields`, as protobuf maps are written.
+#[inline(always)]
 fn entry_of(entry: &[u8]) -> Result<(&[u8], &[u8]), Error> {
+    // As nearly every sender writes it: key, value, and nothing more.
+    if let Some((key, rest)) = Fields::of(entry).short(1)
+        && let Some((value, [])) = Fields::of(rest).short(2)
+    {
+        return Ok((key, value));
+    }
+    if entry.is_empty() {
+        return Ok((&[], &[]));
+    }
+    entry_of_any(entry)
+}
+
+#[cold]
+fn entry_of_any(entry: &[u8]) -> Result<(&[u8], &[u8]), Error> {
     let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
     let mut fields = Fields::of(entry);
     while let Some((number, wire)) = fields.next()? {
@@ -345,15 +378,50 @@ impl<'a> Fields<'a> {
         self.field().map(Some).ok_or(malformed)
     }
 
+    /// The next length-delimited field and what follows it, if it is of this
+    /// number, its tag takes one byte, and its length one or two: the short way
+    /// for nearly all.
+    #[inline(always)]
+    fn short(&self, wanted: u8) -> Option<(&'a [u8], &'a [u8])> {
+        let tag = wanted << 3 | 2;
+        match self.rest {
+            [first, len @ 0..0x80, rest @ ..] if *first == tag => {
+                rest.split_at_checked(usize::from(*len))
+            }
+            [first, low, high @ 0..0x80, rest @ ..] if *first == tag => {
+                let len = usize::from(*high) << 7 | usize::from(low & 0x7F);
+                rest.split_at_checked(len)
+            }
+            _ => None,
+        }
+    }
+
     /// The next length-delimited field of this number; steps over all others.
-    pub(crate) fn next_bytes(&mut self, wanted: u64) -> Result<Option<&'a [u8]>, Malformed> {
-        loop {
-            match self.next()? {
-                Some((number, Wire::Bytes(bytes))) if number == wanted => return Ok(Some(bytes)),
-                Some(_) => {}
-                None => return Ok(None),
+    #[inline(always)]
+    pub(crate) fn next_bytes(&mut self, wanted: u8) -> Result<Option<&'a [u8]>, Malformed> {
+        if let Some((bytes, rest)) = self.short(wanted) {
+            self.rest = rest;
+            return Ok(Some(bytes));
+        }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let (bytes, rest) = Self::of(self.rest).find_bytes(wanted)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// The next such field written in any way, and what follows it.
+    #[cold]
+    fn find_bytes(mut self, wanted: u8) -> Result<(Option<&'a [u8]>, &'a [u8]), Malformed> {
+        while let Some((number, wire)) = self.next()? {
+            if let Wire::Bytes(bytes) = wire
+                && number == u64::from(wanted)
+            {
+                return Ok((Some(bytes), self.rest));
             }
         }
+        Ok((None, self.rest))
     }
 
     fn field(&mut self) -> Option<(u64, Wire<'a>)> {
@@ -412,19 +480,19 @@ pub fn encode(peer: &Peer<'_>) -> Vec<u8> {
     let mut message = Vec::new();
     for field in Field::ALL {
         let value = match peer.value(field) {
-            Some(Value::Text(text)) => value_of_text(text),
+            Some(Value::Text(text)) => value_of_text(text.as_bytes()),
             Some(Value::Map(map)) => value_of_map(map),
             None => continue,
         };
-        put_entry(&mut message, field.key(), &value);
+        put_entry(&mut message, field.key().as_bytes(), &value);
     }
     message
 }
 
 /// `Value { string_value }`
-fn value_of_text(text: &str) -> Vec<u8> {
+fn value_of_text(text: &[u8]) -> Vec<u8> {
     let mut value = Vec::new();
-    put_bytes(&mut value, 3, text.as_bytes());
+    put_bytes(&mut value, 3, text);
     value
 }
 
@@ -432,7 +500,11 @@ fn value_of_text(text: &str) -> Vec<u8> {
 fn value_of_map(map: &[(Text<'_>, Text<'_>)]) -> Vec<u8> {
     let mut message = Vec::new();
     for (key, text) in map {
-        put_entry(&mut message, key, &value_of_text(text));
+        put_entry(
+            &mut message,
+            key.as_bytes(),
+            &value_of_text(text.as_bytes()),
+        );
     }
     let mut value = Vec::new();
     put_bytes(&mut value, 5, &message);
@@ -440,9 +512,9 @@ fn value_of_map(map: &[(Text<'_>, Text<'_>)]) -> Vec<u8> {
 }
 
 /// An entry of `Struct.fields`.
-fn put_entry(message: &mut Vec<u8>, key: &str, value: &[u8]) {
+fn put_entry(message: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let mut entry = Vec::new();
-    put_bytes(&mut entry, 1, key.as_bytes());
+    put_bytes(&mut entry, 1, key);
     put_bytes(&mut entry, 2, value);
     put_bytes(message, 1, &entry);
 }

@@ -1,5 +1,9 @@
 //! The log of the proxy, under its level.
 
+use alloc::format;
+use alloc::string::ToString;
+use core::panic::PanicInfo;
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::raw;
@@ -7,15 +11,21 @@ use crate::host::HostResult;
 
 struct Logger;
 
-/// Sends what is logged to the proxy. A panic says so there, too, before the VM
-/// fails.
+/// Sends what is logged to the proxy.
 pub(super) fn install() {
     // Err is only that a logger is installed already.
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
-    std::panic::set_hook(Box::new(|panic| {
-        let _ = raw::log(Level::Error, &panic.to_string());
-    }));
+}
+
+/// Says where, then fails the VM. What is wrong is not said, for the texts of all
+/// that can be would be a tenth of the module.
+#[panic_handler]
+fn on_panic(panic: &PanicInfo<'_>) -> ! {
+    if let Some(place) = panic.location() {
+        let _ = raw::log(Level::Error, &format!("panicked at {place}"));
+    }
+    core::arch::wasm32::unreachable()
 }
 
 /// Logs what the operator's log level lets through, so that nothing is built

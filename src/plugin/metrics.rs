@@ -2,6 +2,8 @@
 
 use super::raw::{self, MetricId};
 use crate::counters::{Counter, Counters};
+use alloc::format;
+use alloc::vec::Vec;
 
 /// The metric of each counter; a counter that Envoy did not take has none.
 #[derive(Debug, Default)]

@@ -6,13 +6,16 @@
 //! that bodies enter the VM chunk by chunk for nothing, and panics on statuses
 //! that Envoy gives in ordinary cases; a panic fails the VM. See `docs/cost.md`.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::Config;
-use crate::counters::Counters;
+use crate::counters::{Counter, Counters};
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, StateKey};
+use crate::json::Quoted;
 use crate::local::{LocalNode, Node};
 use crate::peer::{flat, wire};
 
@@ -47,9 +50,9 @@ impl Root {
         let id = self.property("xds\0node\0id");
         let id = id.or_else(|| self.property("node\0id"));
         log::info!(
-            "metadata-exchange {} started, node id {:?}",
+            "metadata-exchange {} started, node id {}",
             env!("CARGO_PKG_VERSION"),
-            String::from_utf8_lossy(id.as_deref().unwrap_or_default())
+            Quoted(&String::from_utf8_lossy(id.as_deref().unwrap_or_default()))
         );
     }
 
@@ -79,8 +82,12 @@ impl Root {
         true
     }
 
-    fn on_tick(&mut self) {
+    /// `has_served`: whether this VM has had requests.
+    fn on_tick(&mut self, has_served: bool) {
         self.counters.survive(logger::follow_level());
+        if has_served {
+            self.counters.count(Counter::Tick);
+        }
         self.metrics.publish(&self.counters);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)

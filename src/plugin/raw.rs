@@ -5,12 +5,15 @@
 //! Shapes and statuses:
 //! <https://github.com/proxy-wasm/spec/tree/main/abi-versions/v0.2.1>
 
-use std::cell::RefCell;
-use std::mem::MaybeUninit;
-use std::ops::Deref;
-use std::ptr::{self, NonNull};
-use std::slice;
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::RefCell;
+use core::mem::MaybeUninit;
+use core::ops::Deref;
+use core::ptr::{self, NonNull};
+use core::slice;
+use core::time::Duration;
 
 use log::{Level, LevelFilter};
 
@@ -47,7 +50,7 @@ extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     if size > BLOCK {
         return Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast();
     }
-    let block = AT_HAND.with_borrow_mut(Vec::pop);
+    let block = AT_HAND.borrow_mut().pop();
     Box::into_raw(block.unwrap_or_else(Box::new_uninit)).cast()
 }
 
@@ -68,7 +71,7 @@ extern "C" fn proxy_on_configure(id: u32, _configuration_size: usize) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(id: u32) {
-    vm::with(|vm| vm.root(id).map(Root::on_tick));
+    vm::with(|vm| vm.on_tick(id));
 }
 
 #[unsafe(no_mangle)]
@@ -159,6 +162,26 @@ fn ok(status: u32) -> HostResult<()> {
     }
 }
 
+/// A static variable of the only thread that a VM has.
+pub(super) struct Single<T>(RefCell<T>);
+
+// SAFETY: there is no other thread that it could be shared with.
+unsafe impl<T> Sync for Single<T> {}
+
+impl<T> Single<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(RefCell::new(value))
+    }
+}
+
+impl<T> Deref for Single<T> {
+    type Target = RefCell<T>;
+
+    fn deref(&self) -> &RefCell<T> {
+        &self.0
+    }
+}
+
 /// Memory for what the host answers: any header or attribute of a usual size.
 type Block = MaybeUninit<[u8; BLOCK]>;
 const BLOCK: usize = 4096;
@@ -167,9 +190,7 @@ const BLOCK: usize = 4096;
 /// once. To allocate and free anew costs more than all else with an answer.
 const ROOM: usize = 4;
 
-thread_local! {
-    static AT_HAND: RefCell<Vec<Box<Block>>> = const { RefCell::new(Vec::new()) };
-}
+static AT_HAND: Single<Vec<Box<Block>>> = Single::new(Vec::new());
 
 /// What the host answered, in memory from [`proxy_on_memory_allocate`].
 pub(super) struct Received {
@@ -187,6 +208,7 @@ impl Deref for Received {
 }
 
 impl Drop for Received {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.size == 0 {
             return;
@@ -200,11 +222,10 @@ impl Drop for Received {
         }
         // SAFETY: it was made as a block.
         let block: Box<Block> = unsafe { Box::from_raw(data.cast()) };
-        AT_HAND.with_borrow_mut(|at_hand| {
-            if at_hand.len() < ROOM {
-                at_hand.push(block);
-            }
-        });
+        let mut at_hand = AT_HAND.borrow_mut();
+        if at_hand.len() < ROOM {
+            at_hand.push(block);
+        }
     }
 }
 
@@ -243,6 +264,7 @@ fn map_type(map: HeaderMap) -> u32 {
 impl Host for Envoy {
     type Bytes = Received;
 
+    #[inline(always)]
     fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Received>> {
         received(|value, size| unsafe {
             proxy_get_header_map_value(map_type(map), name.as_ptr(), name.len(), value, size)
@@ -265,6 +287,7 @@ impl Host for Envoy {
         ok(unsafe { proxy_remove_header_map_value(map_type(map), name.as_ptr(), name.len()) })
     }
 
+    #[inline(always)]
     fn property(&self, path: &str) -> HostResult<Option<Received>> {
         received(|value, size| unsafe {
             proxy_get_property(path.as_ptr(), path.len(), value, size)
@@ -343,4 +366,38 @@ pub(super) fn define_counter(name: &str) -> HostResult<MetricId> {
 /// Adds `offset` to a counter.
 pub(super) fn increment_metric(id: MetricId, offset: i64) -> HostResult<()> {
     ok(unsafe { proxy_increment_metric(id.0, offset) })
+}
+
+/// The allocator of the target's C library: small, and quick on one thread.
+struct System;
+
+#[global_allocator]
+static ALLOCATOR: System = System;
+
+/// What `malloc` aligns to.
+const ALIGNMENT: usize = 16;
+
+// SAFETY: as C's `malloc`, `realloc` and `free` promise.
+unsafe impl GlobalAlloc for System {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.align() > ALIGNMENT {
+            return ptr::null_mut();
+        }
+        unsafe { malloc(layout.size()) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, _: Layout) {
+        unsafe { free(memory) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, _: Layout, size: usize) -> *mut u8 {
+        unsafe { realloc(memory, size) }
+    }
+}
+
+#[link(name = "c")]
+unsafe extern "C" {
+    fn malloc(size: usize) -> *mut u8;
+    fn realloc(memory: *mut u8, size: usize) -> *mut u8;
+    fn free(memory: *mut u8);
 }

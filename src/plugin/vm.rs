@@ -1,8 +1,8 @@
 //! The contexts that live in this VM, by the ids that the host gave them.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use alloc::vec::Vec;
 
+use super::raw::Single;
 use super::{HttpStream, Root};
 use crate::exchange::Stream;
 
@@ -13,20 +13,16 @@ pub(super) struct Vm {
     streams: ById<HttpStream>,
 }
 
-thread_local! {
-    static VM: RefCell<Vm> = const {
-        RefCell::new(Vm {
-            roots: ById::EMPTY,
-            streams: ById::EMPTY,
-        })
-    };
-}
+static VM: Single<Vm> = Single::new(Vm {
+    roots: ById::EMPTY,
+    streams: ById::EMPTY,
+});
 
 /// Calls `work` with the VM. The host does not enter the VM twice at once; if it
 /// did, the inner call would do nothing.
 pub(super) fn with<T: Default>(work: impl FnOnce(&mut Vm) -> T) -> T {
-    VM.with(|vm| vm.try_borrow_mut().map(|mut vm| work(&mut vm)))
-        .unwrap_or_default()
+    let vm = VM.try_borrow_mut();
+    vm.map(|mut vm| work(&mut vm)).unwrap_or_default()
 }
 
 impl Vm {
@@ -52,6 +48,13 @@ impl Vm {
         }
     }
 
+    pub(super) fn on_tick(&mut self, id: u32) {
+        let has_served = !self.streams.is_untouched();
+        if let Some(root) = self.roots.get_mut(id) {
+            root.on_tick(has_served);
+        }
+    }
+
     pub(super) fn root(&mut self, id: u32) -> Option<&mut Root> {
         self.roots.get_mut(id)
     }
@@ -65,7 +68,8 @@ impl Vm {
 /// time mostly have a place of their own; the few others stand aside.
 struct ById<T> {
     places: Vec<Option<(u32, T)>>,
-    aside: BTreeMap<u32, T>,
+    /// Sorted by id: new ones come to the end, and most soon leave it.
+    aside: Vec<(u32, T)>,
 }
 
 impl<T> ById<T> {
@@ -73,25 +77,33 @@ impl<T> ById<T> {
 
     const EMPTY: Self = Self {
         places: Vec::new(),
-        aside: BTreeMap::new(),
+        aside: Vec::new(),
     };
+
+    /// Whether nothing was ever inserted.
+    fn is_untouched(&self) -> bool {
+        self.places.is_empty()
+    }
 
     fn insert(&mut self, id: u32, context: T) {
         if self.places.is_empty() {
             self.places.resize_with(Self::PLACES, || None);
         }
-        match self.place(id) {
-            Some(place @ None) => *place = Some((id, context)),
-            _ => {
-                self.aside.insert(id, context);
-            }
+        if let Some(place @ None) = self.place(id) {
+            *place = Some((id, context));
+        } else {
+            let (Ok(at) | Err(at)) = find(&self.aside, id);
+            self.aside.insert(at, (id, context));
         }
     }
 
     fn get_mut(&mut self, id: u32) -> Option<&mut T> {
         match self.places.get_mut(id as usize % Self::PLACES) {
             Some(Some((at, context))) if *at == id => Some(context),
-            _ => self.aside.get_mut(&id),
+            _ => {
+                let at = find(&self.aside, id).ok()?;
+                self.aside.get_mut(at).map(|(_, context)| context)
+            }
         }
     }
 
@@ -100,11 +112,20 @@ impl<T> ById<T> {
             Some(place) if place.as_ref().is_some_and(|(at, _)| *at == id) => {
                 place.take().map(|(_, context)| context)
             }
-            _ => self.aside.remove(&id),
+            _ => {
+                let at = find(&self.aside, id).ok()?;
+                Some(self.aside.remove(at).1)
+            }
         }
     }
 
     fn place(&mut self, id: u32) -> Option<&mut Option<(u32, T)>> {
         self.places.get_mut(id as usize % Self::PLACES)
     }
+}
+
+/// The place of an id among those that are sorted, or where it belongs.
+#[cold]
+fn find<T>(contexts: &[(u32, T)], id: u32) -> Result<usize, usize> {
+    contexts.binary_search_by_key(&id, |(at, _)| *at)
 }

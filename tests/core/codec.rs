@@ -31,7 +31,7 @@ fn peer() -> impl Strategy<Value = Peer<'static>> {
         let mut peer = Peer::default();
         for (field, text) in Field::ALL.into_iter().zip(texts) {
             if let Slot::Text(slot) | Slot::Names(slot) = peer.slot(field) {
-                *slot = text.map(Text::Owned);
+                *slot = text.map(Text::from);
             }
         }
         let owned = |map: std::collections::BTreeMap<String, String>| {
@@ -238,7 +238,7 @@ fn each_limit_has_its_own_answer() {
     assert_eq!(header::peer(&labels(3), limits), too_many);
     let too_long = Err(Refused::IdTooLong { len: 5, max: 4 });
     assert_eq!(header::id(b"abcde", limits), too_long);
-    assert_eq!(header::id(b"abcd", limits), Ok("abcd"));
+    assert_eq!(header::id(b"abcd", limits), Ok("abcd".into()));
 }
 
 #[test]

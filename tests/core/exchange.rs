@@ -70,7 +70,7 @@ fn round_trip(exchange: &Counted, host: &FakeHost) {
 
 fn name_in(host: &FakeHost, key: &str) -> Option<String> {
     let flat = host.state(key)?;
-    Some(flat::read(&flat).unwrap().name.unwrap().into_owned())
+    Some(flat::read(&flat).unwrap().name.unwrap().to_string())
 }
 
 fn caller() -> FakeHost {
@@ -610,5 +610,37 @@ mod endpoint_fallback {
         let host = silent();
         round_trip(&exchange(r#"{"direction": "inbound"}"#), &host);
         assert_eq!(host.state("upstream_peer"), None);
+    }
+}
+
+mod observe {
+    use super::*;
+
+    fn observer() -> Counted {
+        exchange(r#"{"mode": "observe"}"#)
+    }
+
+    /// The response of a filter that stands ahead of ours: nobody was asked.
+    #[test]
+    fn a_response_without_a_request_is_not_believed() {
+        let host = FakeHost::outbound();
+        host.response_header(METADATA, header("callee"));
+        observer().on_response_headers(&mut Stream::default(), &host);
+        assert!(host.state.borrow().is_empty());
+        assert_eq!(host.values(Response, METADATA).len(), 1);
+    }
+
+    #[test]
+    fn a_proxy_without_id_knows_its_echo_by_the_metadata() {
+        let config = Config::parse(br#"{"mode": "observe"}"#).unwrap();
+        let own = json!({"NAME": "own", "NAMESPACE": "shop"});
+        let exchange = Counted::new(config, local("", &own));
+        for name in ["own", "callee"] {
+            let host = FakeHost::outbound();
+            host.response_header(METADATA, header(name));
+            round_trip(&exchange, &host);
+            assert_eq!(host.state("upstream_peer").is_some(), name != "own");
+        }
+        assert_eq!(exchange.counters().take(Counter::Own), 1);
     }
 }

@@ -24,10 +24,10 @@ fn fields_of(peer: &Peer<'_>) -> Json {
             (Field::AppContainers | Field::InstanceIps, Some(Value::Text(names))) => {
                 json!(names.split(',').collect::<Vec<_>>())
             }
-            (_, Some(Value::Text(text))) => json!(text),
+            (_, Some(Value::Text(text))) => json!(**text),
             (_, Some(Value::Map(map))) => map
                 .iter()
-                .map(|(key, value)| json!({"key": key, "value": value}))
+                .map(|(key, value)| json!({"key": **key, "value": **value}))
                 .collect(),
         };
         fields.insert(field.key().to_lowercase(), value);

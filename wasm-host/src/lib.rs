@@ -36,6 +36,7 @@
 mod abi;
 mod call;
 mod context;
+pub mod cost;
 mod error;
 mod guest;
 mod headers;

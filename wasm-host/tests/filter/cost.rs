@@ -3,7 +3,8 @@
 
 use crate::support::*;
 use serde_json::{Value as Json, json};
-use wasm_host::{Direction, Headers, Properties};
+use wasm_host::cost::{Cost, Path};
+use wasm_host::{Direction, Headers};
 
 /// A node with eleven fields and five labels, whose header has 944 bytes.
 fn workload(name: &str) -> Workload {
@@ -21,116 +22,41 @@ fn workload(name: &str) -> Workload {
     }
 }
 
-struct Path {
-    name: &'static str,
-    direction: Direction,
-    request: Headers,
-    response: Headers,
-    /// Whether the peer is in the cache.
-    is_cached: bool,
-    /// A little above what was reached, see docs/cost.md.
-    ceiling: u64,
-}
-
-fn paths() -> [Path; 5] {
-    let caller = || workload("productpage-v1").headers();
-    let nobody = Headers::new;
-    let path = |name, direction, request, response, is_cached, ceiling| Path {
-        name,
-        direction,
-        request,
-        response,
-        is_cached,
-        ceiling,
-    };
-    [
-        path(
-            "outbound, silent callee",
-            Direction::Outbound,
-            nobody(),
-            nobody(),
-            true,
-            1_350,
-        ),
-        path(
-            "inbound, peer cached",
-            Direction::Inbound,
-            caller(),
-            nobody(),
-            true,
-            2_250,
-        ),
-        path(
-            "outbound, peer cached",
-            Direction::Outbound,
-            nobody(),
-            caller(),
-            true,
-            2_550,
-        ),
-        path(
-            "inbound, peer new",
-            Direction::Inbound,
-            caller(),
-            nobody(),
-            false,
-            84_000,
-        ),
-        path(
-            "outbound, peer new",
-            Direction::Outbound,
-            nobody(),
-            caller(),
-            false,
-            84_000,
-        ),
-    ]
-}
+/// A little above what was reached, in the order of [`Path::ALL`]; see docs/cost.md.
+const CEILINGS: [u64; 5] = [1_350, 2_250, 2_550, 26_000, 26_000];
 
 #[test]
 fn guest_instructions_stay_below_their_ceilings() {
     let mut over = Vec::new();
-    for path in paths() {
+    for (path, ceiling) in Path::ALL.into_iter().zip(CEILINGS) {
         let mut proxy = Proxy::of(&workload("local-v1"), &json!({}));
-        for other in 0..30 {
-            let other = workload(&format!("other-{other}")).headers();
-            proxy.exchange(path.direction, &other, &other);
-        }
-        if path.is_cached {
-            proxy.exchange(path.direction, &path.request, &path.response);
-        }
-        let properties = Properties::new().direction(path.direction).bytes(
-            &["xds", "cluster_name"],
-            "outbound|9080||productpage.default.svc.cluster.local",
-        );
-        // Once, so that the cluster is known.
-        let stream = proxy.vm.open(&proxy.root, properties.clone());
-        proxy.request(&stream, &Headers::new());
-        proxy.vm.finish(&stream).expect("no trap");
-
-        let stream = proxy.vm.open(&proxy.root, properties);
-        let (result, instructions) = proxy.vm.measure(|vm| {
-            vm.request_headers(&stream, path.request.clone())?;
-            vm.response_headers(&stream, path.response.clone())?;
-            vm.finish(&stream)
-        });
-        result.expect("no trap");
+        let cost = path.cost(&mut proxy.vm, &proxy.root, |name| workload(name).headers());
+        let Cost { instructions, .. } = cost.expect("no trap");
         println!("{}: {instructions} guest instructions", path.name);
-        if instructions > path.ceiling {
-            over.push(format!(
-                "{}: {instructions}, ceiling {}",
-                path.name, path.ceiling
-            ));
+        if instructions > ceiling {
+            over.push(format!("{}: {instructions}, ceiling {ceiling}", path.name));
         }
     }
     assert!(over.is_empty(), "{over:#?}");
 }
 
 #[test]
+fn the_module_is_small() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../dist/metadata_exchange.wasm"
+    );
+    let bytes = std::fs::metadata(file).expect("the module").len();
+    println!("module: {bytes} bytes");
+    // A little above what was reached, see docs/cost.md.
+    assert!(bytes <= 130_000, "{bytes} bytes");
+}
+
+#[test]
 fn the_vm_starts_small() {
     let proxy = Proxy::of(&workload("local-v1"), &json!({}));
     let pages = proxy.vm.memory_pages();
-    assert!(pages <= 20, "{pages} pages of linear memory");
+    assert!(pages <= 18, "{pages} pages of linear memory");
 }
 
 #[test]

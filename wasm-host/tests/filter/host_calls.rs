@@ -114,7 +114,13 @@ fn a_tick_with_nothing_to_tell_is_cheap() {
     proxy.vm.tick(&proxy.root).expect("no trap");
     proxy.vm.take_calls();
     proxy.vm.tick(&proxy.root).expect("no trap");
-    assert_eq!(steps(&mut proxy), ["get_log_level"]);
+    assert_eq!(
+        steps(&mut proxy),
+        [
+            "get_log_level",
+            "increment_metric metadata_exchange.ticks 1"
+        ]
+    );
 }
 
 #[test]
@@ -131,6 +137,7 @@ fn a_tick_publishes_what_was_counted() {
             "increment_metric metadata_exchange.downstream_peer_stored 2",
             "increment_metric metadata_exchange.cache_hit 1",
             "increment_metric metadata_exchange.cache_miss 1",
+            "increment_metric metadata_exchange.ticks 1",
         ]
     );
 }

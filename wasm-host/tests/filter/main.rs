@@ -16,6 +16,7 @@ mod host_failures;
 mod hostile;
 mod local_node;
 mod many_peers;
+mod observe;
 mod privacy;
 mod received;
 mod support;

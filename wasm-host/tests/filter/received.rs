@@ -2,10 +2,12 @@
 
 use crate::support::{
     DOWNSTREAM, DOWNSTREAM_ID, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored,
-    assert_stripped, assert_values, peer, struct_value,
+    assert_stripped, assert_values, peer, state, struct_value,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+use metadata_exchange::peer::flat;
+use metadata_exchange::peer::header::{self, Limits};
 use serde_json::{Value as Json, json};
 use wasm_host::{Direction, Headers, Stream};
 
@@ -320,4 +322,28 @@ fn where_nothing_was_sent_nothing_is_believed() {
     assert_stripped(&stream.request_headers());
     assert_stripped(&stream.response_headers());
     assert_nothing_stored(&stream);
+}
+
+#[test]
+fn every_character_at_every_place_is_read_as_natively() {
+    let mut proxy = Proxy::plain("local");
+    let mut caller = caller();
+    caller.metadata = json!({"NAME": "a-name-of-some-length", "LABELS": {"app": "caller"}});
+    let value = caller.value().into_bytes();
+    for place in 0..value.len() {
+        for character in 0..=u8::MAX {
+            let mut value = value.clone();
+            value[place] = character;
+            let stream = proxy.inbound(&Headers::from([(METADATA, value.clone())]));
+            let limits = Limits::DEFAULT;
+            let message = header::message(&value, limits);
+            let native =
+                message.and_then(|message| Ok(flat::write(&header::peer(&message, limits)?)));
+            assert_eq!(
+                state(&stream, DOWNSTREAM),
+                native.ok(),
+                "{character} at {place}"
+            );
+        }
+    }
 }

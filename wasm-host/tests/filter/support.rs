@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use metadata_exchange::peer::{Map, Peer, flat};
+use metadata_exchange::peer::{Map, Peer, Text, flat};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 use std::path::Path;
@@ -200,7 +200,7 @@ pub(crate) fn peer(stream: &Stream, key: &str) -> Option<Json> {
 }
 
 fn to_json(peer: &Peer<'_>) -> Json {
-    let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(Json::from);
+    let text = |text: &Option<Text<'_>>| text.as_deref().map(Json::from);
     let map = |map: &Option<Map<'_>>| {
         let map = map.as_ref()?;
         Some(

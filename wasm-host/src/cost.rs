@@ -1,0 +1,90 @@
+//! What a stream costs in the VM: guest instructions and host calls, from the creation of its context to its deletion.
+//! They are counted, so the same module gives the same figures everywhere.
+
+use crate::{Direction, Error, Headers, Properties, Root, Vm};
+
+/// A way of a stream through the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// What it is called in reports.
+    pub name: &'static str,
+    /// The listener's direction.
+    pub direction: Direction,
+    /// Whether the other side tells who it is.
+    pub is_told: bool,
+    /// Whether the other side is in the filter's cache.
+    pub is_cached: bool,
+}
+
+/// What a whole stream took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Guest instructions.
+    pub instructions: u64,
+    /// Calls of the host.
+    pub host_calls: usize,
+}
+
+impl Path {
+    /// Every way whose cost is watched.
+    pub const ALL: [Self; 5] = [
+        Self::new("outbound, silent callee", Direction::Outbound, false, true),
+        Self::new("inbound, peer cached", Direction::Inbound, true, true),
+        Self::new("outbound, peer cached", Direction::Outbound, true, true),
+        Self::new("inbound, peer new", Direction::Inbound, true, false),
+        Self::new("outbound, peer new", Direction::Outbound, true, false),
+    ];
+
+    const fn new(name: &'static str, direction: Direction, is_told: bool, is_cached: bool) -> Self {
+        Self {
+            name,
+            direction,
+            is_told,
+            is_cached,
+        }
+    }
+
+    /// What one stream takes in a VM that has served others before. `headers_of` gives the headers of a peer by name.
+    pub fn cost(
+        &self,
+        vm: &mut Vm,
+        root: &Root,
+        headers_of: impl Fn(&str) -> Headers,
+    ) -> Result<Cost, Error> {
+        for other in 0..30 {
+            self.stream(vm, root, &headers_of(&format!("other-{other}")))?;
+        }
+        let peer = headers_of("productpage-v1");
+        if self.is_cached {
+            self.stream(vm, root, &peer)?;
+        }
+        // Once without a peer, so that the cluster is known.
+        self.stream(vm, root, &Headers::new())?;
+
+        vm.take_calls();
+        let silent = Headers::new();
+        let told = if self.is_told { &peer } else { &silent };
+        let (result, instructions) = vm.measure(|vm| self.stream(vm, root, told));
+        result?;
+        Ok(Cost {
+            instructions,
+            host_calls: vm.take_calls().len(),
+        })
+    }
+
+    /// A whole stream whose other side sends `told`.
+    fn stream(&self, vm: &mut Vm, root: &Root, told: &Headers) -> Result<(), Error> {
+        let [request, response] = match self.direction {
+            Direction::Inbound => [told.clone(), Headers::new()],
+            _ => [Headers::new(), told.clone()],
+        };
+        let properties = Properties::new().direction(self.direction).bytes(
+            &["xds", "cluster_name"],
+            "outbound|9080||productpage.default.svc.cluster.local",
+        );
+        let stream = vm.open(root, properties);
+        vm.request_headers(&stream, request)?;
+        vm.response_headers(&stream, response)?;
+        vm.finish(&stream)
+    }
+}
