@@ -2,9 +2,10 @@
 //! assert that no header of the exchange came through, and misbehaves on request.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::Router;
@@ -17,10 +18,17 @@ use axum::routing::any;
 use http_body_util::{BodyExt as _, Full};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tonic_health::server::HealthReporter;
 
 use crate::client::{CALL, Call, METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
 use crate::wait::until;
+
+const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// After how long nobody answers at an address. Networks that are kept apart may
+/// say nothing at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A request as an app received it.
 #[derive(Clone, Debug)]
@@ -44,6 +52,7 @@ pub struct Received {
 /// | `/redirect/{service}` | 302 to that service |
 /// | `/flaky` | 503 to the first request of a call, then 200 |
 /// | `/call/{service}` | what that service answers; all received headers are passed on to it |
+/// | `/reach/{address}` | 200 if a TCP connection to that address can be opened, else 504 |
 /// | `/grpc.health.v1.Health/Check` | the standard gRPC health check |
 /// | any other | 200 |
 #[derive(Debug)]
@@ -75,11 +84,16 @@ impl Shared {
 }
 
 impl App {
-    /// Starts the app.
+    /// Starts the app on a free port.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_at(FREE_PORT).await
+    }
+
+    /// Starts the app at `address`.
+    pub(crate) async fn start_at(address: SocketAddr) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let router = router(Arc::clone(&shared)).await;
-        Self::serve(shared, router).await
+        Self::serve(shared, router, address).await
     }
 
     /// Starts an app that answers every request with 200 and keeps none.
@@ -88,11 +102,11 @@ impl App {
         let router = Router::new()
             .fallback(count)
             .with_state(Arc::clone(&shared));
-        Self::serve(shared, router).await
+        Self::serve(shared, router, FREE_PORT).await
     }
 
-    async fn serve(shared: Arc<Shared>, router: Router) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    async fn serve(shared: Arc<Shared>, router: Router, address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self {
@@ -155,6 +169,7 @@ async fn router(shared: Arc<Shared>) -> Router {
         .route("/redirect/{service}", any(redirect))
         .route("/flaky", any(flaky))
         .route("/call/{service}", any(call))
+        .route("/reach/{address}", any(reach))
         .route_service("/grpc.health.v1.Health/{method}", health)
         .fallback(async || StatusCode::OK)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), record))
@@ -228,6 +243,13 @@ async fn call(
     match call.send().await {
         Ok(reply) => reply.status,
         Err(_) => StatusCode::BAD_GATEWAY,
+    }
+}
+
+async fn reach(Path(address): Path<SocketAddr>) -> StatusCode {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => StatusCode::OK,
+        Ok(Err(_)) | Err(_) => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::client::CALL;
-use crate::collector::Side;
 use crate::node::Node;
 use crate::workload::{Listener, Plugin};
 
@@ -81,7 +80,8 @@ fn connection_manager(
     filters.push(plugin.clone());
     filters.extend(listener.behind.iter().cloned());
     filters.push(router());
-    let mut access_logs = vec![collector_log(log_name, listener.log_buffer_bytes)];
+    let (buffer_bytes, keys) = (listener.log_buffer_bytes, &listener.logged_keys);
+    let mut access_logs = vec![collector_log(log_name, buffer_bytes, keys)];
     access_logs.extend(listener.access_logs.iter().cloned());
     let config = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -139,41 +139,56 @@ pub(crate) fn virtual_host(
 
 /// The plugin as an HTTP filter.
 pub(crate) fn wasm_filter(plugin: &Plugin, module: &Path) -> Value {
-    json!({ "name": FILTER, "typed_config": wasm_config(plugin, module) })
+    json!({ "name": plugin.filter, "typed_config": wasm_config(plugin, module) })
 }
 
 /// The plugin as an HTTP filter whose configuration is in the watched file `path`.
-pub(crate) fn watched_filter(path: &Path) -> Value {
-    json!({
-        "name": FILTER,
-        "config_discovery": {
-            "config_source": { "path_config_source": { "path": path } },
-            "type_urls": [format!("type.googleapis.com/{WASM}")],
-        },
-    })
+pub(crate) fn watched_filter(plugin: &Plugin, path: &Path) -> Value {
+    discovered_filter(plugin, &json!({ "path_config_source": { "path": path } }))
 }
 
-/// What the file of [`watched_filter`] holds.
-pub(crate) fn watched_filter_resource(plugin: &Plugin, module: &Path) -> Value {
+/// The plugin as an HTTP filter whose configuration comes from `source`. The
+/// types are those that Istio names.
+#[must_use]
+pub fn discovered_filter(plugin: &Plugin, source: &Value) -> Value {
+    let types = [WASM, RBAC].map(|name| format!("type.googleapis.com/{name}"));
+    let mut discovery = json!({ "config_source": source, "type_urls": types });
+    if let Some(default) = &plugin.default_config {
+        discovery["default_config"] = default.clone();
+    }
+    json!({ "name": plugin.filter, "config_discovery": discovery })
+}
+
+/// What the source of a [`discovered_filter`] holds.
+#[must_use]
+pub fn filter_resource(plugin: &Plugin, module: &Path) -> Value {
     json!({
         "resources": [{
             "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-            "name": FILTER,
+            "name": plugin.filter,
             "typed_config": wasm_config(plugin, module),
         }],
     })
 }
 
-/// The name of the plugin among the HTTP filters.
+/// The configuration of a filter that lets every request pass: what Istio puts in
+/// the place of a plugin that it cannot fetch and that fails open.
+#[must_use]
+pub fn pass_through() -> Value {
+    json!({ "@type": format!("type.googleapis.com/{RBAC}") })
+}
+
+/// The name of the plugin among the HTTP filters, if it is given no other.
 pub const FILTER: &str = "metadata_exchange";
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
+const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 
 fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
     let module = plugin.module.as_deref().unwrap_or(module);
     json!({
         "@type": format!("type.googleapis.com/{WASM}"),
         "config": {
-            "name": FILTER,
+            "name": plugin.name,
             "root_id": plugin.root_id,
             "failure_policy": plugin.failure_policy.name(),
             "vm_config": {
@@ -189,19 +204,43 @@ fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
     })
 }
 
-/// A cluster of one known address.
-pub(crate) fn app_cluster(app: SocketAddr) -> Value {
-    let mut cluster = cluster(APP, follow_downstream());
-    cluster["load_assignment"] = load_assignment(APP, app, &json!({}));
-    cluster
+/// `listener` at `address` instead of a free port.
+pub(crate) fn listening_at(listener: Value, address: SocketAddr) -> Value {
+    with(listener, &json!({ "address": socket_address(address) }))
+}
+
+/// Where the one endpoint of a cluster is.
+pub(crate) enum Endpoint {
+    /// At a known address.
+    Known(SocketAddr),
+    /// At the address that DNS has for a name, and a port.
+    Named(String, u16),
+}
+
+impl Endpoint {
+    /// At the address that DNS has for `name`.
+    pub(crate) fn named(name: &str, port: u16) -> Self {
+        Self::Named(name.to_owned(), port)
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Known(address)
+    }
+}
+
+/// The cluster of a proxy's own app.
+pub(crate) fn app_cluster(app: impl Into<Endpoint>) -> Value {
+    let cluster = cluster(APP, follow_downstream());
+    at(cluster, APP, &app.into(), &json!({}))
 }
 
 /// The cluster of the access-log collector.
-pub(crate) fn collector_cluster(collector: SocketAddr) -> Value {
+pub(crate) fn collector_cluster(collector: impl Into<Endpoint>) -> Value {
     let always_http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
-    let mut cluster = cluster(COLLECTOR, always_http2);
-    cluster["load_assignment"] = load_assignment(COLLECTOR, collector, &json!({}));
-    cluster
+    let cluster = cluster(COLLECTOR, always_http2);
+    at(cluster, COLLECTOR, &collector.into(), &json!({}))
 }
 
 /// What a file of clusters holds, each made by [`service_cluster`].
@@ -209,18 +248,17 @@ pub(crate) fn clusters_resource(clusters: &[Value]) -> Value {
     json!({ "resources": clusters })
 }
 
-/// The cluster of a service at `address`. `metadata` is said of its endpoint, and
+/// The cluster of a service at `endpoint`. `metadata` is said of its endpoint, and
 /// `besides` is what the cluster has besides.
 pub(crate) fn service_cluster(
     name: &str,
-    address: SocketAddr,
+    endpoint: impl Into<Endpoint>,
     metadata: &Value,
     besides: &Value,
 ) -> Value {
     let mut cluster = with(cluster(name, follow_downstream()), besides);
     cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster".into();
-    cluster["load_assignment"] = load_assignment(name, address, metadata);
-    cluster
+    at(cluster, name, &endpoint.into(), metadata)
 }
 
 fn cluster(name: &str, protocol: Value) -> Value {
@@ -240,12 +278,25 @@ fn follow_downstream() -> Value {
     json!({ "use_downstream_protocol_config": { "http2_protocol_options": {} } })
 }
 
-fn load_assignment(name: &str, address: SocketAddr, metadata: &Value) -> Value {
+/// `cluster` with its one endpoint, of which `metadata` is said.
+fn at(mut cluster: Value, name: &str, endpoint: &Endpoint, metadata: &Value) -> Value {
+    let address = match endpoint {
+        Endpoint::Known(address) => socket_address(*address),
+        Endpoint::Named(host, port) => {
+            cluster["type"] = "STRICT_DNS".into();
+            json!({ "socket_address": { "address": host, "port_value": port } })
+        }
+    };
+    cluster["load_assignment"] = load_assignment(name, &address, metadata);
+    cluster
+}
+
+fn load_assignment(name: &str, address: &Value, metadata: &Value) -> Value {
     json!({
         "cluster_name": name,
         "endpoints": [{
             "lb_endpoints": [{
-                "endpoint": { "address": socket_address(address) },
+                "endpoint": { "address": address },
                 "metadata": { "filter_metadata": metadata },
             }],
         }],
@@ -262,12 +313,9 @@ fn socket_address(address: SocketAddr) -> Value {
     })
 }
 
-/// The collector's access log, with the filter state.
-fn collector_log(log_name: &str, buffer_bytes: u32) -> Value {
-    let keys = [Side::Downstream, Side::Upstream]
-        .into_iter()
-        .flat_map(|side| [side.peer_key(), side.id_key()])
-        .collect::<Vec<_>>();
+/// The collector's access log, with the filter state of `keys`.
+#[must_use]
+pub fn collector_log(log_name: &str, buffer_bytes: u32, keys: &[&str]) -> Value {
     json!({
         "name": "envoy.access_loggers.http_grpc",
         "typed_config": {

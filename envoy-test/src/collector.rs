@@ -7,76 +7,27 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use envoy_types::pb::envoy::config::core::v3::Node as ProtoNode;
 use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
-    AccessLogService, AccessLogServiceServer,
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
+    Identifier, LogEntries,
 };
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
-use envoy_types::pb::envoy::service::accesslog::v3::{
-    StreamAccessLogsMessage, StreamAccessLogsResponse,
-};
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Any, BytesValue, Struct, Value as ProtoValue};
 use metadata_exchange::peer::{Peer, flat};
-use prost::{Message as _, Name as _};
-use serde_json::Value;
+use mxctl::als::{Batch, Gone, Limits, Server, Sink};
+use mxctl::entry::open;
+pub use mxctl::entry::{Reporter, Side};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
 
 use crate::client::CALL;
 use crate::wait::PATIENCE;
-
-/// Which end of a call a peer is, seen from the proxy that logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The caller.
-    Downstream,
-    /// The callee.
-    Upstream,
-}
-
-impl Side {
-    /// The filter-state key of the peer.
-    #[must_use]
-    pub fn peer_key(self) -> &'static str {
-        match self {
-            Self::Downstream => "wasm.downstream_peer",
-            Self::Upstream => "wasm.upstream_peer",
-        }
-    }
-
-    /// The filter-state key of the peer's node id.
-    #[must_use]
-    pub fn id_key(self) -> &'static str {
-        match self {
-            Self::Downstream => "wasm.downstream_peer_id",
-            Self::Upstream => "wasm.upstream_peer_id",
-        }
-    }
-}
-
-/// Who sends a stream of entries. Envoy says so in its first message only.
-#[derive(Debug, Default)]
-pub struct Source {
-    /// The log's name, `workload/listener` in this harness.
-    pub log: String,
-    /// The local node's id.
-    pub node_id: String,
-    /// The local node's metadata.
-    pub metadata: Value,
-}
 
 /// One entry of an access log.
 #[derive(Debug)]
 pub struct Entry {
     /// Who logged it.
-    pub source: Arc<Source>,
+    pub source: Arc<Reporter>,
     /// The call that the request belongs to.
     pub call: String,
     /// The request's path.
@@ -147,7 +98,7 @@ pub struct Collector {
     /// Where it listens.
     pub address: SocketAddr,
     store: Arc<Store>,
-    server: Mutex<Option<Running>>,
+    server: Mutex<Option<Server>>,
 }
 
 impl Collector {
@@ -156,7 +107,7 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let store = Arc::<Store>::default();
-        let server = Running::start(listener, Arc::clone(&store));
+        let server = serve(listener, &store)?;
         Ok(Self {
             address,
             store,
@@ -181,7 +132,7 @@ impl Collector {
         let mut server = self.server.lock().await;
         ensure!(server.is_none(), "the collector is not away");
         let listener = TcpListener::bind(self.address).await?;
-        *server = Some(Running::start(listener, Arc::clone(&self.store)));
+        *server = Some(serve(listener, &self.store)?);
         Ok(())
     }
 
@@ -249,85 +200,53 @@ impl Store {
     }
 }
 
-/// The server. It ends, with all its streams, when `stop` is dropped.
-#[derive(Debug)]
-struct Running {
-    stop: watch::Sender<()>,
-    server: JoinHandle<Result<(), tonic::transport::Error>>,
-}
+/// The store as the server knows it.
+struct Shared(Arc<Store>);
 
-impl Running {
-    fn start(listener: TcpListener, store: Arc<Store>) -> Self {
-        let (stop, mut stopped) = watch::channel(());
-        let service = AccessLogServiceServer::new(Service {
-            store,
-            stopped: stopped.clone(),
-        });
-        let server = Server::builder()
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener), async move {
-                // The only event is that the sender is gone.
-                let _gone = stopped.changed().await;
-            });
-        Self {
-            stop,
-            server: tokio::spawn(server),
-        }
+impl Sink for Shared {
+    type Source = Reporter;
+
+    fn identify(&self, identifier: Identifier) -> Reporter {
+        Reporter::from(identifier)
     }
 
-    async fn stop(self) -> Result<()> {
-        drop(self.stop);
-        timeout(PATIENCE, self.server)
-            .await
-            .context("the collector does not end")???;
+    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
+        self.0
+            .take(http_entries(&batch.source, Some(batch.entries)));
         Ok(())
     }
 }
 
-struct Service {
-    store: Arc<Store>,
-    stopped: watch::Receiver<()>,
+fn serve(listener: TcpListener, store: &Arc<Store>) -> Result<Server> {
+    Server::start(listener, Limits::default(), Shared(Arc::clone(store)))
 }
 
-#[tonic::async_trait]
-impl AccessLogService for Service {
-    async fn stream_access_logs(
-        &self,
-        request: Request<Streaming<StreamAccessLogsMessage>>,
-    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let mut messages = request.into_inner();
-        let mut source = Arc::new(Source::default());
-        let mut stopped = self.stopped.clone();
-        loop {
-            let message = tokio::select! {
-                message = messages.message() => message?,
-                _ = stopped.changed() => return Err(Status::unavailable("going away")),
-            };
-            let Some(message) = message else {
-                return Ok(Response::new(StreamAccessLogsResponse {}));
-            };
-            if let Some(identifier) = message.identifier {
-                source = Arc::new(source_of(identifier.log_name, identifier.node));
-            }
-            if let Some(LogEntries::HttpLogs(logs)) = message.log_entries {
-                let entries = logs.log_entry.into_iter();
-                self.store
-                    .take(entries.map(|entry| entry_of(Arc::clone(&source), entry)));
-            }
-        }
+/// The HTTP entries of a message. `source` is who sent the stream's messages so far.
+pub(crate) fn entries_of(
+    source: &mut Arc<Reporter>,
+    message: StreamAccessLogsMessage,
+) -> impl Iterator<Item = Entry> {
+    if let Some(identifier) = message.identifier {
+        *source = Arc::new(Reporter::from(identifier));
     }
+    http_entries(source, message.log_entries)
 }
 
-fn source_of(log: String, node: Option<ProtoNode>) -> Source {
-    let node = node.unwrap_or_default();
-    Source {
-        log,
-        node_id: node.id,
-        metadata: node.metadata.map(json_of_struct).unwrap_or_default(),
-    }
+fn http_entries(
+    source: &Arc<Reporter>,
+    entries: Option<LogEntries>,
+) -> impl Iterator<Item = Entry> + use<> {
+    let entries = match entries {
+        Some(LogEntries::HttpLogs(logs)) => logs.log_entry,
+        _ => Vec::new(),
+    };
+    let source = Arc::clone(source);
+    entries
+        .into_iter()
+        .map(move |entry| entry_of(Arc::clone(&source), entry))
 }
 
-fn entry_of(source: Arc<Source>, entry: HttpAccessLogEntry) -> Entry {
+fn entry_of(source: Arc<Reporter>, entry: HttpAccessLogEntry) -> Entry {
     let request = entry.request.unwrap_or_default();
     let response = entry.response.unwrap_or_default();
     let common = entry.common_properties.unwrap_or_default();
@@ -346,32 +265,5 @@ fn entry_of(source: Arc<Source>, entry: HttpAccessLogEntry) -> Entry {
             .into_iter()
             .map(|(key, any)| (key, open(&any)))
             .collect(),
-    }
-}
-
-/// The bytes in `Any(BytesValue)`, the envelope from which `SkyWalking` takes them.
-fn open(any: &Any) -> Result<Vec<u8>, String> {
-    if any.type_url != BytesValue::type_url() {
-        return Err(format!("a {}, not a BytesValue", any.type_url));
-    }
-    match BytesValue::decode(any.value.as_slice()) {
-        Ok(message) => Ok(message.value),
-        Err(error) => Err(format!("no BytesValue: {error}")),
-    }
-}
-
-fn json_of_struct(message: Struct) -> Value {
-    let fields = message.fields.into_iter();
-    Value::Object(fields.map(|(key, value)| (key, json_of(value))).collect())
-}
-
-fn json_of(value: ProtoValue) -> Value {
-    match value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::NumberValue(number)) => Value::from(number),
-        Some(Kind::StringValue(text)) => Value::from(text),
-        Some(Kind::BoolValue(bool)) => Value::from(bool),
-        Some(Kind::StructValue(fields)) => json_of_struct(fields),
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(json_of).collect(),
     }
 }

@@ -11,13 +11,13 @@ use crate::report::{Call, Key, Party, Report, View};
 use crate::workload::Workload;
 
 /// A workload of the demonstration.
-struct Member {
-    name: &'static str,
-    node: Node,
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    pub(crate) node: Node,
 }
 
 impl Member {
-    fn workload(&self) -> Workload {
+    pub(crate) fn workload(&self) -> Workload {
         Workload::sidecar(self.name, self.node.clone())
     }
 }
@@ -81,8 +81,21 @@ async fn both_sides(
     let inbound = lab
         .entry(&format!("{}/inbound", server.name), &reply.call)
         .await?;
-    let mut call = Call::new(title, client.name, server.name, reply.status.as_u16());
-    call.views = vec![view("client", &outbound)?, view("server", &inbound)?];
+    let status = reply.status.as_u16();
+    both_logs(title, client, server, status, &outbound, &inbound)
+}
+
+/// What both sidecars have logged of a call, held against both nodes.
+pub(crate) fn both_logs(
+    title: &str,
+    client: &Member,
+    server: &Member,
+    status: u16,
+    outbound: &Entry,
+    inbound: &Entry,
+) -> Result<Call> {
+    let mut call = Call::new(title, client.name, server.name, status);
+    call.views = vec![view("client", outbound)?, view("server", inbound)?];
     call.expect(0, Side::Upstream, &server.node);
     call.expect(1, Side::Downstream, &client.node);
     Ok(call)
@@ -104,7 +117,7 @@ async fn one_entry(lab: &Lab, mesh: &Mesh, client: &Member, server: &Member) -> 
 
 fn view(role: &str, entry: &Entry) -> Result<View> {
     let local = Node {
-        id: entry.source.node_id.clone(),
+        id: entry.source.id.clone(),
         metadata: entry.source.metadata.clone(),
     };
     let keys = entry.keys().map(|(name, bytes)| Key {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hyper::StatusCode;
@@ -56,6 +57,11 @@ impl Release {
     }
 }
 
+/// The version in what Envoy says of its build: `2c0d6a.../1.40.0/Clean/RELEASE/BoringSSL`.
+pub(crate) fn version_of(build: &str) -> &str {
+    build.split('/').nth(1).unwrap_or(build)
+}
+
 /// The binary that the environment names, if it does.
 #[must_use]
 pub(crate) fn named_by_environment() -> Option<PathBuf> {
@@ -70,6 +76,7 @@ pub struct Envoy {
     process: Child,
     admin: SocketAddr,
     log: PathBuf,
+    ready_after: Duration,
 }
 
 impl Envoy {
@@ -85,6 +92,7 @@ impl Envoy {
         fs::write(&config, serde_json::to_vec_pretty(bootstrap)?).await?;
         let log = dir.join("envoy.log");
         let address_file = dir.join("admin-address");
+        let begin = Instant::now();
         let process = command(binary)
             .arg("--config-path")
             .arg(&config)
@@ -105,6 +113,7 @@ impl Envoy {
                 process: starting.process,
                 admin,
                 log: starting.log,
+                ready_after: begin.elapsed(),
             }),
             Err(error) => {
                 let log = fs::read_to_string(&starting.log).await.unwrap_or_default();
@@ -114,27 +123,28 @@ impl Envoy {
     }
 
     /// The address of the listener `name`.
-    pub(crate) async fn listener(&self, name: &str) -> Result<SocketAddr> {
+    pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
         let listeners = self.admin_json("/listeners?format=json").await?;
         let statuses = listeners["listener_statuses"].as_array();
         let status = statuses
             .and_then(|statuses| statuses.iter().find(|status| status["name"] == name))
             .with_context(|| format!("Envoy has no listener {name}: {listeners}"))?;
-        let socket = &status["local_address"]["socket_address"];
-        let address = socket["address"].as_str().context("no address")?;
-        let port = socket["port_value"].as_u64().context("no port")?;
-        Ok(SocketAddr::new(address.parse()?, u16::try_from(port)?))
+        socket_address(&status["local_address"])
     }
 
-    /// Waits until the cluster `name` has a host.
-    pub(crate) async fn has_host(&self, name: &str) -> Result<()> {
-        until(&format!("a host of cluster {name}"), async || {
-            let clusters = self.admin_json("/clusters?format=json").await?;
-            let statuses = clusters["cluster_statuses"].as_array();
-            let status = statuses.and_then(|all| all.iter().find(|one| one["name"] == name));
-            let host = status.and_then(|status| status["host_statuses"].get(0));
-            Ok(host.map(|_| ()))
-        })
+    /// Waits until the host of the cluster `name` is at `address`.
+    pub(crate) async fn has_host(&self, name: &str, address: SocketAddr) -> Result<()> {
+        until(
+            &format!("a host of cluster {name} at {address}"),
+            async || {
+                let clusters = self.admin_json("/clusters?format=json").await?;
+                let statuses = clusters["cluster_statuses"].as_array();
+                let status = statuses.and_then(|all| all.iter().find(|one| one["name"] == name));
+                let host = status.and_then(|status| status["host_statuses"].get(0));
+                let host = host.and_then(|host| socket_address(&host["address"]).ok());
+                Ok(host.filter(|host| *host == address).map(|_| ()))
+            },
+        )
         .await
     }
 
@@ -158,12 +168,17 @@ impl Envoy {
         .await
     }
 
+    /// Where its admin interface is.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
     /// Its version.
     pub async fn version(&self) -> Result<String> {
         let info = self.admin_json("/server_info").await?;
         let build = info["version"].as_str().context("no version")?;
-        let version = build.split('/').nth(1).unwrap_or(build);
-        Ok(version.to_owned())
+        Ok(version_of(build).to_owned())
     }
 
     /// Has it drain its listeners: they accept no more connections, and those
@@ -179,6 +194,25 @@ impl Envoy {
         Ok(())
     }
 
+    /// Ends it when it has answered all that it has begun.
+    pub async fn retire(self) -> Result<()> {
+        self.drain_listeners().await?;
+        until("the connections of an Envoy to end", async || {
+            let stats = self.stats().await?;
+            let is_open = |(name, count): (&String, &u64)| {
+                let is_ours = name.starts_with("http.") && !name.starts_with("http.admin.");
+                is_ours && name.ends_with(".downstream_cx_active") && *count > 0
+            };
+            Ok((!stats.iter().any(is_open)).then_some(()))
+        })
+        .await
+    }
+
+    /// Ends it at once. What it has not yet logged is lost.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
     /// How much memory it holds, in bytes.
     pub async fn resident_bytes(&self) -> Result<u64> {
         let id = self.process.id().context("Envoy has ended")?;
@@ -187,6 +221,38 @@ impl Envoy {
         let kib = line.and_then(|line| line.split_whitespace().next());
         let kib: u64 = kib.context("the kernel tells no VmRSS")?.parse()?;
         Ok(kib * 1024)
+    }
+
+    /// How much time its threads have spent on processors so far.
+    pub async fn cpu_time(&self) -> Result<Duration> {
+        let id = self.process.id().context("Envoy has ended")?;
+        let mut tasks = fs::read_dir(format!("/proc/{id}/task")).await?;
+        let mut nanoseconds = 0;
+        while let Some(task) = tasks.next_entry().await? {
+            let schedstat = fs::read_to_string(task.path().join("schedstat")).await?;
+            let on_processor = schedstat.split_whitespace().next();
+            let on_processor = on_processor.context("the kernel keeps no schedstat")?;
+            nanoseconds += on_processor.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// How long it took from its start until it was ready.
+    #[must_use]
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// Where its admin interface listens.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where its files are: `bootstrap.json` and `envoy.log`.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.log.parent().unwrap_or(&self.log)
     }
 
     /// What Envoy has logged.
@@ -203,6 +269,33 @@ impl Envoy {
         );
         Ok(serde_json::from_slice(&reply.body)?)
     }
+}
+
+/// The socket address in an `Address` of the admin interface.
+fn socket_address(address: &Value) -> Result<SocketAddr> {
+    let socket = &address["socket_address"];
+    let address = socket["address"].as_str().context("no address")?;
+    let port = socket["port_value"].as_u64().context("no port")?;
+    Ok(SocketAddr::new(address.parse()?, u16::try_from(port)?))
+}
+
+/// Has the Envoy `binary` check a bootstrap without running it, the plugin
+/// configurations included. An error holds Envoy's log.
+pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
+    let checked = command(binary)
+        .args(["--mode", "validate", "--log-level", "error"])
+        .arg("--config-path")
+        .arg(bootstrap)
+        .output()
+        .await
+        .context("cannot run `setpriv` of util-linux, which starts Envoy")?;
+    ensure!(
+        checked.status.success(),
+        "Envoy refuses {}:\n{}",
+        bootstrap.display(),
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    Ok(())
 }
 
 /// `setpriv` makes the kernel kill Envoy when we are gone, however that happens.

@@ -28,9 +28,11 @@
 
 mod app;
 pub mod bootstrap;
+pub mod boutique;
 pub mod client;
 mod collector;
 pub mod demo;
+pub mod docker;
 mod envoy;
 mod mesh;
 pub mod node;
@@ -44,7 +46,7 @@ mod workload;
 
 pub use app::{App, Received};
 pub use client::Reply;
-pub use collector::{Collector, Entry, Side};
+pub use collector::{Collector, Entry, Reporter, Side};
 pub use envoy::{Envoy, Release};
 pub use mesh::{Lab, Mesh};
 pub use node::Node;
@@ -54,6 +56,7 @@ pub use workload::{Direction, FailurePolicy, Listener, Plugin, Workload};
 use std::path::{Path, PathBuf};
 
 /// A file of the repository.
-fn repository(path: &str) -> PathBuf {
+#[must_use]
+pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }

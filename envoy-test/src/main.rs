@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,8 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
+use envoy_test::docker::{self, container};
+use envoy_test::report::Report;
 use envoy_test::traffic::Plan;
-use envoy_test::{Lab, Release, demo, soak};
+use envoy_test::{Lab, Release, boutique, demo, soak};
+use mxctl::render::{html, svg};
+use serde::Serialize;
 use serde_json::json;
 
 /// Metadata exchange between real Envoys.
@@ -32,9 +38,56 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         envoy: Option<PathBuf>,
     },
+    /// A pod and a VM call each other in containers; needs Docker and Compose.
+    DockerDemo {
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The app of a workload, in a container of the Docker demonstration.
+    #[command(hide = true)]
+    App {
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The outbound listener of the app's sidecar: a name and a port.
+        #[arg(long)]
+        outbound: String,
+    },
+    /// The access-log collector, in a container of the Docker demonstration.
+    #[command(hide = true)]
+    Collector {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
     /// Hundreds of callers, honest and hostile, call one sidecar; every reply and
     /// every access-log entry is checked.
     Soak(Soak),
+    /// The Online Boutique in a mesh: the topology that access logs tell, beside
+    /// the call graph that is known, also while Envoys are replaced.
+    Boutique(Boutique),
+}
+
+#[derive(Args)]
+struct Boutique {
+    /// How many journeys through the shop before and after Envoys are replaced.
+    #[arg(long, default_value_t = 20)]
+    journeys: u64,
+    /// Have Envoys log there, and run until interrupted: for `mxctl topology
+    /// --listen ADDRESS`.
+    #[arg(long, value_name = "ADDRESS")]
+    logs_to: Option<SocketAddr>,
+    /// Write the topology as a picture, too.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write it as a page, too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The Envoy binary, instead of the newest that `make setup` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -64,14 +117,31 @@ struct Soak {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let command = async {
-        match Arguments::parse().command {
-            Command::Demo { json, envoy } => demonstrate(json, envoy).await,
-            Command::Soak(soak) => soak.run().await,
+    match Arguments::parse().command {
+        Command::Demo { json, envoy } => {
+            unless_interrupted(Box::pin(demonstrate(json, envoy))).await
         }
-    };
+        Command::DockerDemo { json } => {
+            // It has containers to take down, and so heeds signals by itself.
+            let report = docker::run(|step| eprintln!("- {step}")).await?;
+            print(&report, json)
+        }
+        Command::App { listen, outbound } => {
+            unless_interrupted(container::app(listen, &outbound)).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Collector { listen } => {
+            unless_interrupted(container::collector(listen)).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Soak(soak) => unless_interrupted(Box::pin(soak.run())).await,
+        Command::Boutique(boutique) => unless_interrupted(Box::pin(boutique.run())).await,
+    }
+}
+
+async fn unless_interrupted<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
-        verdict = command => verdict,
+        outcome = command => outcome,
         interrupt = tokio::signal::ctrl_c() => {
             interrupt?;
             bail!("interrupted")
@@ -84,17 +154,25 @@ async fn demonstrate(json: bool, envoy: Option<PathBuf>) -> Result<ExitCode> {
     let report = demo::run(&lab, |step| eprintln!("- {step}"))
         .await
         .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+    let verdict = print(&report, json)?;
+    if verdict != ExitCode::SUCCESS {
+        eprintln!("{}", lab.envoy_logs());
+    }
+    Ok(verdict)
+}
+
+/// Prints the report; a fault in it is a failure.
+fn print(report: &Report, json: bool) -> Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string_pretty(report)?);
     } else {
         let stdout = std::io::stdout();
         print!("{}", report.human(stdout.is_terminal()));
     }
-    if report.faults().next().is_none() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    eprintln!("{}", lab.envoy_logs());
-    Ok(ExitCode::FAILURE)
+    Ok(match report.faults().next() {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    })
 }
 
 impl Soak {
@@ -110,25 +188,56 @@ impl Soak {
         let report = soak::run(&lab, options, plan)
             .await
             .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
-        let faults = report.faults();
-        if self.json {
-            let json = json!({ "report": report, "faults": faults });
-            println!("{}", serde_json::to_string_pretty(&json)?);
-        } else {
-            print!("{report}");
+        let verdict = print_with_faults(&report, &report.faults(), self.json)?;
+        if verdict != ExitCode::SUCCESS {
+            eprintln!("{}", lab.envoy_logs());
         }
-        if faults.is_empty() {
+        Ok(verdict)
+    }
+}
+
+/// Prints a report, which in text has its faults in it; a fault is a failure.
+fn print_with_faults<R: Serialize + fmt::Display>(
+    report: &R,
+    faults: &[String],
+    json: bool,
+) -> Result<ExitCode> {
+    if json {
+        let json = json!({ "report": report, "faults": faults });
+        println!("{}", serde_json::to_string_pretty(&json)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Boutique {
+    async fn run(self) -> Result<ExitCode> {
+        let envoy = binary(self.envoy)?;
+        let progress = |step: &str| eprintln!("- {step}");
+        if let Some(logs_to) = self.logs_to {
+            boutique::serve(&envoy, logs_to, progress).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("{}", lab.envoy_logs());
-        Ok(ExitCode::FAILURE)
+        let report = boutique::run(&envoy, self.journeys, progress).await?;
+        if let Some(path) = self.svg {
+            std::fs::write(path, svg::draw(&report.topology))?;
+        }
+        if let Some(path) = self.html {
+            std::fs::write(path, html::page(&report.topology)?)?;
+        }
+        print_with_faults(&report, &report.faults(), self.json)
     }
 }
 
 async fn lab(envoy: Option<PathBuf>) -> Result<Lab> {
-    let envoy = match envoy {
-        Some(path) => path,
-        None => Release::Newest.binary()?,
-    };
-    Lab::new(&envoy).await
+    Lab::new(&binary(envoy)?).await
+}
+
+fn binary(named: Option<PathBuf>) -> Result<PathBuf> {
+    named.map_or_else(|| Release::Newest.binary(), Ok)
 }

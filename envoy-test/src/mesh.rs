@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::bootstrap;
 use crate::client::Call;
 use crate::collector::{Collector, Entry};
-use crate::envoy::Envoy;
+use crate::envoy::{Envoy, validate};
 use crate::repository;
 use crate::wait::until;
 use crate::workload::{AppKind, Leads, Listener, Plugin, Proxy, Workload};
@@ -24,6 +24,8 @@ use crate::workload::{AppKind, Leads, Listener, Plugin, Proxy, Workload};
 #[derive(Debug)]
 pub struct Lab {
     collector: Collector,
+    /// Where Envoys log to.
+    logs_to: SocketAddr,
     envoy: PathBuf,
     module: PathBuf,
     dir: TempDir,
@@ -32,16 +34,21 @@ pub struct Lab {
 impl Lab {
     /// A lab with the Envoy binary `envoy` and the module that `make wasm` built.
     pub async fn new(envoy: &Path) -> Result<Self> {
-        let module = repository("dist/metadata_exchange.wasm");
-        let module = module
-            .canonicalize()
-            .context("there is no dist/metadata_exchange.wasm: run `make wasm`")?;
+        let collector = Collector::start().await?;
         Ok(Self {
-            collector: Collector::start().await?,
+            logs_to: collector.address,
+            collector,
             envoy: envoy.to_owned(),
-            module,
+            module: module_path()?,
             dir: TempDir::with_prefix("envoy-test-")?,
         })
+    }
+
+    /// Has Envoys log to another collector, instead of the lab's.
+    #[must_use]
+    pub fn logging_to(mut self, collector: SocketAddr) -> Self {
+        self.logs_to = collector;
+        self
     }
 
     /// The collector.
@@ -70,13 +77,42 @@ impl Lab {
             dir: TempDir::with_prefix_in("mesh-", self.dir.path())?.keep(),
             module: self.module.clone(),
             running: BTreeMap::new(),
+            workloads: Vec::new(),
         };
-        for workload in &workloads {
-            let running = self.start_one(&mesh, workload, &services).await?;
-            mesh.running.insert(workload.name.clone(), running);
+        // Two at a time, for most of a start is the module's compilation.
+        for some in workloads.chunks(2) {
+            let first = self.start_one(&mesh, &some[0], &services);
+            let second = async {
+                match some.get(1) {
+                    Some(workload) => Ok(Some(self.start_one(&mesh, workload, &services).await?)),
+                    None => Ok(None),
+                }
+            };
+            let (first, second) = tokio::try_join!(first, second)?;
+            for (workload, running) in some.iter().zip([Some(first), second].into_iter().flatten())
+            {
+                mesh.running.insert(workload.name.clone(), running);
+            }
         }
-        mesh.connect(&workloads).await?;
+        mesh.workloads = workloads;
+        mesh.connect().await?;
         Ok(mesh)
+    }
+
+    /// Puts a new Envoy, as `workload` has it, in the place of the one of the
+    /// workload of that name, whose app must be elsewhere. When this returns,
+    /// the others call the new one. The old one is returned, if it has not been
+    /// killed: it still answers what has begun.
+    pub async fn replace(&self, mesh: &mut Mesh, workload: Workload) -> Result<Option<Envoy>> {
+        let name = workload.name.clone();
+        let known = mesh.workloads.iter().position(|one| one.name == name);
+        let known = known.with_context(|| format!("there is no workload {name}"))?;
+        let services: Vec<&str> = mesh.workloads.iter().map(|one| one.name.as_str()).collect();
+        let running = self.start_one(mesh, &workload, &services).await?;
+        let before = mesh.running.insert(name.clone(), running);
+        mesh.workloads[known] = workload;
+        mesh.connect().await?;
+        Ok(before.and_then(|before| before.envoy))
     }
 
     async fn start_one(
@@ -99,8 +135,7 @@ impl Lab {
             return Ok(Running::bare(address, app));
         };
         let name = &workload.name;
-        let dir = mesh.dir.join(name);
-        fs::create_dir(&dir).await?;
+        let dir = TempDir::with_prefix_in(format!("{name}-"), &mesh.dir)?.keep();
         let mut listeners = Vec::new();
         for listener in proxy.listeners() {
             let filter = mesh.filter(name, listener).await?;
@@ -109,7 +144,9 @@ impl Lab {
             listeners.push(bootstrap::listener(listener, &log, &filter, &routes));
         }
         let services = mesh.clusters_file(name);
-        replace(&services, &bootstrap::clusters_resource(&[])).await?;
+        if !fs::try_exists(&services).await? {
+            replace(&services, &bootstrap::clusters_resource(&[])).await?;
+        }
         let clusters = self.clusters(address);
         let mut bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters, &services);
         if proxy.watches_listeners {
@@ -123,8 +160,22 @@ impl Lab {
         Running::behind(proxy, envoy, app).await
     }
 
+    /// Starts an Envoy with a whole bootstrap of its own.
+    pub async fn start_envoy(&self, bootstrap: &Value) -> Result<Envoy> {
+        // Two levels deep, where the logs of all Envoys are.
+        let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
+        let dir = dir.join("bootstrap");
+        fs::create_dir(&dir).await?;
+        Envoy::start(&self.envoy, &dir, 1, bootstrap).await
+    }
+
+    /// Has Envoy check the bootstrap in the file `path` without running it.
+    pub async fn validate(&self, path: &Path) -> Result<()> {
+        validate(&self.envoy, path).await
+    }
+
     fn clusters(&self, app: Option<SocketAddr>) -> Vec<Value> {
-        let mut clusters = vec![bootstrap::collector_cluster(self.collector.address)];
+        let mut clusters = vec![bootstrap::collector_cluster(self.logs_to)];
         clusters.extend(app.map(bootstrap::app_cluster));
         clusters
     }
@@ -169,9 +220,10 @@ impl Lab {
         .await
     }
 
-    /// The log of every Envoy that the lab has started.
+    /// The directory of every Envoy that the lab has started, also of those that
+    /// refused to.
     #[must_use]
-    pub fn envoy_logs(&self) -> String {
+    pub fn envoy_dirs(&self) -> Vec<PathBuf> {
         let children = |dir: &Path| -> Vec<PathBuf> {
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
             entries.map(|entry| entry.path()).collect()
@@ -179,11 +231,19 @@ impl Lab {
         let proxies = children(self.dir.path())
             .into_iter()
             .flat_map(|mesh| children(&mesh));
+        proxies
+            .filter(|proxy| proxy.join("envoy.log").is_file())
+            .collect()
+    }
+
+    /// The log of every Envoy that the lab has started.
+    #[must_use]
+    pub fn envoy_logs(&self) -> String {
         let log = |proxy: PathBuf| {
             let log = std::fs::read_to_string(proxy.join("envoy.log")).ok()?;
             Some(format!("--- {}\n{log}", proxy.file_name()?.display()))
         };
-        proxies.filter_map(log).collect()
+        self.envoy_dirs().into_iter().filter_map(log).collect()
     }
 }
 
@@ -195,7 +255,15 @@ impl Drop for Lab {
     }
 }
 
-fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
+/// The module that `make wasm` built.
+pub(crate) fn module_path() -> Result<PathBuf> {
+    let module = repository("dist/metadata_exchange.wasm");
+    module
+        .canonicalize()
+        .context("there is no dist/metadata_exchange.wasm: run `make wasm`")
+}
+
+pub(crate) fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
     let virtual_host = |domain: &str, cluster: &str| {
         let (action, besides) = (&listener.route_action, &listener.virtual_host);
         bootstrap::virtual_host(&[domain], cluster, action, besides)
@@ -255,6 +323,7 @@ pub struct Mesh {
     dir: PathBuf,
     module: PathBuf,
     running: BTreeMap<String, Running>,
+    workloads: Vec<Workload>,
 }
 
 impl Mesh {
@@ -273,6 +342,12 @@ impl Mesh {
         Ok(self.running(name)?.entrance)
     }
 
+    /// Where the calls of a workload go: its proxy's listener for them.
+    pub fn exit(&self, name: &str) -> Result<SocketAddr> {
+        let exit = self.running(name)?.exit;
+        exit.with_context(|| format!("{name} has no proxy"))
+    }
+
     /// The app of a workload.
     pub fn app(&self, name: &str) -> Result<&App> {
         let app = self.running(name)?.app.as_ref();
@@ -285,10 +360,21 @@ impl Mesh {
         envoy.with_context(|| format!("{name} has no proxy"))
     }
 
+    /// Kills the Envoy of a workload, as a crash does. Others still call where it
+    /// was, until it is replaced.
+    pub async fn kill(&mut self, name: &str) -> Result<()> {
+        let running = self.running.get_mut(name);
+        let running = running.with_context(|| format!("there is no workload {name}"))?;
+        let envoy = running.envoy.take();
+        let envoy = envoy.with_context(|| format!("{name} has no proxy"))?;
+        running.exit = None;
+        envoy.kill().await
+    }
+
     /// Gives a watched plugin another configuration, while requests run.
-    pub async fn reconfigure(&self, name: &str, listener: &str, plugin: &Plugin) -> Result<()> {
-        let resource = bootstrap::watched_filter_resource(plugin, &self.module);
-        replace(&self.plugin_file(name, listener), &resource).await
+    pub async fn reconfigure(&self, name: &str, plugin: &Plugin) -> Result<()> {
+        let resource = bootstrap::filter_resource(plugin, &self.module);
+        replace(&self.plugin_file(name), &resource).await
     }
 
     /// Changes the watched listeners of `name`, each as Envoy has it configured,
@@ -318,26 +404,27 @@ impl Mesh {
         if !plugin.watched {
             return Ok(bootstrap::wasm_filter(plugin, &self.module));
         }
-        self.reconfigure(name, listener.name, plugin).await?;
-        Ok(bootstrap::watched_filter(
-            &self.plugin_file(name, listener.name),
-        ))
+        self.reconfigure(name, plugin).await?;
+        Ok(bootstrap::watched_filter(plugin, &self.plugin_file(name)))
     }
 
     /// Tells every proxy where every workload is, and waits until it knows.
-    async fn connect(&self, workloads: &[Workload]) -> Result<()> {
-        for caller in workloads {
+    async fn connect(&self) -> Result<()> {
+        for caller in &self.workloads {
             let Some(proxy) = &caller.proxy else {
                 continue;
             };
-            let clusters = workloads
+            let clusters = self
+                .workloads
                 .iter()
                 .map(|callee| self.cluster(proxy, callee))
                 .collect::<Result<Vec<Value>>>()?;
             let path = self.clusters_file(&caller.name);
             replace(&path, &bootstrap::clusters_resource(&clusters)).await?;
-            for callee in workloads {
-                self.envoy(&caller.name)?.has_host(&callee.name).await?;
+            let envoy = self.envoy(&caller.name)?;
+            for callee in &self.workloads {
+                let address = self.address(&callee.name)?;
+                envoy.has_host(&callee.name, address).await?;
             }
         }
         Ok(())
@@ -358,8 +445,8 @@ impl Mesh {
         self.dir.join(format!("{name}-listeners.json"))
     }
 
-    fn plugin_file(&self, name: &str, listener: &str) -> PathBuf {
-        self.dir.join(format!("{name}-{listener}-plugin.json"))
+    fn plugin_file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-plugin.json"))
     }
 
     fn running(&self, name: &str) -> Result<&Running> {

@@ -1,8 +1,9 @@
 //! Envoy's node: how a proxy is told which workload it stands for.
 
 use anyhow::{Context as _, Result};
-use metadata_exchange::peer::{Field, Peer, Value as PeerValue};
-use serde_json::{Map, Value, json};
+use metadata_exchange::peer::Field;
+pub use mxctl::entry::json_of_peer as peer_json;
+use serde_json::{Value, json};
 
 /// A node as a bootstrap has it.
 #[derive(Clone, Debug)]
@@ -98,21 +99,4 @@ impl Node {
     pub(crate) fn to_json(&self) -> Value {
         json!({ "id": self.id, "cluster": "envoy-test", "metadata": self.metadata })
     }
-}
-
-/// A peer under the keys of node metadata; absent fields are absent.
-#[must_use]
-pub fn peer_json(peer: &Peer<'_>) -> Value {
-    let fields = Field::ALL.into_iter().filter_map(|field| {
-        let value = match peer.value(field)? {
-            PeerValue::Text(text) => Value::from(text),
-            PeerValue::Map(map) => map
-                .iter()
-                .map(|(key, value)| (key.to_string(), Value::from(value.as_ref())))
-                .collect::<Map<_, _>>()
-                .into(),
-        };
-        Some((field.key().to_owned(), value))
-    });
-    Value::Object(fields.collect())
 }

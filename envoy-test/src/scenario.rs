@@ -1,8 +1,12 @@
 //! How a story becomes tests: one per Envoy release, so that a failure names
-//! the release.
+//! the release; and what all stories assert.
 
+use anyhow::Result;
+
+use crate::collector::{Entry, Side};
 use crate::envoy::{Release, named_by_environment};
 use crate::mesh::Lab;
+use crate::node::{Node, peer_json};
 
 /// Tells a story in a lab of that release. An error fails the test; every
 /// Envoy's log is shown.
@@ -12,7 +16,7 @@ use crate::mesh::Lab;
 ///
 /// # Panics
 /// If the story fails.
-pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> anyhow::Result<()>) {
+pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>) {
     if release == Release::Oldest && named_by_environment().is_some() {
         println!("left out: the environment names the only Envoy");
         return;
@@ -25,6 +29,22 @@ pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> anyhow::Res
     if let Err(error) = story(&lab).await {
         panic!("Envoy {}: {error:#}", release.version());
     }
+}
+
+/// The entry names `node` on that side, with all its metadata and its id.
+///
+/// # Panics
+/// If it does not.
+pub fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
+    let peer = entry.peer(side)?.map(|peer| peer_json(&peer));
+    assert_eq!(
+        peer,
+        Some(node.as_peer()),
+        "{} in {entry:?}",
+        side.peer_key()
+    );
+    assert_eq!(entry.id(side)?, Some(node.id.as_str()));
+    Ok(())
 }
 
 /// Makes each named story, an `async fn(&Lab) -> anyhow::Result<()>`, a test on

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::bootstrap::FILTER;
+use crate::collector::Side;
 use crate::node::Node;
 
 /// A service of a mesh. Its name is the authority by which others call it.
@@ -234,6 +236,8 @@ pub struct Listener {
     pub via: Vec<(String, String)>,
     /// Access logs besides the collector's.
     pub access_logs: Vec<Value>,
+    /// The filter-state keys that the collector's log names.
+    pub logged_keys: Vec<&'static str>,
     /// How many bytes of entries Envoy gathers before it sends them to the
     /// collector; by default it sends every entry at once.
     pub log_buffer_bytes: u32,
@@ -258,6 +262,10 @@ impl Listener {
             route_action: json!({}),
             via: Vec::new(),
             access_logs: Vec::new(),
+            logged_keys: [Side::Downstream, Side::Upstream]
+                .into_iter()
+                .flat_map(|side| [side.peer_key(), side.id_key()])
+                .collect(),
             log_buffer_bytes: 0,
             transport_socket: None,
             virtual_host: json!({}),
@@ -269,6 +277,10 @@ impl Listener {
 /// The plugin as an operator configures it.
 #[derive(Clone, Debug)]
 pub struct Plugin {
+    /// The name of the HTTP filter, and of the resource that configures it.
+    pub filter: String,
+    /// The plugin's own name.
+    pub name: String,
     /// The root id, any text.
     pub root_id: String,
     /// The VM id: plugins with the same id, code and VM configuration share a VM.
@@ -276,8 +288,11 @@ pub struct Plugin {
     /// The plugin configuration.
     pub configuration: Value,
     /// Whether the plugin comes from a file that Envoy watches, as an
-    /// extension configuration, so that [`crate::Mesh::reconfigure`] can change it.
+    /// extension configuration, so that [`crate::Mesh::reconfigure`] can change
+    /// it. The watched plugins of a workload are one.
     pub watched: bool,
+    /// What a watched plugin is as long as no configuration has been accepted.
+    pub default_config: Option<Value>,
     /// Another module than the one under test.
     pub module: Option<PathBuf>,
     /// What becomes of requests when the VM has died.
@@ -308,10 +323,13 @@ impl FailurePolicy {
 impl Default for Plugin {
     fn default() -> Self {
         Self {
+            filter: FILTER.to_owned(),
+            name: FILTER.to_owned(),
             root_id: "any_root".to_owned(),
             vm_id: "any_vm".to_owned(),
             configuration: json!({}),
             watched: false,
+            default_config: None,
             module: None,
             // A dead VM is to be seen as failed requests.
             failure_policy: FailurePolicy::Closed,

@@ -51,7 +51,7 @@ pub fn id(number: usize) -> String {
 /// one have.
 #[must_use]
 pub fn peer(number: usize, change: usize) -> Peer<'static> {
-    let text = |text: String| Some(Text::Owned(text));
+    let text = |text: String| Some(Text::from(text));
     let mut labels = vec![
         ("app".into(), format!("caller-{number}").into()),
         ("version".into(), format!("v{change}").into()),

@@ -49,7 +49,7 @@ async fn a_configuration_changes_under_load(lab: &Lab) -> Result<()> {
     let changes = async {
         for (number, recording) in [true, false, true, false].into_iter().enumerate() {
             let changed = watched(json!({ "record_local_node": recording }));
-            mesh.reconfigure("ratings", "inbound", &changed).await?;
+            mesh.reconfigure("ratings", &changed).await?;
             until_recording(lab, &mesh, recording).await?;
             until("calls under load", async || {
                 let enough = (number + 1) * CALLS_PER_CHANGE;
@@ -72,11 +72,11 @@ async fn a_configuration_changes_under_load(lab: &Lab) -> Result<()> {
 async fn a_changed_configuration_is_refused(lab: &Lab) -> Result<()> {
     let mesh = with_watched_plugin(lab).await?;
     let changed = watched(json!({ "record_local_node": true }));
-    mesh.reconfigure("ratings", "inbound", &changed).await?;
+    mesh.reconfigure("ratings", &changed).await?;
     until_recording(lab, &mesh, true).await?;
 
     let refused = watched(json!({ "record_local_node": "yes" }));
-    mesh.reconfigure("ratings", "inbound", &refused).await?;
+    mesh.reconfigure("ratings", &refused).await?;
     let envoy = mesh.envoy("ratings")?;
     let rejected = "extension_config_discovery.http_filter.metadata_exchange.update_rejected";
     envoy.counts(rejected, 1).await?;

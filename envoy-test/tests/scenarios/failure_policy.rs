@@ -77,7 +77,7 @@ async fn reloading_heals(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-async fn with_mortal_plugin(
+pub(crate) async fn with_mortal_plugin(
     lab: &Lab,
     failure_policy: FailurePolicy,
     virtual_host: Value,
@@ -102,7 +102,7 @@ fn mortal_module(lab: &Lab) -> Result<PathBuf> {
 }
 
 /// Whatever the policy, the request in which the VM dies is lost.
-async fn kill(mesh: &Mesh) -> Result<()> {
+pub(crate) async fn kill(mesh: &Mesh) -> Result<()> {
     let call = mesh.call("outsider", "ratings")?.header("x-kill", "now")?;
     let reply = call.send().await?;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);

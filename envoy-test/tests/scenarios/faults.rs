@@ -178,9 +178,7 @@ async fn the_plugin_changes(lab: &Lab) -> Result<()> {
     load.while_running(async || {
         let envoy = load.mesh.envoy(NAME)?;
         for (change, size) in (2..).zip([0, 7, 500]) {
-            load.mesh
-                .reconfigure(NAME, "inbound", &plugin(size))
-                .await?;
+            load.mesh.reconfigure(NAME, &plugin(size)).await?;
             let changed = "extension_config_discovery.http_filter.metadata_exchange.config_reload";
             envoy.counts(changed, change).await?;
             load.goes_on().await?;

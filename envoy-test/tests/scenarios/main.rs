@@ -4,6 +4,7 @@
 #![allow(clippy::similar_names)]
 
 mod apps;
+mod boutique;
 mod configuration;
 mod ends;
 mod failure_policy;
@@ -11,37 +12,28 @@ mod fallback;
 mod faults;
 mod gateways;
 mod hostile;
+mod image;
+mod istio_plugin;
 mod lifecycle;
 mod local_node;
 mod local_replies;
 mod log_forging;
+mod observe;
 mod pairs;
 mod privacy;
 mod protocols;
 mod readers;
 mod soak;
+mod troubleshooting;
 mod trust;
 mod vms;
 mod without_sidecar;
 
 use anyhow::Result;
 use envoy_test::client::{PEER_HEADERS, has_peer_headers};
-use envoy_test::node::peer_json;
-use envoy_test::{Entry, Envoy, Mesh, Node, Reply, Side};
+use envoy_test::scenario::assert_peer;
+use envoy_test::{Entry, Envoy, Mesh, Reply, Side};
 use serde_json::{Value, json};
-
-/// The entry names `node` on that side, with all its metadata and its id.
-fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
-    let peer = entry.peer(side)?.map(|peer| peer_json(&peer));
-    assert_eq!(
-        peer,
-        Some(node.as_peer()),
-        "{} in {entry:?}",
-        side.peer_key()
-    );
-    assert_eq!(entry.id(side)?, Some(node.id.as_str()));
-    Ok(())
-}
 
 /// The entry names nobody on that side.
 fn assert_no_peer(entry: &Entry, side: Side) -> Result<()> {

@@ -72,7 +72,7 @@ async fn two_plugins_share_a_vm(lab: &Lab) -> Result<()> {
 }
 
 /// How many VMs the proxy of a workload runs.
-async fn vms(mesh: &Mesh, workload: &str) -> Result<u64> {
+pub(crate) async fn vms(mesh: &Mesh, workload: &str) -> Result<u64> {
     let stats = mesh.envoy(workload)?.stats().await?;
     let vms = stats.get("wasm.envoy.wasm.runtime.v8.active");
     vms.copied().context("Envoy counts no VMs")

@@ -1,0 +1,342 @@
+//! A whole mesh: the Online Boutique's services, each behind an Envoy of its
+//! own, an ingress gateway and a service outside. From access logs alone the
+//! topology is made again, and compared with the call graph that is known.
+
+mod app;
+pub mod graph;
+mod recorder;
+mod report;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use self::app::{App, Exit, succeeds};
+use self::graph::{FRONTEND, GATEWAY, JOURNEY, OUTSIDE, SERVICES, Service};
+use self::recorder::Recorder;
+pub use self::report::{Edges, Phase, Report};
+use self::report::{View, is_complete};
+use crate::mesh::{Lab, Mesh};
+use crate::node::Node;
+use crate::wait::until;
+use crate::workload::Workload;
+
+/// How many visitors there are at a time.
+const VISITORS: u64 = 2;
+/// How long a visitor stays away after a journey that failed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const UNDISTURBED: &str = "undisturbed";
+const REPLACED: &str = "while each Envoy is replaced, VMs as v2";
+const KILLED: &str = "while each Envoy is killed and started again, VMs as v3";
+const AFTERWARDS: &str = "afterwards";
+
+/// Runs the shop, also while Envoys are replaced and killed, and compares.
+pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) -> Result<Report> {
+    let recorder = Recorder::start().await?;
+    progress("starting 11 Envoys");
+    let begin = Instant::now();
+    let mut shop = Shop::start(envoy, recorder.address).await?;
+    let started_after_s = begin.elapsed().as_secs_f64();
+
+    progress("browsing, undisturbed");
+    let first = shop.visit("1", Visits::Count(journeys)).await?;
+    all_logged(&recorder, "1", journeys).await?;
+    let replaced = shop
+        .visit_while_renewed("2", How::Replaced, "v2", &mut progress)
+        .await?;
+    let killed = shop
+        .visit_while_renewed("3", How::Killed, "v3", &mut progress)
+        .await?;
+    progress("browsing, afterwards");
+    let last = shop.visit("4", Visits::Count(journeys)).await?;
+    all_logged(&recorder, "4", journeys).await?;
+    for disturbed in ["2", "3"] {
+        all_logged(&recorder, disturbed, 0).await?;
+    }
+
+    Ok(Report {
+        envoy: shop.mesh.envoy(GATEWAY)?.version().await?,
+        proxies: SERVICES.len() + 1,
+        started_after_s,
+        phases: vec![
+            phase(UNDISTURBED, &recorder, "1", &first, Some("v1")),
+            phase(REPLACED, &recorder, "2", &replaced, None),
+            phase(KILLED, &recorder, "3", &killed, None),
+            phase(AFTERWARDS, &recorder, "4", &last, Some("v3")),
+        ],
+        leaks: shop.mesh.app(OUTSIDE)?.leaks(),
+        topology: recorder.read("1", recorder::Record::snapshot),
+    })
+}
+
+/// Runs the shop with visitors for ever, for a reader of access logs at
+/// `logs_to`.
+pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -> Result<()> {
+    progress("starting 11 Envoys");
+    let shop = Shop::start(envoy, logs_to).await?;
+    progress("browsing until interrupted");
+    shop.visit("", Visits::Count(u64::MAX)).await?;
+    Ok(())
+}
+
+/// Waits for the entries of all calls. What is missing at last, the report says.
+async fn all_logged(recorder: &Recorder, phase: &str, journeys: u64) -> Result<()> {
+    let complete = until("all calls to be logged", async || {
+        let snapshot = recorder.read(phase, recorder::Record::snapshot);
+        Ok(is_complete(&snapshot, journeys).then_some(()))
+    });
+    // Being late is a fault of the topology, not of the run.
+    let _late = complete.await;
+    Ok(())
+}
+
+/// Compares a phase. `vms` is the version of VMs, if it is one all the time; then
+/// counts are compared, too, and no journey may fail.
+fn phase(
+    name: &'static str,
+    recorder: &Recorder,
+    key: &str,
+    visits: &Visited,
+    vms: Option<&str>,
+) -> Phase {
+    let Visited { journeys, failed } = *visits;
+    recorder.read(key, |record| {
+        let snapshot = record.snapshot();
+        let edges = |view| Edges::compared(view, &snapshot, journeys, vms.is_some());
+        let notes = snapshot.notes.iter();
+        let mut faults: Vec<String> = notes
+            .map(|note| format!("{} x {}", note.count, note.note))
+            .collect();
+        if let Some(version) = vms {
+            if failed > 0 {
+                faults.push(format!("{failed} journeys failed"));
+            }
+            for vm in vms_of_shop() {
+                let service = graph::shown(vm.name);
+                let seen = record.versions.get(&service);
+                let seen: Vec<_> = seen.into_iter().flatten().collect();
+                if seen != [version] {
+                    faults.push(format!("{service} is {version}, but peers saw {seen:?}"));
+                }
+            }
+        }
+        Phase {
+            name,
+            journeys,
+            failed,
+            client: edges(View::Client),
+            server: edges(View::Server),
+            faults,
+        }
+    })
+}
+
+fn vms_of_shop() -> impl Iterator<Item = &'static Service> {
+    let is_vm = |service: &&Service| service.host == graph::Host::Vm;
+    SERVICES.iter().filter(is_vm)
+}
+
+/// How long visitors come.
+enum Visits {
+    /// So many journeys.
+    Count(u64),
+    /// As long as the sender is there, which learns how many journeys failed.
+    While(watch::Sender<u64>),
+}
+
+/// What became of visits.
+struct Visited {
+    journeys: u64,
+    failed: u64,
+}
+
+/// How an Envoy gives way to its successor.
+#[derive(Clone, Copy)]
+enum How {
+    /// It answers what it has begun, when its successor is there already.
+    Replaced,
+    /// It is killed, and its successor starts when visitors have noticed.
+    Killed,
+}
+
+impl How {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::Killed => "killed and started again",
+        }
+    }
+}
+
+/// The shop that runs. All ends with its value.
+struct Shop {
+    lab: Lab,
+    mesh: Mesh,
+    apps: BTreeMap<&'static str, App>,
+    /// The gateway, as visitors know it.
+    entrance: Exit,
+}
+
+impl Shop {
+    async fn start(envoy: &Path, logs_to: SocketAddr) -> Result<Self> {
+        let lab = Lab::new(envoy).await?.logging_to(logs_to);
+        let mut apps = BTreeMap::new();
+        for service in &SERVICES {
+            apps.insert(service.name, App::start(service.name).await?);
+        }
+        let mut workloads = vec![gateway()?, Workload::bare(OUTSIDE).counting()];
+        for service in &SERVICES {
+            workloads.push(sidecar(service, apps[service.name].address, "v1"));
+        }
+        let mesh = lab
+            .start(workloads)
+            .await
+            .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+        let shop = Self {
+            lab,
+            mesh,
+            apps,
+            entrance: watch::channel(None).0,
+        };
+        shop.exit_by(GATEWAY)?;
+        for service in &SERVICES {
+            shop.exit_by(service.name)?;
+        }
+        Ok(shop)
+    }
+
+    /// Has what is behind or before the proxy of `name` call by it.
+    fn exit_by(&self, name: &str) -> Result<()> {
+        let exit = match self.apps.get(name) {
+            Some(app) => &app.exit,
+            None => &self.entrance,
+        };
+        exit.send_replace(Some(self.mesh.exit(name)?));
+        Ok(())
+    }
+
+    async fn visit(&self, phase: &str, visits: Visits) -> Result<Visited> {
+        visit(self.entrance.subscribe(), phase.to_owned(), visits).await
+    }
+
+    /// Renews one Envoy after the other, those of VMs as `vms`, while visitors
+    /// come.
+    async fn visit_while_renewed(
+        &mut self,
+        phase: &str,
+        how: How,
+        vms: &str,
+        progress: &mut impl FnMut(&str),
+    ) -> Result<Visited> {
+        progress(&format!("browsing, while each Envoy is {}", how.name()));
+        let (failures, mut failed) = watch::channel(0);
+        let entrance = self.entrance.subscribe();
+        let visiting = tokio::spawn(visit(entrance, phase.to_owned(), Visits::While(failures)));
+        let mut workloads = vec![gateway()?];
+        for service in &SERVICES {
+            let version = match service.host {
+                graph::Host::Pod => "v1",
+                graph::Host::Vm => vms,
+            };
+            workloads.push(sidecar(service, self.apps[service.name].address, version));
+        }
+        for workload in workloads {
+            let name = workload.name.clone();
+            progress(&format!("{name}'s Envoy is {}", how.name()));
+            if let How::Killed = how {
+                self.mesh.kill(&name).await?;
+                let until_now = *failed.borrow_and_update();
+                failed.wait_for(|failed| *failed > until_now).await?;
+            }
+            let before = self.lab.replace(&mut self.mesh, workload).await?;
+            self.exit_by(&name)?;
+            if let Some(before) = before {
+                let retired = before.retire().await;
+                retired.with_context(|| format!("the proxy of {name} before"))?;
+            }
+        }
+        drop(failed);
+        visiting.await?
+    }
+}
+
+fn gateway() -> Result<Workload> {
+    Ok(Workload::istio_gateway(GATEWAY, Node::gateway()?))
+}
+
+fn sidecar(service: &Service, app: SocketAddr, version: &str) -> Workload {
+    let outside = json!({ "metadata": { "filter_metadata": { "istio": { "external": true } } } });
+    Workload::sidecar(service.name, service.node(version))
+        .served_at(app)
+        .endpoint_metadata(service.endpoint(version))
+        .cluster(OUTSIDE, outside)
+}
+
+/// Sends visitors through the shop, one journey after the other each.
+async fn visit(
+    entrance: watch::Receiver<Option<SocketAddr>>,
+    phase: String,
+    visits: Visits,
+) -> Result<Visited> {
+    let begun = Arc::new(AtomicU64::new(0));
+    let visits = Arc::new(visits);
+    let mut visitors = JoinSet::new();
+    for _ in 0..VISITORS {
+        let (begun, visits) = (Arc::clone(&begun), Arc::clone(&visits));
+        let (entrance, phase) = (entrance.clone(), phase.clone());
+        visitors.spawn(async move {
+            let mut failed = 0;
+            while visits.go_on(begun.fetch_add(1, Ordering::Relaxed)) {
+                if !journey(&entrance, &phase).await {
+                    failed += 1;
+                    visits.disappoint().await;
+                }
+            }
+            failed
+        });
+    }
+    let mut failed = 0;
+    while let Some(visitor) = visitors.join_next().await {
+        failed += visitor?;
+    }
+    // Each visitor began one that was one too many.
+    let journeys = begun.load(Ordering::Relaxed) - VISITORS;
+    Ok(Visited { journeys, failed })
+}
+
+impl Visits {
+    fn go_on(&self, begun: u64) -> bool {
+        match self {
+            Self::Count(count) => begun < *count,
+            Self::While(failures) => !failures.is_closed(),
+        }
+    }
+
+    /// After a journey that failed.
+    async fn disappoint(&self) {
+        if let Self::While(failures) = self {
+            failures.send_modify(|failed| *failed += 1);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Browses, fills the cart and checks out; whether all of it succeeded.
+async fn journey(entrance: &watch::Receiver<Option<SocketAddr>>, phase: &str) -> bool {
+    for path in JOURNEY {
+        if !succeeds(entrance, FRONTEND, &format!("{path}?{phase}")).await {
+            return false;
+        }
+    }
+    true
+}

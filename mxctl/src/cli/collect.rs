@@ -1,0 +1,324 @@
+//! `mxctl collect`
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use metadata_exchange::share::Pattern;
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Limits, Mapping, live, plain_json};
+use crate::entry::{Entry, Named, Protocol, Side};
+use crate::escape::visible;
+use crate::naming::Naming;
+
+/// Receive access logs, HTTP and TCP, and print each entry.
+///
+/// A line says when, who called whom, what for, how it went, and which log says
+/// so. With --json it is a JSON line, which `mxctl topology` reads. Nothing is
+/// dropped here: if the output is read slowly, Envoys wait, and at last drop
+/// and count themselves (access_logs.grpc_access_log.logs_dropped).
+#[derive(Debug, Args)]
+pub(super) struct Collect {
+    /// Where Envoys send their gRPC access logs
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:11800")]
+    listen: SocketAddr,
+    /// Write JSON lines to this file, besides what is printed; it is added to
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print nothing; for --out
+    #[arg(long, requires = "out")]
+    quiet: bool,
+    /// Only entries that name this service, instance or workload at either end;
+    /// a name, or its start with a *
+    #[arg(long, value_name = "NAME", value_parser = pattern)]
+    workload: Option<Pattern>,
+    /// Only requests for this path, or its start with a *
+    #[arg(long, value_name = "PATH", value_parser = pattern)]
+    path: Option<Pattern>,
+    /// Only these statuses: 404, 5xx or 400-499, several with commas; 0 is none
+    #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+    status: Vec<Statuses>,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+    #[command(flatten)]
+    mapping: Mapping,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::parse(text).ok_or_else(|| "a * may only be at the end".to_owned())
+}
+
+/// A range of statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Statuses {
+    first: u32,
+    last: u32,
+}
+
+impl FromStr for Statuses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let range = if let Some(class) = text.strip_suffix("xx") {
+            let class = number(class).filter(|class| (1..=9).contains(class));
+            class.map(|class| (class * 100, class * 100 + 99))
+        } else if let Some((first, last)) = text.split_once('-') {
+            number(first).zip(number(last))
+        } else {
+            number(text).map(|status| (status, status))
+        };
+        match range {
+            Some((first, last)) if first <= last => Ok(Self { first, last }),
+            _ => Err("neither a status, as 404, nor 5xx, nor 400-499".to_owned()),
+        }
+    }
+}
+
+/// How long what was received may take to be written, at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Collect {
+    pub(super) async fn run(self, json: bool) -> Result<()> {
+        let naming = self.mapping.naming()?;
+        let file = match &self.out {
+            Some(path) => {
+                let file = File::options().create(true).append(true).open(path);
+                Some(BufWriter::new(
+                    file.with_context(|| path.display().to_string())?,
+                ))
+            }
+            None => None,
+        };
+        let (server, entries) = live::receive(self.listen, self.limits.of_server()).await?;
+        let seconds = self.seconds;
+        let counts = Arc::<Written>::default();
+        let printer = Printer {
+            stdout: (!self.quiet).then(|| BufWriter::new(io::stdout())),
+            file,
+            json,
+            naming,
+            wanted: self,
+            counts: Arc::clone(&counts),
+        };
+        let mut done = printer.start(entries);
+        let early = tokio::select! {
+            told = live::told_to_end(seconds) => { told?; None }
+            ended = &mut done => Some(ended),
+        };
+        let streams = Arc::clone(&server.counts);
+        // Streams end only when their entries are taken.
+        let (stopped, written) = tokio::join!(server.stop(), async {
+            match early {
+                Some(ended) => Ok(ended),
+                None => timeout(GRACE, done).await,
+            }
+        });
+        let [seen, shown] =
+            [&counts.seen, &counts.shown].map(|count| count.load(Ordering::Relaxed));
+        let [begun, refused, broken] = [&streams.streams, &streams.refused, &streams.broken]
+            .map(|count| count.load(Ordering::Relaxed));
+        eprintln!(
+            "mxctl: {seen} entries of {begun} streams, {shown} of them written; {refused} streams refused, {broken} broken off"
+        );
+        let Ok(written) = written else {
+            bail!("the output is not read: not all that was received is written");
+        };
+        written.context("the printer has died")??;
+        stopped
+    }
+
+    fn wants(&self, entry: &Entry, naming: &Naming) -> bool {
+        let status = entry.status;
+        let is_status = |range: &Statuses| (range.first..=range.last).contains(&status);
+        let is_request = entry.protocol == Protocol::Http;
+        (self.status.is_empty() || is_request && self.status.iter().any(is_status))
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|path| is_request && path.matches(&entry.path))
+            && self
+                .workload
+                .as_ref()
+                .is_none_or(|name| is_about(entry, naming, name))
+    }
+}
+
+fn is_about(entry: &Entry, naming: &Naming, name: &Pattern) -> bool {
+    let peers = [Side::Downstream, Side::Upstream].map(|side| entry.peer(side));
+    let mut nodes = peers.into_iter().flatten().chain([entry.local()]);
+    nodes.any(|node| {
+        let metadata = &node.metadata;
+        name.matches(&naming.service(metadata))
+            || name.matches(&naming.instance(metadata))
+            || name.matches(metadata["WORKLOAD_NAME"].as_str().unwrap_or_default())
+    })
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    seen: AtomicU64,
+    shown: AtomicU64,
+}
+
+/// Writes entries, on a thread of its own: a reader that is slow, or has
+/// stopped, blocks this thread only.
+struct Printer {
+    stdout: Option<BufWriter<io::Stdout>>,
+    file: Option<BufWriter<File>>,
+    json: bool,
+    naming: Naming,
+    wanted: Collect,
+    counts: Arc<Written>,
+}
+
+impl Printer {
+    /// Until the queue ends, or an output fails.
+    fn start(mut self, mut entries: mpsc::Receiver<Vec<Entry>>) -> oneshot::Receiver<Result<()>> {
+        let (done, is_done) = oneshot::channel();
+        std::thread::spawn(move || {
+            // Nobody may be there to hear it any more.
+            let _ = done.send(self.print(&mut entries));
+        });
+        is_done
+    }
+
+    fn print(&mut self, entries: &mut mpsc::Receiver<Vec<Entry>>) -> Result<()> {
+        loop {
+            let batch = match entries.try_recv() {
+                Ok(batch) => batch,
+                Err(TryRecvError::Empty) => {
+                    // Live: what is there is shown before waiting.
+                    self.flush()?;
+                    match entries.blocking_recv() {
+                        Some(batch) => batch,
+                        None => return Ok(()),
+                    }
+                }
+                Err(TryRecvError::Disconnected) => return self.flush(),
+            };
+            for entry in &batch {
+                self.counts.seen.fetch_add(1, Ordering::Relaxed);
+                if self.wanted.wants(entry, &self.naming) {
+                    self.write(entry)
+                        .map_err(|error| self.flushed_after(error))?;
+                    self.counts.shown.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        let line = plain_json(&entry.to_line());
+        // The file first: it is whole even if nobody reads what is printed.
+        if let Some(file) = &mut self.file {
+            writeln!(file, "{line}")?;
+        }
+        match &mut self.stdout {
+            None => Ok(()),
+            Some(out) if self.json => writeln!(out, "{line}"),
+            Some(out) => writeln!(out, "{}", human(entry, &self.naming)),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if let Some(file) = &mut self.file {
+            file.flush().context("the file")?;
+        }
+        if let Some(out) = &mut self.stdout {
+            out.flush().map_err(|error| self.flushed_after(error))?;
+        }
+        Ok(())
+    }
+
+    /// The file keeps what was written, whatever became of the other output.
+    fn flushed_after(&mut self, error: io::Error) -> anyhow::Error {
+        match self.file.as_mut().map(Write::flush) {
+            Some(Err(second)) => anyhow!("{error}, and the file: {second}"),
+            _ => error.into(),
+        }
+    }
+}
+
+/// `12:00:01.123  a.shop -> b.shop  GET /pay  200  3.1 ms  (b/inbound)`
+fn human(entry: &Entry, naming: &Naming) -> String {
+    let time = entry
+        .start
+        .as_deref()
+        .and_then(|start| start.split_once('T'));
+    let time = time.map_or("-", |(_, time)| time.get(..12).unwrap_or(time));
+    let name = |node: Option<Named<'_>>| {
+        node.map_or_else(|| "?".to_owned(), |node| naming.service(&node.metadata))
+    };
+    let (caller, callee) = (entry.peer(Side::Downstream), entry.peer(Side::Upstream));
+    // The log's own node stands at the end that is not told.
+    let (caller, callee) = match (caller, callee) {
+        (None, None) => (None, Some(entry.local())),
+        (None, callee) => (Some(entry.local()), callee),
+        (caller, None) => (caller, Some(entry.local())),
+        both => both,
+    };
+    let what = match entry.protocol {
+        Protocol::Tcp => format!("TCP {}", entry.upstream_address),
+        Protocol::Http => format!("{} {}  {}", entry.method, entry.path, entry.status),
+    };
+    let mut line = format!("{time}  {} -> {}  {what}", name(caller), name(callee));
+    if !entry.flags.is_empty() {
+        line.push_str("  ");
+        line.push_str(&entry.flags.join(","));
+    }
+    if let Some(us) = entry.duration_us {
+        #[allow(clippy::cast_precision_loss)] // A duration.
+        let ms = us as f64 / 1000.0;
+        // Writing to a String cannot fail.
+        let _ = write!(line, "  {ms:.1} ms");
+    }
+    let _ = write!(line, "  ({})", entry.reporter.log);
+    visible(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_one_a_class_or_a_range() {
+        let statuses = |first, last| Ok(Statuses { first, last });
+        assert_eq!("404".parse(), statuses(404, 404));
+        assert_eq!("5xx".parse(), statuses(500, 599));
+        assert_eq!("400-499".parse(), statuses(400, 499));
+        assert_eq!("0".parse(), statuses(0, 0));
+        for bad in ["", "x", "xx", "0xx", "9-1", "5XX", "1-2-3", "-1"] {
+            assert!(bad.parse::<Statuses>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line_whatever_the_names() {
+        let entry = Entry::of_line(
+            r#"{"version":1,"reporter":{"log":"l\u001b[31m","metadata":{"NAMESPACE":"n\n","LABELS":{"app":"a"}}},
+                "protocol":"http","method":"GET","path":"/\r\nforged","status":200,"duration_us":1234,
+                "start":"2026-01-02T03:04:05.123456Z","state":{}}"#,
+        )
+        .unwrap();
+        let line = human(&entry, &Naming::default());
+        assert_eq!(
+            line,
+            "03:04:05.123  ? -> a.n\\u{a}  GET /\\u{d}\\u{a}forged  200  1.2 ms  (l\\u{1b}[31m)"
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! The command line.
+
+// These comments are the help that users read.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use metadata_exchange::config::Config;
+use serde_json::{Value, json};
+
+use crate::admin;
+use crate::als;
+use crate::decode::{self, Form};
+use crate::encode;
+use crate::escape::visible;
+use crate::naming::Naming;
+
+mod collect;
+mod doctor;
+mod live;
+mod topology;
+
+/// Reads what Envoys log of a mesh: who called whom.
+///
+/// Envoy's gRPC access log tells each request to a collector; the metadata
+/// exchange adds which workload was at the other end. This tool is such a
+/// collector, and draws the graph of who calls whom, live or from a recording.
+#[derive(Debug, Parser)]
+#[command(name = "mxctl", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Print JSON, for machines; errors, too
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mxctl collect --listen 0.0.0.0:11800 --status 5xx    every failing request, live
+  mxctl collect --listen 0.0.0.0:11800 --out calls.jsonl
+  mxctl topology calls.jsonl                           the graph as a table
+  mxctl topology calls.jsonl --as skywalking           what SkyWalking would draw of it
+  mxctl topology --listen 0.0.0.0:11800 --serve 127.0.0.1:8080
+  mxctl decode header CgwKBE5BTUUSBBoCYTE=
+  mxctl encode bootstrap.yaml
+  mxctl doctor 127.0.0.1:15000";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive access logs and print each entry
+    Collect(collect::Collect),
+    /// Draw who calls whom, from live or recorded entries
+    Topology(topology::Arguments),
+    /// Show what a header, a FlatNode or an access-log message says
+    Decode(Decode),
+    /// Show the header that a node would send
+    Encode(Encode),
+    /// Tell what is wrong with Envoys that run
+    Doctor(doctor::Arguments),
+    /// Print the completions of a shell: source <(mxctl completions bash)
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Show what a header, a FlatNode or an access-log message says, as JSON.
+///
+/// What is broken is told with the byte at which it breaks. Control characters
+/// are shown escaped.
+#[derive(Debug, Args)]
+struct Decode {
+    /// What it is
+    form: Form,
+    /// The text; without it, standard input is read
+    value: Option<String>,
+}
+
+/// Show the header that a node would send, with its size, by the filter's code.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true))]
+struct Encode {
+    /// JSON or YAML: a bootstrap, an admin's config_dump, a node, or node
+    /// metadata; - is standard input
+    #[arg(group = "source")]
+    file: Option<PathBuf>,
+    /// Ask the admin of an Envoy that runs, as http://127.0.0.1:9901
+    #[arg(long, value_name = "URL", group = "source")]
+    admin: Option<String>,
+    /// The plugin's configuration, which says what is shared
+    #[arg(long, value_name = "FILE")]
+    plugin_config: Option<PathBuf>,
+}
+
+/// Where entries come from, live.
+#[derive(Debug, Args)]
+struct Limits {
+    /// How many streams at a time; an Envoy has one for each worker and log
+    #[arg(long, value_name = "COUNT", default_value_t = als::Limits::default().streams)]
+    max_streams: usize,
+    /// The longest message; with --max-streams it bounds the memory
+    #[arg(long, value_name = "BYTES", default_value_t = als::Limits::default().message_bytes)]
+    max_message: usize,
+}
+
+impl Limits {
+    fn of_server(&self) -> als::Limits {
+        als::Limits {
+            streams: self.max_streams,
+            message_bytes: self.max_message,
+        }
+    }
+}
+
+/// How nodes are named.
+#[derive(Debug, Args)]
+struct Mapping {
+    /// Name services by this metadata-service-mapping.yaml of SkyWalking
+    /// instead of its default
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
+}
+
+impl Mapping {
+    fn naming(&self) -> Result<Naming> {
+        let Some(path) = &self.mapping else {
+            return Ok(Naming::default());
+        };
+        let named = || path.display().to_string();
+        let yaml = std::fs::read_to_string(path).with_context(named)?;
+        Naming::of_yaml(&yaml).with_context(named)
+    }
+}
+
+/// Runs the command of this process.
+pub async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    let done = match arguments.command {
+        Command::Collect(collect) => collect.run(json).await,
+        Command::Topology(topology) => topology.run(json).await,
+        Command::Decode(decode) => decode.run(),
+        Command::Encode(encode) => encode.run(json).await,
+        Command::Doctor(doctor) => return doctor.run(json).await,
+        Command::Completions { shell } => completions(shell),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(error: &anyhow::Error, json: bool) {
+    // A reader that has gone is no error of ours.
+    if let Some(io) = error.downcast_ref::<io::Error>()
+        && io.kind() == io::ErrorKind::BrokenPipe
+    {
+        return;
+    }
+    if json {
+        let mut object = json!({ "error": visible(&format!("{error:#}")) });
+        if let Some(broken) = error.downcast_ref::<decode::Broken>() {
+            object = json!({ "error": broken });
+        }
+        eprintln!("{object}");
+    } else {
+        eprintln!("mxctl: {}", visible(&format!("{error:#}")));
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "mxctl", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(())
+}
+
+/// The longest input that is read whole.
+const MAX_INPUT: u64 = 64 << 20;
+
+fn stdin() -> Result<Vec<u8>> {
+    if io::stdin().is_terminal() {
+        eprintln!("mxctl: reading standard input");
+    }
+    let mut input = Vec::new();
+    io::stdin()
+        .lock()
+        .take(MAX_INPUT + 1)
+        .read_to_end(&mut input)?;
+    if input.len() as u64 > MAX_INPUT {
+        bail!("standard input is longer than {MAX_INPUT} bytes");
+    }
+    Ok(input)
+}
+
+fn file(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        String::from_utf8(stdin()?).context("standard input is not UTF-8")
+    } else {
+        std::fs::read_to_string(path).with_context(|| path.display().to_string())
+    }
+}
+
+/// JSON for people and machines alike: control characters are escaped by JSON,
+/// the other hidden ones here, as JSON allows.
+fn print_json(value: &Value) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", plain_json(&serde_json::to_string_pretty(value)?))?;
+    Ok(())
+}
+
+/// The same JSON without characters that a terminal hides or obeys.
+fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char != '\n'
+            && char != '\\'
+            && visible(char.encode_utf8(&mut [0; 4])).len() > char.len_utf8()
+        {
+            let mut units = [0; 2];
+            for unit in char.encode_utf16(&mut units) {
+                // Writing to a String cannot fail.
+                let _ = write!(plain, "\\u{unit:04x}");
+            }
+        } else {
+            plain.push(char);
+        }
+    }
+    plain
+}
+
+impl Decode {
+    fn run(&self) -> Result<()> {
+        let input = match &self.value {
+            Some(value) if value != "-" => value.clone().into_bytes(),
+            _ => stdin()?,
+        };
+        print_json(&decode::decode(self.form, &input)?)
+    }
+}
+
+impl Encode {
+    async fn run(&self, json: bool) -> Result<()> {
+        let node = match (&self.admin, &self.file) {
+            (Some(url), _) => admin::get(url, "/config_dump").await?,
+            (None, Some(path)) => {
+                encode::parse(&file(path)?).with_context(|| path.display().to_string())?
+            }
+            (None, None) => bail!("neither a file nor --admin"),
+        };
+        let config = match &self.plugin_config {
+            Some(path) => Config::parse(file(path)?.as_bytes())
+                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+            None => Config::default(),
+        };
+        let sent = encode::encode(&node, &config)?;
+        if json {
+            return print_json(&json!(sent));
+        }
+        let text = |text: &Option<String>| text.as_deref().map_or("(not sent)".to_owned(), visible);
+        let mut out = io::stdout().lock();
+        writeln!(out, "x-envoy-peer-metadata-id: {}", text(&sent.id))?;
+        writeln!(out, "x-envoy-peer-metadata: {}", text(&sent.header))?;
+        writeln!(
+            out,
+            "\n{} bytes of id, {} of metadata; {} in a request, names included, before HPACK",
+            sent.id_bytes, sent.header_bytes, sent.request_bytes
+        )?;
+        for note in &sent.notes {
+            writeln!(out, "note: {}", visible(note))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn plain_json_is_the_same_json() {
+        let value = json!({ "a\u{202e}": "\u{1b}[2J \u{e0041} \\ \u{9b} ä \n" });
+        let plain = plain_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            !plain.contains(['\u{1b}', '\u{202e}', '\u{e0041}', '\u{9b}']),
+            "{plain}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&plain).unwrap(), value);
+    }
+}

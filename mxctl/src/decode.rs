@@ -1,0 +1,480 @@
+//! The exchange's forms, by hand: to JSON, or the byte at which they break.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, prelude::BASE64_STANDARD};
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+use envoy_types::pb::google::protobuf::{BytesValue, Struct};
+use flatbuffers::InvalidFlatbuffer;
+use metadata_exchange::peer::header::{self, Limits};
+use metadata_exchange::peer::text::BadText;
+use metadata_exchange::peer::wire::{self, Unusable};
+use metadata_exchange::peer::{Field, Refused, flat};
+use prost::Message;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::entry::{self, Reporter, json_of_peer, json_of_struct};
+
+/// What a text or message is said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[allow(clippy::doc_markdown)] // These comments are help texts, too.
+pub enum Form {
+    /// The value of x-envoy-peer-metadata
+    Header,
+    /// A FlatNode in base64, or a log's JSON BytesValue that holds it
+    FlatNode,
+    /// An ALS message, StreamAccessLogsMessage: bytes, or base64 of them
+    Als,
+}
+
+/// Why it is not that.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    /// Bytes from the start, if the place is known.
+    pub offset: Option<usize>,
+    /// Of what the offset is counted: the text, or the message that it encodes.
+    pub of: &'static str,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(offset) = self.offset {
+            write!(f, "at byte {offset} of the {}: ", self.of)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// As the filter reads it: padding is optional.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// No limits: longer headers are shown, too, and what the filter says of them.
+const UNLIMITED: Limits = Limits {
+    max_received_bytes: usize::MAX,
+    max_labels: usize::MAX,
+    max_id_bytes: usize::MAX,
+};
+
+/// The JSON of `input`.
+pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
+    match form {
+        Form::Header => decode_header(input),
+        Form::FlatNode => decode_flat(input),
+        Form::Als => decode_als(input),
+    }
+}
+
+fn decode_header(input: &[u8]) -> Result<Value, Broken> {
+    let (value, start) = trimmed(input);
+    let message = unbase64(value, start)?;
+    let refused = header::message(value, Limits::DEFAULT)
+        .and_then(|message| header::peer(&message, Limits::DEFAULT).map(drop))
+        .err();
+    let peer = match header::peer(&message, UNLIMITED) {
+        Ok(peer) => json_of_peer(&peer),
+        Err(Refused::Empty) => json!({}),
+        Err(refused) => return Err(broken_struct(&message, refused)),
+    };
+    Ok(json!({
+        "metadata": peer,
+        "header_bytes": value.len(),
+        "message_bytes": message.len(),
+        "accepted": refused.is_none(),
+        "refused": refused.map(|refused| refused.to_string()),
+    }))
+}
+
+fn broken_struct(message: &[u8], refused: Refused) -> Broken {
+    let of = "message";
+    let reason = refused.to_string();
+    match refused {
+        Refused::Protobuf { offset } => Broken {
+            offset: Some(offset),
+            of,
+            reason: "not a google.protobuf.Struct".to_owned(),
+        },
+        Refused::Utf8 | Refused::ControlCharacter => {
+            let mut bad = FirstBadText(None);
+            // The refusal is known; this finds whose text it is about.
+            let _ = wire::decode(message, usize::MAX, &mut bad);
+            let whose = bad
+                .0
+                .map_or_else(String::new, |whose| format!(" of {whose}"));
+            Broken {
+                offset: offset_of_bad_text(message, refused),
+                of,
+                reason: format!("{reason}{whose}"),
+            }
+        }
+        _ => Broken {
+            offset: None,
+            of,
+            reason,
+        },
+    }
+}
+
+/// Notes whose text is the first bad one.
+struct FirstBadText(Option<String>);
+
+impl Unusable for FirstBadText {
+    fn kind(&mut self, _: Field, _: Option<&[u8]>) {}
+
+    fn text(&mut self, field: Field, key: Option<&[u8]>, why: BadText) -> Result<(), Refused> {
+        let key = key.map_or_else(String::new, |key| format!(".{}", key.escape_ascii()));
+        self.0 = Some(format!("{}{key}", field.key()));
+        Err(why.into())
+    }
+}
+
+/// Where the protobuf library stops reading texts that are not UTF-8, or the
+/// first control character in one that is.
+fn offset_of_bad_text(message: &[u8], refused: Refused) -> Option<usize> {
+    match whole::<Struct>(message) {
+        Err(broken) => broken.offset,
+        Ok(message_of) if refused == Refused::ControlCharacter => {
+            let text = first_control(&json_of_struct(message_of))?;
+            let within = text.find(char::is_control)?;
+            let mut places = message.windows(text.len());
+            let place = places.position(|window| window == text.as_bytes())?;
+            Some(place + within)
+        }
+        Ok(_) => None,
+    }
+}
+
+/// A text with a control character among the exchanged fields.
+fn first_control(metadata: &Value) -> Option<String> {
+    let is_bad = |text: &str| text.contains(char::is_control).then(|| text.to_owned());
+    Field::ALL
+        .into_iter()
+        .find_map(|field| match metadata.get(field.key())? {
+            Value::String(text) => is_bad(text),
+            Value::Array(texts) => texts.iter().filter_map(Value::as_str).find_map(is_bad),
+            Value::Object(map) => map.iter().find_map(|(key, value)| {
+                is_bad(key).or_else(|| is_bad(value.as_str().unwrap_or_default()))
+            }),
+            _ => None,
+        })
+}
+
+fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
+    let (value, start) = trimmed(input);
+    let bytes = if value.starts_with(b"{") {
+        of_bytes_value(value)?
+    } else {
+        unbase64(value, start)?
+    };
+    // Envoy's own envelope may still be around it.
+    let inner = BytesValue::decode(bytes.as_slice())
+        .ok()
+        .map(|message| message.value);
+    let read = |bytes: &[u8]| flat::read(bytes).map(|peer| json_of_peer(&peer));
+    let direct = read(&bytes);
+    let metadata = match (direct, inner) {
+        (Ok(metadata), _) => metadata,
+        (Err(error), None) => return Err(broken_flat(&error, bytes.len())),
+        (Err(error), Some(inner)) => read(&inner).map_err(|_| broken_flat(&error, bytes.len()))?,
+    };
+    Ok(json!({ "metadata": metadata, "bytes": bytes.len() }))
+}
+
+/// The bytes in `{"@type": "...BytesValue", "value": "..."}`, as text logs have
+/// typed filter state.
+fn of_bytes_value(json: &[u8]) -> Result<Vec<u8>, Broken> {
+    let reason = |reason: &str| Broken {
+        offset: None,
+        of: "text",
+        reason: reason.to_owned(),
+    };
+    let value: Value = serde_json::from_slice(json).map_err(|error| reason(&error.to_string()))?;
+    let text = value["value"].as_str();
+    let text = text.ok_or_else(|| reason("JSON, but without a text under \"value\""))?;
+    BASE64_STANDARD
+        .decode(text)
+        .map_err(|error| reason(&format!("\"value\" is no base64: {error}")))
+}
+
+fn broken_flat(error: &InvalidFlatbuffer, length: usize) -> Broken {
+    use InvalidFlatbuffer as Invalid;
+    let offset =
+        match error {
+            Invalid::Utf8Error { range, error, .. } => Some(range.start + error.valid_up_to()),
+            Invalid::MissingNullTerminator { range, .. }
+            | Invalid::RangeOutOfBounds { range, .. } => Some(range.start),
+            Invalid::Unaligned { position, .. }
+            | Invalid::SignedOffsetOutOfBounds { position, .. } => Some(*position),
+            _ => None,
+        };
+    // Its first line is what is wrong, the others are the way there.
+    let text = error.to_string();
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    Broken {
+        // A wild reference is told by the reason: its place is none in the message.
+        offset: offset.filter(|offset| *offset <= length),
+        of: "message",
+        reason: format!("no FlatNode: {}", lines.join("; ")),
+    }
+}
+
+fn decode_als(input: &[u8]) -> Result<Value, Broken> {
+    let (text, start) = trimmed(input);
+    let is_text = !text.is_empty()
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
+    let bytes = if is_text {
+        unbase64(text, start)?
+    } else {
+        input.to_vec()
+    };
+    let mut reporter = Arc::<Reporter>::default();
+    let mut entries = Vec::new();
+    for (start, bytes) in frames(&bytes) {
+        let message: StreamAccessLogsMessage = whole(bytes).map_err(|mut broken| {
+            broken.offset = broken.offset.map(|offset| start + offset);
+            broken
+        })?;
+        if let Some(identifier) = message.identifier {
+            reporter = Arc::new(Reporter::from(identifier));
+        }
+        if let Some(logs) = message.log_entries {
+            entries.extend(entry::entries(&reporter, logs));
+        }
+    }
+    Ok(json!({ "reporter": *reporter, "entries": entries }))
+}
+
+/// The messages in gRPC's frames, each with its place; or the one that stands
+/// there without a frame.
+fn frames(bytes: &[u8]) -> Vec<(usize, &[u8])> {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    // No message begins with a zero, for no field has that number.
+    while let Some((&[0, a, b, c, d], after)) = rest.split_first_chunk() {
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        let Some((message, after)) = after.split_at_checked(length) else {
+            break;
+        };
+        frames.push((bytes.len() - rest.len() + 5, message));
+        rest = after;
+    }
+    if !rest.is_empty() || frames.is_empty() {
+        frames.push((bytes.len() - rest.len(), rest));
+    }
+    frames
+}
+
+/// Decodes, and says how far that went.
+fn whole<M: Message + Default>(bytes: &[u8]) -> Result<M, Broken> {
+    let mut rest = bytes;
+    M::decode(&mut rest).map_err(|error| Broken {
+        offset: Some(bytes.len() - rest.len()),
+        of: "message",
+        reason: error.to_string(),
+    })
+}
+
+fn unbase64(text: &[u8], start: usize) -> Result<Vec<u8>, Broken> {
+    BASE64.decode(text).map_err(|error| {
+        let offset = match error {
+            DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol { offset, .. } => {
+                offset
+            }
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len(),
+        };
+        Broken {
+            offset: Some(start + offset),
+            of: "text",
+            reason: format!("not standard base64: {error}"),
+        }
+    })
+}
+
+/// Without white space around it, and where it then begins.
+fn trimmed(input: &[u8]) -> (&[u8], usize) {
+    let start = input.len() - input.trim_ascii_start().len();
+    (input.trim_ascii(), start)
+}
+
+#[cfg(test)]
+mod tests {
+    use metadata_exchange::peer::Peer;
+
+    use super::*;
+
+    fn peer() -> Peer<'static> {
+        Peer {
+            name: Some("pay-1".into()),
+            labels: Some(vec![("app".into(), "pay".into())]),
+            ..Peer::default()
+        }
+    }
+
+    fn broken(form: Form, input: &[u8]) -> (Option<usize>, String) {
+        let broken = decode(form, input).unwrap_err();
+        (broken.offset, broken.reason)
+    }
+
+    #[test]
+    fn a_header_is_its_metadata() {
+        let value = format!(" {}\n", header::encode(&peer()));
+        let decoded = decode(Form::Header, value.as_bytes()).unwrap();
+        assert_eq!(
+            decoded["metadata"],
+            json!({ "NAME": "pay-1", "LABELS": { "app": "pay" } })
+        );
+        assert_eq!(decoded["accepted"], json!(true));
+    }
+
+    #[test]
+    fn a_header_that_the_filter_refuses_is_shown_all_the_same() {
+        let labels = (0..300).map(|number| (format!("l{number}").into(), "".into()));
+        let peer = Peer {
+            labels: Some(labels.collect()),
+            ..peer()
+        };
+        let decoded = decode(Form::Header, header::encode(&peer).as_bytes()).unwrap();
+        assert_eq!(decoded["accepted"], json!(false));
+        assert_eq!(
+            decoded["refused"],
+            json!("more than max_labels 256 entries in a map or list")
+        );
+        assert_eq!(
+            decoded["metadata"]["LABELS"].as_object().unwrap().len(),
+            300
+        );
+        let empty = decode(Form::Header, b"").unwrap();
+        assert_eq!(empty["refused"], json!("says nothing about the workload"));
+    }
+
+    #[test]
+    fn a_broken_header_has_its_place() {
+        let (offset, reason) = broken(Form::Header, b"  AAAA_AAA");
+        assert_eq!(offset, Some(6));
+        assert!(reason.starts_with("not standard base64"), "{reason}");
+        assert_eq!(broken(Form::Header, b"AAAAA").0, Some(5), "its end");
+        let message = wire::encode(&peer());
+        let cut = BASE64_STANDARD.encode(&message[..message.len() - 3]);
+        let (offset, reason) = broken(Form::Header, cut.as_bytes());
+        assert!(offset.is_some_and(|offset| offset < message.len()));
+        assert_eq!(reason, "not a google.protobuf.Struct");
+    }
+
+    #[test]
+    fn a_bad_text_has_its_place_and_whose_it_is() {
+        let message = wire::encode(&peer());
+        let place = message
+            .windows(3)
+            .position(|three| three == b"pay")
+            .unwrap();
+        for (byte, reason) in [
+            (b'\n', "a control character in a text of LABELS.app"),
+            (0xFF, "a text that is not UTF-8 of LABELS.app"),
+        ] {
+            let mut message = message.clone();
+            message[place + 1] = byte;
+            let text = BASE64_STANDARD.encode(&message);
+            let (offset, said) = broken(Form::Header, text.as_bytes());
+            assert_eq!(said, reason);
+            let offset = offset.unwrap();
+            assert!(
+                (place..=place + 3).contains(&offset),
+                "{offset}, not {place}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flat_node_bare_or_as_a_log_has_it() {
+        let bytes = flat::write(&peer());
+        let text = BASE64_STANDARD.encode(&bytes);
+        let typed =
+            json!({ "@type": "type.googleapis.com/google.protobuf.BytesValue", "value": text });
+        let envelope = BytesValue { value: bytes }.encode_to_vec();
+        for input in [text, typed.to_string(), BASE64_STANDARD.encode(envelope)] {
+            let decoded = decode(Form::FlatNode, input.as_bytes()).unwrap();
+            assert_eq!(decoded["metadata"]["NAME"], json!("pay-1"), "{input}");
+        }
+        let (offset, reason) = broken(Form::FlatNode, b"//////8=");
+        assert!(offset.is_none_or(|offset| offset <= 5), "{reason}");
+        assert!(reason.starts_with("no FlatNode: "), "{reason}");
+        let mut cut = flat::write(&peer());
+        cut.truncate(cut.len() - 8);
+        let (offset, reason) = broken(Form::FlatNode, BASE64_STANDARD.encode(&cut).as_bytes());
+        assert!(
+            offset.is_some_and(|offset| offset <= cut.len()),
+            "{offset:?} {reason}"
+        );
+        assert!(broken(Form::FlatNode, b"{}").1.contains("\"value\""));
+    }
+
+    #[test]
+    fn an_als_message_is_its_entries() {
+        use envoy_types::pb::envoy::config::core::v3::Node;
+        use envoy_types::pb::envoy::data::accesslog::v3::{
+            HttpAccessLogEntry, HttpRequestProperties,
+        };
+        use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
+            HttpAccessLogEntries, Identifier, LogEntries,
+        };
+        let request = HttpRequestProperties {
+            path: "/pay".to_owned(),
+            ..HttpRequestProperties::default()
+        };
+        let log_entry = vec![HttpAccessLogEntry {
+            request: Some(request),
+            ..HttpAccessLogEntry::default()
+        }];
+        let node = Node {
+            id: "sidecar~1".to_owned(),
+            ..Node::default()
+        };
+        let message = StreamAccessLogsMessage {
+            identifier: Some(Identifier {
+                node: Some(node),
+                log_name: "log".to_owned(),
+            }),
+            log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
+        }
+        .encode_to_vec();
+        let mut framed = vec![0];
+        framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        framed.extend(&message);
+        let twice = [framed.clone(), framed].concat();
+        let text = BASE64_STANDARD.encode(&message).into_bytes();
+        for (input, count) in [(&message, 1), (&twice, 2), (&text, 1)] {
+            let decoded = decode(Form::Als, input).unwrap();
+            assert_eq!(decoded["reporter"]["id"], json!("sidecar~1"));
+            assert_eq!(decoded["entries"].as_array().unwrap().len(), count);
+            assert_eq!(decoded["entries"][0]["path"], json!("/pay"));
+        }
+        let (offset, reason) = broken(Form::Als, &message[..message.len() - 2]);
+        assert!(
+            offset.is_some_and(|offset| offset <= message.len()),
+            "{reason}"
+        );
+        assert!(reason.contains("failed to decode"), "{reason}");
+        let mut bad = twice;
+        let start = 2 * 5 + message.len();
+        bad[start] = 7;
+        assert_eq!(broken(Form::Als, &bad).0, Some(start + 1));
+    }
+}

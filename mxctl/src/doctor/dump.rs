@@ -1,0 +1,230 @@
+//! What matters of a `/config_dump`.
+
+use metadata_exchange::config::Config;
+use metadata_exchange::exchange::Direction;
+use serde_json::Value;
+
+/// The configuration of an Envoy.
+pub(super) struct Dump<'a> {
+    /// Its node.
+    pub(super) node: &'a Value,
+    /// The HTTP connection manager of each filter chain.
+    pub(super) managers: Vec<Manager<'a>>,
+    /// Listeners whose last update was refused, and why.
+    pub(super) refused_listeners: Vec<(&'a str, &'a str)>,
+}
+
+/// An HTTP connection manager.
+pub(super) struct Manager<'a> {
+    /// The name of its listener.
+    pub(super) listener: &'a str,
+    /// The listener's direction, if it has one.
+    pub(super) direction: Option<Direction>,
+    /// The HTTP filters, in the order of requests.
+    pub(super) filters: Vec<HttpFilter<'a>>,
+    /// The access logs.
+    pub(super) access_logs: &'a [Value],
+}
+
+/// An HTTP filter.
+#[allow(clippy::struct_excessive_bools)] // Each answers a question of its own.
+pub(super) struct HttpFilter<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Whether it is the metadata exchange.
+    pub(super) is_ours: bool,
+    /// Whether it is Istio's own exchange.
+    pub(super) is_native: bool,
+    /// Whether it neither answers nor changes routes.
+    pub(super) is_passive: bool,
+    /// Whether it is the router.
+    pub(super) is_router: bool,
+    /// If it is ours, how it behaves, or why that is not known.
+    pub(super) configuration: Result<Config, String>,
+    /// If it is ours, the plugin's name, under which Envoy counts.
+    pub(super) plugin: &'a str,
+    /// Whether it comes by extension discovery.
+    pub(super) is_discovered: bool,
+}
+
+/// Of Istio's listeners for itself the routes lead to these.
+const CLUSTERS_OF_ISTIO_ITSELF: [&str; 2] = ["prometheus_stats", "agent"];
+
+/// Types of Istio's own exchange; the second is Envoy's since it moved there.
+pub(super) const NATIVE_TYPES: [&str; 2] = [
+    "io.istio.http.peer_metadata.Config",
+    "envoy.extensions.filters.http.peer_metadata.v3.Config",
+];
+
+/// Names of Istio's own exchange.
+const NATIVE_NAMES: [&str; 2] = [
+    "istio.metadata_exchange",
+    "envoy.filters.http.peer_metadata",
+];
+
+/// Filters that Istio puts beside, and that disturb nothing.
+const PASSIVE: [&str; 5] = [
+    "envoy.filters.http.cors",
+    "envoy.filters.http.fault",
+    "envoy.filters.http.grpc_stats",
+    "istio.alpn",
+    "istio.stats",
+];
+
+impl<'a> Dump<'a> {
+    pub(super) fn read(dump: &'a Value, filter: &str) -> Self {
+        let sections = || list(&dump["configs"]);
+        let of_type =
+            |name: &'static str| sections().filter(move |one| type_of(one).ends_with(name));
+        let node = of_type(".BootstrapConfigDump")
+            .map(|section| &section["bootstrap"]["node"])
+            .next()
+            .unwrap_or(&Value::Null);
+        let discovered: Vec<&Value> = of_type(".EcdsConfigDump")
+            .flat_map(|section| list(&section["ecds_filters"]))
+            .map(|one| &one["ecds_filter"])
+            .collect();
+        let reader = Reader { filter, discovered };
+        let mut managers = Vec::new();
+        let mut refused_listeners = Vec::new();
+        for section in of_type(".ListenersConfigDump") {
+            let fixed = list(&section["static_listeners"]).map(|one| &one["listener"]);
+            let dynamic = || list(&section["dynamic_listeners"]);
+            let active = dynamic().map(|one| &one["active_state"]["listener"]);
+            for listener in fixed.chain(active) {
+                managers.extend(reader.managers(listener));
+            }
+            refused_listeners.extend(dynamic().filter_map(|one| {
+                let details = one["error_state"]["details"].as_str()?;
+                Some((text(&one["name"]), details))
+            }));
+        }
+        Self {
+            node,
+            managers,
+            refused_listeners,
+        }
+    }
+
+    /// The filters in question.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &HttpFilter<'a>> {
+        let filters = self.managers.iter().flat_map(|manager| &manager.filters);
+        filters.filter(|filter| filter.is_ours)
+    }
+}
+
+struct Reader<'a, 'f> {
+    /// A name of the filter.
+    filter: &'f str,
+    /// The extension configurations that Envoy has discovered.
+    discovered: Vec<&'a Value>,
+}
+
+impl<'a> Reader<'a, '_> {
+    fn managers(&self, listener: &'a Value) -> Vec<Manager<'a>> {
+        let direction = match listener["traffic_direction"].as_str() {
+            Some("INBOUND") => Some(Direction::Inbound),
+            Some("OUTBOUND") => Some(Direction::Outbound),
+            _ => None,
+        };
+        let chains = list(&listener["filter_chains"])
+            .chain(listener.get("default_filter_chain"))
+            .flat_map(|chain| list(&chain["filters"]));
+        chains
+            .map(|filter| typed(&filter["typed_config"]))
+            .filter(|(kind, config)| {
+                kind.ends_with(".HttpConnectionManager") && !is_of_istio_itself(config)
+            })
+            .map(|(_, config)| Manager {
+                listener: text(&listener["name"]),
+                direction,
+                filters: list(&config["http_filters"])
+                    .map(|filter| self.http_filter(filter))
+                    .collect(),
+                access_logs: config["access_log"].as_array().map_or(&[], Vec::as_slice),
+            })
+            .collect()
+    }
+
+    fn http_filter(&self, filter: &'a Value) -> HttpFilter<'a> {
+        let name = text(&filter["name"]);
+        let is_discovered = filter.get("config_discovery").is_some();
+        let config = if is_discovered {
+            let found = self.discovered.iter().find(|one| one["name"] == name);
+            found.map(|one| &one["typed_config"])
+        } else {
+            filter.get("typed_config")
+        };
+        let (kind, config) = config.map_or(("", &Value::Null), typed);
+        let plugin = &config["config"];
+        let is_wasm = kind.ends_with(".wasm.v3.Wasm");
+        let names = [name, text(&plugin["name"]), text(&plugin["root_id"])];
+        let is_named = names.into_iter().any(|name| self.names(name));
+        // One that is discovered may have no configuration, or stand for it.
+        let is_ours = is_named && (is_wasm || is_discovered);
+        HttpFilter {
+            name,
+            is_ours,
+            is_native: !is_ours
+                && (NATIVE_NAMES.contains(&name)
+                    || NATIVE_TYPES.iter().any(|native| kind.ends_with(native))),
+            is_passive: PASSIVE.contains(&name),
+            is_router: kind.ends_with(".router.v3.Router"),
+            configuration: if is_wasm {
+                configuration(&plugin["configuration"])
+            } else {
+                Err("there is none".to_owned())
+            },
+            plugin: text(&plugin["name"]),
+            is_discovered,
+        }
+    }
+
+    /// Whether that is a name of the filter. Istio's are
+    /// `extensions.istio.io/wasmplugin/istio-system.metadata-exchange` and since
+    /// 1.30 with a suffix.
+    fn names(&self, name: &str) -> bool {
+        let plain = name.split('~').next().unwrap_or(name);
+        let last = plain.rsplit(['.', '/']).next().unwrap_or(plain);
+        name == self.filter || last.replace('-', "_") == self.filter
+    }
+}
+
+fn is_of_istio_itself(manager: &Value) -> bool {
+    let mut clusters = list(&manager["route_config"]["virtual_hosts"])
+        .flat_map(|host| list(&host["routes"]))
+        .map(|route| text(&route["route"]["cluster"]))
+        .peekable();
+    clusters.peek().is_some() && clusters.all(|cluster| CLUSTERS_OF_ISTIO_ITSELF.contains(&cluster))
+}
+
+/// The plugin's configuration: a text, a `Struct`, or a message that is one.
+fn configuration(any: &Value) -> Result<Config, String> {
+    let json = match &any["value"] {
+        Value::Null => String::new(),
+        Value::String(json) => json.clone(),
+        other => other.to_string(),
+    };
+    Config::parse(json.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// The type of a message and the message, also of one that `EnvoyFilter`s wrap.
+fn typed(any: &Value) -> (&str, &Value) {
+    if type_of(any).ends_with(".TypedStruct") {
+        (text(&any["type_url"]), &any["value"])
+    } else {
+        (type_of(any), any)
+    }
+}
+
+pub(super) fn type_of(any: &Value) -> &str {
+    text(&any["@type"])
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}

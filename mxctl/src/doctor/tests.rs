@@ -1,0 +1,162 @@
+//! What no standard Envoy can be configured with, and text from the network.
+
+use super::*;
+use serde_json::json;
+
+/// A listener with those HTTP filters, in `/config_dump`.
+fn dump(filters: &Value, discovered: &Value) -> Value {
+    let manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "http_filters": filters,
+        "access_log": [{
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+                "common_config": { "filter_state_objects_to_log": KEYS },
+            },
+        }],
+    });
+    let listener = json!({
+        "name": "virtualInbound",
+        "traffic_direction": "INBOUND",
+        "filter_chains": [{ "filters": [{ "typed_config": manager }] }],
+        "default_filter_chain": { "filters": [{ "typed_config": manager }] },
+    });
+    let node = json!({ "metadata": { "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": "a" } } });
+    json!({ "configs": [
+        { "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump", "bootstrap": { "node": node } },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
+            "dynamic_listeners": [{ "name": "virtualInbound", "active_state": { "listener": listener } }],
+        },
+        { "@type": "type.googleapis.com/envoy.admin.v3.EcdsConfigDump", "ecds_filters": discovered },
+    ] })
+}
+
+fn wasm(configuration: &Value) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        "config": { "name": "istio-system.metadata-exchange", "configuration": configuration },
+    })
+}
+
+fn found(dump: &Value) -> Vec<(Code, String)> {
+    let stats = json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
+    let findings = examine(dump, &stats, &Value::Null, FILTER).into_iter();
+    findings.map(|one| (one.code, one.place)).collect()
+}
+
+const NAME: &str = "extensions.istio.io/trafficextension/istio-system.metadata-exchange~istio-translated-wasmplugin";
+
+#[test]
+fn a_filter_that_ticks_no_more_has_died() {
+    let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }]);
+    let dump = dump(&filters, &json!([]));
+    let ticks = |count: u64| {
+        let name = "wasmcustom.metadata_exchange.ticks";
+        json!({ "stats": [{ "name": name, "value": count }] })
+    };
+    let found = |now: &Value, later: &Value| {
+        let findings = examine(&dump, now, later, FILTER).into_iter();
+        findings.map(|one| one.code).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&ticks(7), &ticks(10)), []);
+    assert_eq!(found(&ticks(7), &ticks(7)), [Code::VmFailed]);
+    // It has just started, and there was no need to wait.
+    assert!(!has_to_wait(&ticks(0)));
+    assert_eq!(found(&ticks(0), &Value::Null), []);
+}
+
+#[test]
+fn a_plugin_of_istio_is_known_by_its_resource() {
+    let resource = json!([{ "ecds_filter": { "name": NAME, "typed_config": wasm(&json!({})) } }]);
+    let filters = json!([{ "name": NAME, "config_discovery": {} }]);
+    assert_eq!(found(&dump(&filters, &resource)), []);
+    // Both filter chains lack it, which is told once.
+    let refused = (Code::ConfigurationRefused, NAME.to_owned());
+    assert_eq!(found(&dump(&filters, &json!([]))), [refused]);
+}
+
+#[test]
+fn configurations_are_texts_structs_and_wrapped() {
+    let text = json!({ "value": r#"{ "mode": "observe" }"# });
+    let object = json!({ "value": { "mode": "observe" } });
+    let nothing = (Code::NothingToObserve, "virtualInbound".to_owned());
+    for configuration in [text, object] {
+        let plain = wasm(&configuration);
+        let wrapped = json!({
+            "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
+            "type_url": plain["@type"],
+            "value": { "config": plain["config"] },
+        });
+        for config in [plain, wrapped] {
+            let filters = json!([{ "name": FILTER, "typed_config": config }]);
+            assert_eq!(
+                found(&dump(&filters, &json!([]))),
+                std::slice::from_ref(&nothing)
+            );
+        }
+    }
+}
+
+#[test]
+fn the_native_exchange_is_known_by_type() {
+    for kind in dump::NATIVE_TYPES {
+        let native = json!({ "name": "any", "typed_config": { "@type": format!("type.googleapis.com/{kind}") } });
+        let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }, native]);
+        let expected = (Code::NativeExchange, "virtualInbound".to_owned());
+        assert_eq!(found(&dump(&filters, &json!([]))), [expected], "{kind}");
+    }
+}
+
+#[test]
+fn host_errors_and_refused_listeners_are_told() {
+    let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }]);
+    let mut dump = dump(&filters, &json!([]));
+    dump["configs"][1]["dynamic_listeners"][0]["error_state"] = json!({ "details": "no" });
+    let stats =
+        json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.host_error", "value": 3 }] });
+    let codes: Vec<_> = examine(&dump, &stats, &Value::Null, FILTER)
+        .iter()
+        .map(|one| one.code)
+        .collect();
+    assert_eq!(codes, [Code::ConfigurationRefused, Code::HostErrors]);
+}
+
+#[test]
+fn listeners_of_istio_itself_need_no_filter() {
+    let mut dump = dump(&json!([]), &json!([]));
+    assert_eq!(
+        found(&dump),
+        [(Code::FilterMissing, "virtualInbound".to_owned())]
+    );
+    let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
+    let routes = json!({ "virtual_hosts": [{ "routes": [{ "route": { "cluster": "prometheus_stats" } }] }] });
+    listener["default_filter_chain"] = json!({});
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"] = routes;
+    assert_eq!(
+        found(&dump),
+        [(Code::FilterMissing, "all listeners".to_owned())]
+    );
+}
+
+#[test]
+fn any_json_is_examined() {
+    for json in [
+        json!(null),
+        json!([]),
+        json!({ "configs": [1, {}, { "@type": 5 }] }),
+    ] {
+        let codes: Vec<_> = examine(&json, &json, &json, FILTER)
+            .iter()
+            .map(|one| one.code)
+            .collect();
+        assert_eq!(codes, [Code::FilterMissing, Code::NoNodeMetadata], "{json}");
+    }
+}
+
+#[test]
+fn codes_are_named_as_in_json() {
+    for code in [Code::FilterMissing, Code::KeysNotLogged, Code::VmFailed] {
+        assert_eq!(json!(code), code.name());
+    }
+}

@@ -1,0 +1,171 @@
+//! What a node would send: by the filter's own code.
+
+use anyhow::{Context as _, Result, bail};
+use metadata_exchange::config::Config;
+use metadata_exchange::local::{LocalNode, Node};
+use prost::Message as _;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::entry::struct_of_json;
+
+/// What a node sends.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// `x-envoy-peer-metadata-id`
+    pub id: Option<String>,
+    /// `x-envoy-peer-metadata`
+    pub header: Option<String>,
+    /// The length of the id.
+    pub id_bytes: usize,
+    /// The length of the metadata.
+    pub header_bytes: usize,
+    /// What both add to a request, with their names, before compression.
+    pub request_bytes: usize,
+    /// What is said about values that are not sent.
+    pub notes: Vec<String>,
+}
+
+/// What the node in `json` sends under the plugin configuration `config`.
+pub fn encode(json: &Value, config: &Config) -> Result<Sent> {
+    let (id, metadata) = node_in(json)?;
+    let metadata = match metadata {
+        Value::Null => Vec::new(),
+        metadata => struct_of_json(metadata)
+            .context("node.metadata")?
+            .encode_to_vec(),
+    };
+    let node = Node {
+        id: id.into(),
+        metadata,
+    };
+    let mut notes = Vec::new();
+    let sent = LocalNode::new(&node, &config.share, config.max_sent_bytes, &mut notes);
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let (id_bytes, header_bytes) = (length(&sent.id), length(&sent.header));
+    let named = |name: &str, length: usize| if length == 0 { 0 } else { name.len() + length };
+    Ok(Sent {
+        id_bytes,
+        header_bytes,
+        request_bytes: named("x-envoy-peer-metadata-id", id_bytes)
+            + named("x-envoy-peer-metadata", header_bytes),
+        id: sent.id,
+        header: sent.header,
+        notes: notes.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// Id and metadata of the node: in an Envoy bootstrap, in an admin's
+/// `/config_dump`, as a node, or as metadata alone.
+fn node_in(json: &Value) -> Result<(&str, &Value)> {
+    if !json.is_object() {
+        bail!("not an object, as a bootstrap, a config_dump, a node or its metadata is");
+    }
+    let node = if let Some(configs) = json.get("configs").and_then(Value::as_array) {
+        let mut bootstraps = configs.iter().filter_map(|config| config.get("bootstrap"));
+        let bootstrap = bootstraps
+            .next()
+            .context("a config_dump without bootstrap")?;
+        bootstrap
+            .get("node")
+            .context("a config_dump whose bootstrap has no node")?
+    } else if let Some(node) = json.get("node") {
+        node
+    } else if json.get("static_resources").is_some() || json.get("admin").is_some() {
+        bail!("a bootstrap without node: Envoy may have it from its command line, ask its admin");
+    } else if json.get("id").is_some() || json.get("metadata").is_some_and(Value::is_object) {
+        json
+    } else {
+        return Ok(("", json));
+    };
+    Ok((node["id"].as_str().unwrap_or_default(), &node["metadata"]))
+}
+
+/// JSON, or YAML.
+pub fn parse(text: &str) -> Result<Value> {
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(_) => serde_saphyr::from_str(text).context("neither JSON nor YAML"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode::{Form, decode};
+
+    fn sent(json: &Value) -> Sent {
+        encode(json, &Config::default()).unwrap()
+    }
+
+    #[test]
+    fn every_way_to_state_a_node_gives_its_header() {
+        let metadata = json!({ "NAME": "pay-1", "NAMESPACE": "shop", "OTHER": { "deep": [1] } });
+        let node = json!({ "id": "sidecar~1", "metadata": metadata });
+        let bootstrap = json!({ "node": node, "static_resources": {} });
+        let dump = json!({ "configs": [{ "other": 1 }, { "bootstrap": bootstrap }] });
+        let whole = sent(&node);
+        assert_eq!(whole.id.as_deref(), Some("sidecar~1"));
+        assert_eq!(sent(&bootstrap), whole);
+        assert_eq!(sent(&dump), whole);
+        assert_eq!(sent(&metadata).header, whole.header);
+        assert_eq!(sent(&metadata).id, None);
+        let header = whole.header.unwrap();
+        assert_eq!(whole.header_bytes, header.len());
+        assert_eq!(whole.request_bytes, 24 + 9 + 21 + header.len());
+        let decoded = decode(Form::Header, header.as_bytes()).unwrap();
+        assert_eq!(
+            decoded["metadata"],
+            json!({ "NAME": "pay-1", "NAMESPACE": "shop" })
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_noted() {
+        let labels: serde_json::Map<_, _> = (0..300)
+            .map(|number| (format!("l{number}"), json!("v")))
+            .collect();
+        let sent = sent(&json!({ "NAME": "a\nb", "NAMESPACE": "shop", "LABELS": labels }));
+        assert_eq!(sent.notes.len(), 2, "{:?}", sent.notes);
+        assert!(
+            sent.notes[0].contains("\"NAME\" is left out"),
+            "{:?}",
+            sent.notes
+        );
+        assert!(sent.notes[1].contains("labels that do not name a service"));
+    }
+
+    #[test]
+    fn the_plugin_configuration_is_heeded() {
+        let config = Config::parse(br#"{ "share": { "fields": ["NAME"] } }"#).unwrap();
+        let node = json!({ "NAME": "a", "NAMESPACE": "b" });
+        let header = encode(&node, &config).unwrap().header.unwrap();
+        let decoded = decode(Form::Header, header.as_bytes()).unwrap();
+        assert_eq!(decoded["metadata"], json!({ "NAME": "a" }));
+    }
+
+    #[test]
+    fn what_is_no_node_is_refused() {
+        for json in [
+            json!([]),
+            json!({ "configs": [] }),
+            json!({ "static_resources": {} }),
+            json!({ "node": { "metadata": 5 } }),
+        ] {
+            assert!(encode(&json, &Config::default()).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn yaml_is_read_too() {
+        let yaml = "node:\n  id: a\n  metadata:\n    NAME: b\n    PORT: 15090\n";
+        let json = parse(yaml).unwrap();
+        assert_eq!(
+            json["node"]["metadata"],
+            json!({ "NAME": "b", "PORT": 15090 })
+        );
+        assert!(parse("a: [").is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! Which service a node is of: `SkyWalking`'s rule, and configurable in the same
+//! way, by its `metadata-service-mapping.yaml`.
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// `SkyWalking`'s own rule.
+const DEFAULT: &str = r#"
+serviceName: ${LABELS."service.istio.io/canonical-name",LABELS."app.kubernetes.io/name",LABELS.app,LABELS.k8s-app,SERVICE}.${NAMESPACE}
+serviceInstanceName: ${NAME}
+"#;
+
+/// What stands for a part that a node lacks.
+const MISSING: &str = "-";
+
+/// How nodes are named.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    service: Format,
+    instance: Format,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rules {
+    service_name: String,
+    service_instance_name: String,
+}
+
+impl Naming {
+    /// Reads a `metadata-service-mapping.yaml`.
+    pub fn of_yaml(yaml: &str) -> Result<Self> {
+        let rules: Rules = serde_saphyr::from_str(yaml).context("not a service mapping")?;
+        let read =
+            |key: &str, text: &str| Format::parse(text).with_context(|| format!("{key}: {text:?}"));
+        Ok(Self {
+            service: read("serviceName", &rules.service_name)?,
+            instance: read("serviceInstanceName", &rules.service_instance_name)?,
+        })
+    }
+
+    /// The service of a node with that metadata.
+    #[must_use]
+    pub fn service(&self, metadata: &Value) -> String {
+        self.service.apply(metadata)
+    }
+
+    /// The instance of that service: the pod or VM.
+    #[must_use]
+    pub fn instance(&self, metadata: &Value) -> String {
+        self.instance.apply(metadata)
+    }
+
+    /// What a node without any metadata is called.
+    #[must_use]
+    pub fn nameless(&self) -> String {
+        self.service(&Value::Null)
+    }
+}
+
+impl Default for Naming {
+    /// # Panics
+    /// Never: the rule is tested to be one.
+    fn default() -> Self {
+        Self::of_yaml(DEFAULT).expect("SkyWalking's rule is a rule")
+    }
+}
+
+/// Text with properties in it, as `${A,B.c}.${D}`.
+#[derive(Clone, Debug)]
+struct Format(Vec<Part>);
+
+#[derive(Clone, Debug)]
+enum Part {
+    Text(String),
+    /// The first of these paths that is there and not empty.
+    Property(Vec<Vec<String>>),
+}
+
+impl Format {
+    fn parse(text: &str) -> Result<Self> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let Some((property, after)) = after.split_once('}') else {
+                bail!("a ${{ without }}");
+            };
+            parts.push(Part::Text(before.to_owned()));
+            let paths: Vec<_> = property.split(',').map(path).collect();
+            if paths.iter().any(Vec::is_empty) {
+                bail!("an empty property in ${{{property}}}");
+            }
+            parts.push(Part::Property(paths));
+            rest = after;
+        }
+        parts.push(Part::Text(rest.to_owned()));
+        Ok(Self(parts))
+    }
+
+    fn apply(&self, metadata: &Value) -> String {
+        let part = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Property(paths) => {
+                let mut texts = paths.iter().filter_map(|path| text_at(metadata, path));
+                texts.next().unwrap_or(MISSING).to_owned()
+            }
+        };
+        self.0.iter().map(part).collect()
+    }
+}
+
+/// The segments of a path, which dots part, but not within quotes.
+fn path(text: &str) -> Vec<String> {
+    let mut segments = vec![String::new()];
+    let mut is_quoted = false;
+    for char in text.trim().chars() {
+        match (char, segments.last_mut()) {
+            ('"', _) => is_quoted = !is_quoted,
+            ('.', _) if !is_quoted => segments.push(String::new()),
+            (char, Some(segment)) => segment.push(char),
+            (_, None) => {}
+        }
+    }
+    segments.retain(|segment| !segment.is_empty());
+    segments
+}
+
+fn text_at<'m>(metadata: &'m Value, path: &[String]) -> Option<&'m str> {
+    let mut value = metadata;
+    for segment in path {
+        value = field(value, segment)?;
+    }
+    value
+        .as_str()
+        .filter(|text| !text.is_empty() && *text != MISSING)
+}
+
+/// A field by its name, in whatever case, as newer `SkyWalking`s look it up.
+fn field<'m>(value: &'m Value, name: &str) -> Option<&'m Value> {
+    let object = value.as_object()?;
+    object.get(name).or_else(|| {
+        let mut fields = object.iter();
+        let field = fields.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        field.map(|(_, value)| value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_label_that_names_a_service_does() {
+        let naming = Naming::default();
+        let service = |labels: Value| {
+            naming.service(&json!({ "NAMESPACE": "shop", "SERVICE": "s", "LABELS": labels }))
+        };
+        let all = json!({
+            "service.istio.io/canonical-name": "a", "app.kubernetes.io/name": "b",
+            "app": "c", "k8s-app": "d",
+        });
+        let mut labels = all.clone();
+        for (key, name) in [
+            ("service.istio.io/canonical-name", "a.shop"),
+            ("app.kubernetes.io/name", "b.shop"),
+            ("app", "c.shop"),
+            ("k8s-app", "d.shop"),
+        ] {
+            assert_eq!(service(labels.clone()), name);
+            labels[key] = json!("");
+        }
+        assert_eq!(service(labels), "s.shop");
+    }
+
+    #[test]
+    fn missing_parts_are_dashes() {
+        let naming = Naming::default();
+        assert_eq!(naming.nameless(), "-.-");
+        assert_eq!(naming.instance(&json!({ "NAME": 7 })), "-");
+        assert_eq!(naming.service(&json!({ "LABELS": { "app": "a" } })), "a.-");
+    }
+
+    #[test]
+    fn the_keys_of_newer_istios_are_found() {
+        let metadata = json!({ "namespace": "n", "labels": { "app": "a" }, "name": "a-1" });
+        let naming = Naming::default();
+        assert_eq!(naming.service(&metadata), "a.n");
+        assert_eq!(naming.instance(&metadata), "a-1");
+    }
+
+    #[test]
+    fn a_rule_of_ones_own() {
+        let yaml =
+            "serviceName: \"${CLUSTER_ID}::${LABELS.\\\"x.y\\\"}\"\nserviceInstanceName: i-${NAME}";
+        let naming = Naming::of_yaml(yaml).unwrap();
+        let metadata = json!({ "CLUSTER_ID": "c", "NAME": "n", "LABELS": { "x.y": "z" } });
+        assert_eq!(naming.service(&metadata), "c::z");
+        assert_eq!(naming.instance(&metadata), "i-n");
+    }
+
+    #[test]
+    fn a_broken_rule_is_refused_with_its_key() {
+        for yaml in [
+            "serviceName: ${A\nserviceInstanceName: ${NAME}",
+            "serviceName: ${}\nserviceInstanceName: ${NAME}",
+            "serviceName: ${A,}\nserviceInstanceName: ${NAME}",
+        ] {
+            let error = format!("{:#}", Naming::of_yaml(yaml).unwrap_err());
+            assert!(error.starts_with("serviceName: "), "{error}");
+        }
+        assert!(Naming::of_yaml("serviceName: a").is_err());
+        assert!(Naming::of_yaml("[]").is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! The graph as a page that needs nothing else, and that follows a live one.
+//!
+//! Names reach it as data only: JSON in an element that is not run, put on the
+//! page as text. Besides, the page's policy allows no script but its own.
+
+use anyhow::Result;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::layout::Layout;
+use super::{is_failing, label, svg};
+use crate::escape;
+use crate::topology::Snapshot;
+
+const SCRIPT: &str = include_str!("page.js");
+const STYLE: &str = concat!(include_str!("page.css"), include_str!("graph.css"));
+
+/// The page of a graph that stays as it is.
+pub fn page(snapshot: &Snapshot) -> Result<String> {
+    Ok(document(&escape::json_in_html(&data(snapshot)?), false))
+}
+
+/// The page that asks its server for [`data`] again and again.
+#[must_use]
+pub fn live_page() -> String {
+    document("null", true)
+}
+
+/// What the page shows, as JSON: the graph, and how it is drawn.
+pub fn data(snapshot: &Snapshot) -> Result<String> {
+    let layout = Layout::of(snapshot);
+    let workloads = snapshot.workloads.iter().zip(&layout.workloads);
+    let workloads = workloads.map(|(workload, place)| {
+        json!({
+            "place": place,
+            "outline": svg::outline(workload.kind),
+            "class": svg::class(workload.kind),
+            "kind": workload.kind.name(),
+            "short": svg::short(&workload.name),
+        })
+    });
+    let edges = snapshot.edges.iter().zip(&layout.edges);
+    let edges = edges.map(|(edge, line)| {
+        json!({
+            "line": line,
+            "text": label(edge),
+            "failing": edge.main().is_some_and(is_failing),
+            "seen_by": edge.seen_by(),
+        })
+    });
+    let drawn = json!({
+        "width": layout.width,
+        "height": layout.height,
+        "workloads": workloads.collect::<Value>(),
+        "edges": edges.collect::<Value>(),
+    });
+    let mut graph = serde_json::to_value(snapshot)?;
+    make_visible(&mut graph);
+    Ok(json!({ "graph": graph, "drawn": drawn }).to_string())
+}
+
+fn make_visible(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = escape::visible(text),
+        Value::Array(values) => values.iter_mut().for_each(make_visible),
+        Value::Object(fields) => {
+            let taken = std::mem::take(fields);
+            fields.extend(taken.into_iter().map(|(key, mut value)| {
+                make_visible(&mut value);
+                (escape::visible(&key), value)
+            }));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn document(data: &str, is_live: bool) -> String {
+    let (script, style) = (hash(SCRIPT), hash(STYLE));
+    format!(
+        "<!doctype html>\n<html lang=\"en\" data-live=\"{is_live}\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+         script-src '{script}'; style-src '{style}'; connect-src 'self'; base-uri 'none'; form-action 'none'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>Who calls whom</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <header><h1>Who calls whom</h1><p id=\"status\"></p></header>\n\
+         <main><div id=\"graph\"></div><aside id=\"details\"><p>A click on a workload shows its metadata and its edges.</p></aside></main>\n\
+         <section><h2>Edges</h2><table id=\"edges\"></table><ul id=\"notes\"></ul></section>\n\
+         <script type=\"application/json\" id=\"data\">{data}</script>\n\
+         <script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+}
+
+/// A source expression of the page's policy.
+fn hash(text: &str) -> String {
+    let digest = BASE64_STANDARD.encode(Sha256::digest(text));
+    format!("sha256-{digest}")
+}

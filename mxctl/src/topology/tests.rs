@@ -1,0 +1,403 @@
+use std::borrow::Cow;
+
+use serde_json::json;
+
+use super::*;
+
+/// An entry of `log` by the node `id` of the service `name`.
+fn entry(log: &str, id: &str, name: &str, state: &Value) -> Entry {
+    Entry::of_line(
+        &json!({
+            "version": 1,
+            "reporter": { "log": log, "id": id, "metadata": metadata(name) },
+            "protocol": "http",
+            "status": 200,
+            "duration_us": 1500,
+            "state": state,
+        })
+        .to_string(),
+    )
+    .unwrap()
+}
+
+fn metadata(name: &str) -> Value {
+    json!({
+        "NAME": format!("{name}-1"), "NAMESPACE": "shop", "LABELS": { "app": name },
+        "OWNER": format!("kubernetes://apis/apps/v1/namespaces/shop/deployments/{name}"),
+    })
+}
+
+fn sidecar(name: &str) -> String {
+    format!("sidecar~10.0.0.1~{name}-1.shop~shop.svc.cluster.local")
+}
+
+fn peer(key: &str, name: &str) -> Value {
+    json!({
+        key: { "kind": "flat", "metadata": metadata(name) },
+        format!("{key}_id"): { "kind": "id", "id": sidecar(name) },
+    })
+}
+
+fn both(one: Value, other: Value) -> Value {
+    let mut all = one;
+    let Value::Object(other) = other else {
+        panic!("not an object")
+    };
+    all.as_object_mut().unwrap().extend(other);
+    all
+}
+
+fn graph(reading: Reading, entries: &[Entry]) -> Snapshot {
+    let mut topology = Topology::new(Naming::default(), reading);
+    for entry in entries {
+        topology.record(entry);
+    }
+    topology.snapshot()
+}
+
+/// `from -> to (seen by): calls of client and server`
+fn edges(snapshot: &Snapshot) -> Vec<String> {
+    let name = |number: usize| &snapshot.workloads[number].name;
+    let calls = |tally: &Option<TallyView>| tally.as_ref().map_or(0, |tally| tally.calls);
+    let line = |edge: &EdgeView| {
+        let (client, server) = (calls(&edge.client), calls(&edge.server));
+        format!("{} -> {} {client}/{server}", name(edge.from), name(edge.to))
+    };
+    snapshot.edges.iter().map(line).collect()
+}
+
+fn notes(snapshot: &Snapshot) -> String {
+    let line = |note: &NoteView| format!("{} x {}\n", note.count, note.note);
+    snapshot.notes.iter().map(line).collect()
+}
+
+#[test]
+fn both_sides_of_a_call_are_one_edge() {
+    let entries = [
+        entry(
+            "a/outbound",
+            &sidecar("a"),
+            "a",
+            &peer("wasm.upstream_peer", "b"),
+        ),
+        entry(
+            "b/inbound",
+            &sidecar("b"),
+            "b",
+            &peer("wasm.downstream_peer", "a"),
+        ),
+    ];
+    let snapshot = graph(Reading::Mesh, &entries);
+    assert_eq!(edges(&snapshot), ["a.shop -> b.shop 1/1"]);
+    assert_eq!(snapshot.edges[0].seen_by(), "both");
+    assert_eq!(snapshot.workloads[0].kind, Kind::Pod);
+    let latency = snapshot.edges[0].main().unwrap().latency_ms.unwrap();
+    assert!((latency.p50 - 1.5).abs() < 0.015, "{latency:?}");
+    assert_eq!(
+        edges(&graph(Reading::Skywalking, &entries)),
+        ["a.shop -> b.shop 1/1"]
+    );
+}
+
+#[test]
+fn a_recorded_local_node_makes_no_edge_here_but_one_in_skywalking() {
+    let state = both(
+        peer("wasm.downstream_peer", "a"),
+        peer("wasm.upstream_peer", "b"),
+    );
+    let entries = [entry("any", &sidecar("b"), "b", &state)];
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &entries)),
+        ["a.shop -> b.shop 0/1"]
+    );
+    let skywalking = graph(Reading::Skywalking, &entries);
+    assert_eq!(
+        edges(&skywalking),
+        ["a.shop -> b.shop 0/1", "b.shop -> b.shop 1/0"]
+    );
+    assert!(notes(&skywalking).contains("1 x an edge from an instance to itself"));
+}
+
+#[test]
+fn an_own_node_alone_tells_the_direction() {
+    let inbound = entry("x", &sidecar("b"), "b", &peer("wasm.upstream_peer", "b"));
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &[inbound])),
+        ["unknown -> b.shop 0/1"]
+    );
+    let itself = entry(
+        "x/outbound",
+        &sidecar("b"),
+        "b",
+        &peer("wasm.upstream_peer", "b"),
+    );
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &[itself])),
+        ["b.shop -> b.shop 1/0"]
+    );
+}
+
+#[test]
+fn a_gateway_has_both_edges() {
+    let id = "router~10.0.0.9~gw-1.shop~shop.svc.cluster.local";
+    let state = both(
+        peer("wasm.downstream_peer", "a"),
+        peer("wasm.upstream_peer", "b"),
+    );
+    let entries = [entry("gw", id, "gw", &state)];
+    for reading in [Reading::Mesh, Reading::Skywalking] {
+        let snapshot = graph(reading, &entries);
+        assert_eq!(
+            edges(&snapshot),
+            ["a.shop -> gw.shop 0/1", "gw.shop -> b.shop 1/0"]
+        );
+        assert_eq!(snapshot.workloads[2].kind, Kind::Gateway);
+    }
+}
+
+#[test]
+fn nobody_before_a_gateway_is_unknown() {
+    let id = "router~10.0.0.9~gw-1.shop~shop.svc.cluster.local";
+    let called = entry("gw", id, "gw", &peer("wasm.upstream_peer", "b"));
+    let expected = ["gw.shop -> b.shop 1/0", "unknown -> gw.shop 0/1"];
+    let snapshot = graph(Reading::Mesh, std::slice::from_ref(&called));
+    assert_eq!(edges(&snapshot), expected);
+    assert_eq!(snapshot.workloads[2].kind, Kind::Unknown);
+    let skywalking = graph(Reading::Skywalking, &[called]);
+    assert_eq!(
+        edges(&skywalking),
+        ["gw.shop -> b.shop 1/0", "UNKNOWN -> gw.shop 0/1"]
+    );
+    // Without any filter state, SkyWalking takes nothing, here as everywhere.
+    let bare = entry("gw", id, "gw", &json!({}));
+    let skywalking = graph(Reading::Skywalking, std::slice::from_ref(&bare));
+    assert_eq!(edges(&skywalking), [""; 0]);
+    assert!(notes(&skywalking).contains("1 x dropped by mx-mesh"));
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &[bare])),
+        ["unknown -> gw.shop 0/1"]
+    );
+}
+
+#[test]
+fn without_a_peer_cluster_or_log_tell_the_unknown_side() {
+    let mut out = entry("x", &sidecar("a"), "a", &json!({}));
+    out.upstream_cluster = "outbound|443||api.example.com".to_owned();
+    let mut inn = entry("x", &sidecar("a"), "a", &json!({}));
+    inn.upstream_cluster = "inbound|9080||".to_owned();
+    let lost = entry("x", &sidecar("a"), "a", &json!({}));
+    let snapshot = graph(Reading::Mesh, &[out, inn, lost]);
+    assert_eq!(
+        edges(&snapshot),
+        ["a.shop -> api.example.com 1/0", "unknown -> a.shop 0/1"]
+    );
+    assert!(notes(&snapshot).starts_with("1 x no peer, and neither"));
+}
+
+#[test]
+fn a_call_that_nobody_answered_is_of_the_service_that_answers_others() {
+    let call = |cluster: &str, status: u32, state: Value| {
+        let mut call = entry("a/outbound", &sidecar("a"), "a", &state);
+        call.upstream_cluster = cluster.to_owned();
+        call.status = status;
+        if status == 503 {
+            call.flags.push(Cow::Borrowed("UF"));
+        }
+        call
+    };
+    let answered = |cluster: &str, by: &str| call(cluster, 200, peer("wasm.upstream_peer", by));
+    let silent = |cluster: &str, status| call(cluster, status, json!({}));
+    let snapshot = graph(
+        Reading::Mesh,
+        &[
+            silent("outbound|80||b", 0),
+            answered("outbound|80||b", "b"),
+            silent("outbound|80||b", 503),
+            // Somebody without the exchange answered.
+            silent("outbound|80||b", 200),
+            answered("outbound|80||c-or-d", "c"),
+            answered("outbound|80||c-or-d", "d"),
+            silent("outbound|80||c-or-d", 503),
+            silent("outbound|80||nobody", 503),
+        ],
+    );
+    assert_eq!(
+        edges(&snapshot),
+        [
+            "a.shop -> b.shop 3/0",
+            "a.shop -> c.shop 1/0",
+            "a.shop -> d.shop 1/0",
+            "a.shop -> b 1/0",
+            "a.shop -> c-or-d 1/0",
+            "a.shop -> nobody 1/0",
+        ]
+    );
+    let client = snapshot.edges[0].client.as_ref().unwrap();
+    assert_eq!((client.errors, client.calls), (2, 3));
+}
+
+#[test]
+fn both_dialects_in_an_entry_count_once_here_and_twice_in_skywalking() {
+    let newer = json!({ "upstream_peer": { "kind": "struct", "metadata": {
+        "name": "b-1", "namespace": "shop", "labels": { "app": "b" } } } });
+    let entries = [entry(
+        "a/outbound",
+        &sidecar("a"),
+        "a",
+        &both(peer("wasm.upstream_peer", "b"), newer.clone()),
+    )];
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &entries)),
+        ["a.shop -> b.shop 1/0"]
+    );
+    let skywalking = graph(Reading::Skywalking, &entries);
+    assert_eq!(edges(&skywalking), ["a.shop -> b.shop 2/0"]);
+    assert!(
+        notes(&skywalking).contains("1 x counted twice"),
+        "{}",
+        notes(&skywalking)
+    );
+    let entries = [entry("a/outbound", &sidecar("a"), "a", &newer)];
+    assert_eq!(
+        edges(&graph(Reading::Mesh, &entries)),
+        ["a.shop -> b.shop 1/0"]
+    );
+}
+
+#[test]
+fn an_empty_peer_is_the_nameless_node_of_skywalking() {
+    let empty = json!({ "wasm.upstream_peer": { "kind": "flat", "metadata": {} } });
+    let skywalking = graph(
+        Reading::Skywalking,
+        &[entry("x", &sidecar("a"), "a", &empty)],
+    );
+    assert_eq!(edges(&skywalking), ["a.shop -> -.- 1/0"]);
+    assert!(notes(&skywalking).contains("drawn as -.-"));
+}
+
+#[test]
+fn broken_state_is_noted() {
+    let broken = json!({ "wasm.upstream_peer":
+        { "kind": "broken", "reason": "no FlatNode", "bytes": 3 } });
+    let entries = [entry("a/outbound", &sidecar("a"), "a", &broken)];
+    let snapshot = graph(Reading::Mesh, &entries);
+    assert!(notes(&snapshot).contains("wasm.upstream_peer is no peer: no FlatNode"));
+    let skywalking = graph(Reading::Skywalking, &entries);
+    assert!(notes(&skywalking).contains("an error in its log, and no edge"));
+    assert_eq!(edges(&skywalking), [""; 0]);
+}
+
+#[test]
+fn statuses_are_errors_of_the_server_or_of_the_client() {
+    let entries = [0, 200, 302, 404, 429, 500, 503].map(|status| {
+        let mut entry = entry(
+            "a/outbound",
+            &sidecar("a"),
+            "a",
+            &peer("wasm.upstream_peer", "b"),
+        );
+        entry.status = status;
+        entry
+    });
+    let snapshot = graph(Reading::Mesh, &entries);
+    let tally = snapshot.edges[0].main().unwrap();
+    assert_eq!((tally.calls, tally.errors, tally.client_errors), (7, 3, 2));
+}
+
+#[test]
+fn connections_have_no_latency_and_intermediate_entries_do_not_count() {
+    let call = || {
+        entry(
+            "a/outbound",
+            &sidecar("a"),
+            "a",
+            &peer("wasm.upstream_peer", "b"),
+        )
+    };
+    let mut connection = call();
+    connection.protocol = Protocol::Tcp;
+    connection.flags = vec!["UF".into()];
+    let mut periodic = call();
+    periodic.intermediate = true;
+    let snapshot = graph(Reading::Mesh, &[connection, periodic]);
+    let tally = snapshot.edges[0].main().unwrap();
+    assert_eq!((tally.calls, tally.connections, tally.errors), (1, 1, 1));
+    assert!(tally.latency_ms.is_none());
+}
+
+#[test]
+fn pods_vms_and_gateways_are_told_apart() {
+    let kind = |id: Option<&str>, metadata: Value| {
+        let metadata = Cow::Owned(metadata);
+        kind_of(&Named { id, metadata }).1
+    };
+    assert_eq!(kind(Some("router~x"), json!({})), Kind::Gateway);
+    assert_eq!(kind(Some("sidecar~x"), metadata("a")), Kind::Pod);
+    assert_eq!(kind(None, json!({ "APP_CONTAINERS": "a" })), Kind::Pod);
+    let no_sign = json!({ "NAME": "vm-1" });
+    assert_eq!(kind(Some("sidecar~x"), no_sign.clone()), Kind::Vm);
+    assert_eq!(kind(None, no_sign), Kind::Unknown);
+    let group = "kubernetes://apis/networking.istio.io/v1alpha3/namespace/default/workloadgroups/a";
+    assert_eq!(
+        kind(None, json!({ "OWNER": group, "APP_CONTAINERS": "x" })),
+        Kind::Vm
+    );
+}
+
+#[test]
+fn a_guess_yields_to_a_sign_and_a_service_may_be_of_both_kinds() {
+    let guess = json!({ "NAME": "b-1", "NAMESPACE": "shop", "LABELS": { "app": "b" } });
+    let seen = |metadata: &Value| {
+        let state = json!({
+            "wasm.upstream_peer": { "kind": "flat", "metadata": metadata },
+            "wasm.upstream_peer_id": { "kind": "id", "id": sidecar("b") },
+        });
+        entry("a/outbound", &sidecar("a"), "a", &state)
+    };
+    let kind = |entries: &[Entry]| graph(Reading::Mesh, entries).workloads[1].kind;
+    assert_eq!(kind(&[seen(&guess)]), Kind::Vm);
+    let own = entry(
+        "b/inbound",
+        &sidecar("b"),
+        "b",
+        &peer("wasm.downstream_peer", "a"),
+    );
+    assert_eq!(kind(&[seen(&guess), own]), Kind::Pod);
+    let mut vm = guess.clone();
+    vm["NAME"] = json!("b-vm");
+    assert_eq!(kind(&[seen(&vm), seen(&metadata("b"))]), Kind::Mixed);
+    // By its endpoint, which has no id.
+    let mut by_endpoint = seen(&vm);
+    by_endpoint.state.remove("wasm.upstream_peer_id");
+    assert_eq!(kind(&[by_endpoint.clone()]), Kind::Unknown);
+    assert_eq!(kind(&[by_endpoint, seen(&metadata("b"))]), Kind::Pod);
+}
+
+#[test]
+fn names_without_end_do_not_fill_the_memory() {
+    let mut topology = Topology::new(Naming::default(), Reading::Mesh);
+    for number in 0..3000 {
+        let name = format!("n{number}");
+        let state = peer("wasm.upstream_peer", &name);
+        topology.record(&entry("a/outbound", &sidecar("a"), "a", &state));
+    }
+    let snapshot = topology.snapshot();
+    assert_eq!(snapshot.workloads.len(), 2048);
+    assert_eq!(snapshot.edges.len(), 2047);
+    assert_eq!(
+        notes(&snapshot),
+        "953 x more than 2048 workloads: those beyond are left out\n"
+    );
+}
+
+#[test]
+fn skywalking_names_peers_by_what_it_reads_of_them_only() {
+    let naming = "serviceName: ${OWNER}.${NAMESPACE}\nserviceInstanceName: ${NAME}";
+    let mut topology = Topology::new(Naming::of_yaml(naming).unwrap(), Reading::Skywalking);
+    let state = peer("wasm.upstream_peer", "b");
+    topology.record(&entry("x", &sidecar("a"), "a", &state));
+    let snapshot = topology.snapshot();
+    assert_eq!(snapshot.workloads[0].name, "-.shop");
+    // What it runs on is told all the same.
+    assert_eq!(snapshot.workloads[0].kind, Kind::Pod);
+}

@@ -1,0 +1,200 @@
+//! The page in a real browser.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+
+use crate::tool::{PATIENCE, Stream, Tool, peer, run};
+use crate::topology::line;
+
+const HOW: &str =
+    "the page is tested in Chromium, which is missing: apt-get install chromium-driver";
+
+/// A browser without a window. Both end with their value.
+struct Browser {
+    driver: Child,
+    client: Client,
+}
+
+impl Browser {
+    async fn start() -> Result<Self> {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context(HOW)?;
+        let lines = BufReader::new(driver.stdout.take().context("no output")?).lines();
+        let started = "ChromeDriver was started successfully on port ";
+        let mut port = None;
+        for line in lines {
+            if let Some(said) = line?.strip_prefix(started) {
+                port = Some(said.trim_end_matches('.').to_owned());
+                break;
+            }
+        }
+        let port = port.context(HOW)?;
+        // The sandbox wants rights that a container does not give. What is shown
+        // here is ours.
+        let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"];
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let capabilities = capabilities.as_object().cloned().unwrap_or_default();
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .context(HOW)?;
+        Ok(Self { driver, client })
+    }
+
+    async fn end(mut self) -> Result<()> {
+        self.client.clone().close().await?;
+        self.driver.kill()?;
+        self.driver.wait()?;
+        Ok(())
+    }
+
+    async fn text(&self, css: &str) -> Result<String> {
+        let element = self.client.find(Locator::Css(css)).await;
+        Ok(element.with_context(|| css.to_owned())?.text().await?)
+    }
+
+    async fn count(&self, css: &str) -> Result<usize> {
+        Ok(self.client.find_all(Locator::Css(css)).await?.len())
+    }
+
+    async fn wait_for_count(&self, css: &str, count: usize) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.count(css).await?;
+            if seen == count {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{seen} of {css} instead of {count}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Clicks on the workload whose whole name that is.
+    async fn choose(&self, name: &str) -> Result<()> {
+        for workload in self.client.find_all(Locator::Css("g.workload")).await? {
+            let title = workload.find(Locator::Css("title")).await?;
+            if title.prop("textContent").await?.as_deref() == Some(name) {
+                return Ok(workload.click().await?);
+            }
+        }
+        bail!("no workload {name}")
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended in peace.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+const SCRIPT: &str = "<script>document.title='hacked'</script>";
+const IMAGE: &str = "<img src=x onerror=\"document.title='hacked'\">";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_names_are_shown_and_not_run() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("page.html");
+    let out = path.to_str().context("a path that is no text")?;
+    let lines = line("a", SCRIPT, 200) + &line(IMAGE, "</script><b>", 500);
+    let arguments = ["topology", "-", "--format", "html", "--out", out];
+    let done = run(&arguments, lines.as_bytes())?;
+    ensure!(done.status.success(), "{done:?}");
+
+    let browser = Browser::start().await?;
+    browser.client.goto(&format!("file://{out}")).await?;
+    assert_eq!(browser.count("#graph g.workload").await?, 4);
+    assert_eq!(browser.count("#graph g.edge").await?, 2);
+    assert_eq!(browser.count("#graph g.edge.failing").await?, 1);
+    browser.choose(&format!("{SCRIPT}.shop")).await?;
+    assert_eq!(browser.text("#name").await?, format!("{SCRIPT}.shop"));
+    let details = browser.text("#details").await?;
+    for shown in [
+        &format!("app={SCRIPT}"),
+        "APP_CONTAINERS",
+        "Called by",
+        "a.shop: 1 call",
+    ] {
+        ensure!(details.contains(shown), "{shown} is not in {details}");
+    }
+    browser.choose(&format!("{IMAGE}.shop")).await?;
+    let details = browser.text("#details").await?;
+    ensure!(
+        details.contains("</script><b>.shop: 1 call, 1 error"),
+        "{details}"
+    );
+    assert_eq!(browser.count("body img, body b").await?, 0);
+    assert_eq!(browser.client.title().await?, "Who calls whom");
+    browser.end().await
+}
+
+/// The tool with a live page, the address of its collector, and that of the page.
+fn serve() -> Result<(Tool, SocketAddr, SocketAddr)> {
+    let anywhere = "127.0.0.1:0";
+    let mut tool = Tool::start(&["topology", "--listen", anywhere, "--serve", anywhere])?;
+    let collector = tool.collector()?;
+    let page = tool.address("mxctl: the page is at http://")?;
+    Ok((tool, collector, page))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_page_follows_the_graph() -> Result<()> {
+    let (tool, collector, page) = serve()?;
+    let browser = Browser::start().await?;
+    browser.client.goto(&format!("http://{page}/")).await?;
+    browser.wait_for_count("#edges tr", 1).await?;
+    let stream = Stream::open(collector, "a/outbound", "a").await?;
+    stream.request(&peer("b"), "/", 200).await?;
+    browser.wait_for_count("#graph g.edge", 1).await?;
+    browser.choose("b.shop").await?;
+    stream.request(&peer(SCRIPT), "/", 200).await?;
+    browser.wait_for_count("#graph g.edge", 2).await?;
+    assert_eq!(browser.count("#edges tr").await?, 3);
+    // What was chosen stays so.
+    assert_eq!(browser.text("#name").await?, "b.shop");
+    assert_eq!(browser.client.title().await?, "Who calls whom");
+    browser.end().await?;
+
+    tool.signal("-INT")?;
+    let done = tool.end()?;
+    ensure!(done.status.success(), "{done:?}");
+    assert!(
+        done.stdout.contains("3 workloads, 2 edges of 2 entries"),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_page_answers_no_other_name() -> Result<()> {
+    let (_tool, _, page) = serve()?;
+    for (host, status) in [
+        ("127.0.0.1", "200"),
+        ("localhost:1", "200"),
+        ("evil.example", "421"),
+    ] {
+        let request =
+            format!("GET /topology.json HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let reply = envoy_test::client::raw(page, request.as_bytes()).await?;
+        let start = format!("HTTP/1.1 {status} ");
+        let reply = String::from_utf8(reply)?;
+        ensure!(reply.starts_with(&start), "{host}: {reply}");
+    }
+    Ok(())
+}

@@ -1,0 +1,362 @@
+//! `mxctl doctor` and real Envoys with one fault each.
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_test::bootstrap::{lua_filter, pass_through};
+use envoy_test::client::PEER_HEADERS;
+use envoy_test::{FailurePolicy, Lab, Listener, Mesh, Node, Plugin, Workload, until};
+use serde_json::{Value, json};
+
+use crate::tool::{Done, run};
+
+envoy_test::stories!(
+    nothing_is_wrong,
+    a_filter_is_missing,
+    a_listener_has_no_direction,
+    filters_stand_in_the_wrong_order,
+    keys_are_not_logged,
+    the_native_exchange_is_on_too,
+    an_observer_has_its_place,
+    a_node_has_no_metadata,
+    peers_are_refused,
+    a_configuration_is_refused,
+    a_first_configuration_is_refused,
+    a_vm_died,
+    a_vm_died_for_good,
+    another_module_runs,
+);
+
+const NATIVE: &str = "istio.metadata_exchange";
+
+/// Stands for Istio's own exchange, which only Istio's Envoy has: by its name.
+fn native() -> Value {
+    named(NATIVE)
+}
+
+fn named(name: &str) -> Value {
+    let mut filter = lua_filter("function envoy_on_request(handle) end");
+    filter["name"] = name.into();
+    filter
+}
+
+fn sidecar() -> Result<Workload> {
+    Ok(Workload::sidecar("ratings", Node::pod_server()?))
+}
+
+/// Starts the workload, and one without proxy that can call it.
+async fn start(lab: &Lab, workload: Workload) -> Result<Mesh> {
+    lab.start([Workload::bare("outsider"), workload]).await
+}
+
+fn doctor(mesh: &Mesh) -> Result<Done> {
+    run(
+        &["doctor", "--json", &mesh.envoy("ratings")?.admin_url()],
+        b"",
+    )
+}
+
+/// Each finding as `code place`.
+fn findings(done: &Done) -> Result<Vec<String>> {
+    let reports = done.json()?;
+    let findings = reports[0]["findings"].as_array().context("no findings")?;
+    let line = |finding: &Value| {
+        let text = |key: &str| finding[key].as_str().context("no text");
+        ensure!(
+            !text("what")?.is_empty() && !text("cure")?.is_empty(),
+            "{finding}"
+        );
+        Ok(format!("{} {}", text("code")?, text("place")?))
+    };
+    findings.iter().map(line).collect()
+}
+
+/// The doctor finds that, and nothing else.
+fn assert_found(mesh: &Mesh, expected: &[&str]) -> Result<()> {
+    let done = doctor(mesh)?;
+    assert_eq!(findings(&done)?, expected, "{done:?}");
+    let status = i32::from(!expected.is_empty());
+    assert_eq!(done.status.code(), Some(status), "{done:?}");
+    Ok(())
+}
+
+/// The doctor finds that in a workload that is otherwise sound.
+async fn assert_finds(
+    lab: &Lab,
+    listener: &str,
+    change: impl Fn(&mut Listener),
+    expected: &[&str],
+) -> Result<()> {
+    let mesh = start(lab, sidecar()?.listener(listener, change)).await?;
+    assert_found(&mesh, expected)
+}
+
+async fn nothing_is_wrong(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    mesh.call("outsider", "ratings")?.send().await?;
+    assert_found(&mesh, &[])?;
+    let url = mesh.envoy("ratings")?.admin_url();
+    let address = url.trim_start_matches("http://");
+    let done = run(&["doctor", address], b"")?;
+    assert_eq!(done.stdout, format!("{address}: nothing is wrong\n"));
+
+    // One that cannot be asked does not hide the others.
+    let done = run(&["doctor", "--json", "https://nowhere", address], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    let reports = done.json()?;
+    assert!(reports[0]["error"].is_string(), "{reports}");
+    assert_eq!(reports[1]["findings"], json!([]));
+    Ok(())
+}
+
+async fn a_filter_is_missing(lab: &Lab) -> Result<()> {
+    // Another Wasm filter is not ours.
+    let other = |listener: &mut Listener| {
+        "other".clone_into(&mut listener.plugin.filter);
+        "other".clone_into(&mut listener.plugin.name);
+    };
+    assert_finds(lab, "inbound", other, &["filter_missing inbound"]).await?;
+    let mesh = start(lab, sidecar()?.listener("outbound", other)).await?;
+    let url = mesh.envoy("ratings")?.admin_url();
+    let done = run(&["doctor", &url, "--filter", "other", "--json"], b"")?;
+    assert_eq!(findings(&done)?, ["filter_missing inbound"]);
+    Ok(())
+}
+
+async fn a_listener_has_no_direction(lab: &Lab) -> Result<()> {
+    let without = |listener: &mut Listener| listener.direction = None;
+    assert_finds(lab, "inbound", without, &["no_direction inbound"]).await?;
+    let configured = |listener: &mut Listener| {
+        listener.direction = None;
+        listener.plugin.configuration = json!({ "direction": "gateway" });
+    };
+    assert_finds(lab, "outbound", configured, &[]).await
+}
+
+async fn filters_stand_in_the_wrong_order(lab: &Lab) -> Result<()> {
+    let ahead = |listener: &mut Listener| listener.before.push(named("other"));
+    assert_finds(lab, "inbound", ahead, &["wrong_order inbound"]).await?;
+    assert_finds(lab, "outbound", ahead, &[]).await?;
+    let behind = |listener: &mut Listener| listener.behind.push(named("other"));
+    assert_finds(lab, "inbound", behind, &[]).await?;
+    assert_finds(lab, "outbound", behind, &["wrong_order outbound"]).await
+}
+
+async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?.watching_listeners()).await?;
+    let with_logs = async |logs: Value, expected: &[&str]| {
+        mesh.change_listeners("ratings", |listener| {
+            if listener["name"] == "inbound" {
+                manager(listener)["access_log"] = logs.clone();
+            }
+        })
+        .await?;
+        until("the doctor to see it", async || {
+            Ok((findings(&doctor(&mesh)?)? == expected).then_some(()))
+        })
+        .await
+    };
+    let some_keys = json!([{
+        "name": "envoy.access_loggers.http_grpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+            "common_config": {
+                "log_name": "some-keys",
+                "transport_api_version": "V3",
+                "grpc_service": { "envoy_grpc": { "cluster_name": "app" } },
+                "filter_state_objects_to_log": ["wasm.downstream_peer", "wasm.upstream_peer"],
+            },
+        },
+    }]);
+    with_logs(some_keys, &["keys_not_logged inbound"]).await?;
+    let done = doctor(&mesh)?;
+    let missing = "does not name wasm.downstream_peer_id, wasm.upstream_peer_id";
+    assert!(done.stdout.contains(missing), "{done:?}");
+    let file = |format: &str| {
+        json!([{
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": "/dev/null",
+                "log_format": { "text_format_source": { "inline_string": format } },
+            },
+        }])
+    };
+    for without in [json!([]), file("%RESPONSE_CODE%")] {
+        with_logs(file("%FILTER_STATE(wasm.downstream_peer_id:PLAIN)%"), &[]).await?;
+        with_logs(without, &["keys_not_logged inbound"]).await?;
+    }
+    Ok(())
+}
+
+fn manager(listener: &mut Value) -> &mut Value {
+    &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+async fn the_native_exchange_is_on_too(lab: &Lab) -> Result<()> {
+    let ahead = |listener: &mut Listener| listener.before.push(native());
+    assert_finds(lab, "inbound", ahead, &["native_exchange inbound"]).await?;
+    let behind = |listener: &mut Listener| listener.behind.push(native());
+    assert_finds(lab, "outbound", behind, &["native_exchange outbound"]).await
+}
+
+async fn an_observer_has_its_place(lab: &Lab) -> Result<()> {
+    let observing = || anyhow::Ok(sidecar()?.configured(&json!({ "mode": "observe" })));
+    let ahead = |listener: &mut Listener| listener.before.push(native());
+    let behind = |listener: &mut Listener| listener.behind.push(native());
+    for (workload, expected) in [
+        (
+            observing()?
+                .listener("inbound", behind)
+                .listener("outbound", ahead),
+            vec![],
+        ),
+        (
+            observing()?
+                .listener("inbound", ahead)
+                .listener("outbound", behind),
+            vec!["wrong_order inbound", "wrong_order outbound"],
+        ),
+        (
+            observing()?.listener("inbound", behind),
+            vec!["nothing_to_observe outbound"],
+        ),
+    ] {
+        assert_found(&start(lab, workload).await?, &expected)?;
+    }
+    Ok(())
+}
+
+async fn a_node_has_no_metadata(lab: &Lab) -> Result<()> {
+    let node = Node {
+        id: "\u{1b}[2J".to_owned(),
+        metadata: json!({ "NAME": "ratings" }),
+    };
+    let mesh = start(lab, Workload::sidecar("ratings", node)).await?;
+    assert_found(&mesh, &["no_node_metadata node"])?;
+    let done = run(&["doctor", &mesh.envoy("ratings")?.admin_url()], b"")?;
+    assert!(
+        done.stdout
+            .contains("node.metadata has no NAMESPACE, LABELS"),
+        "{done:?}"
+    );
+    assert!(done.stdout.contains("cure: "), "{done:?}");
+    Ok(())
+}
+
+async fn peers_are_refused(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    let [metadata, _] = PEER_HEADERS;
+    let call = mesh.call("outsider", "ratings")?;
+    call.header(metadata, "no base64!")?.send().await?;
+    let refused = "wasmcustom.metadata_exchange.refused_base64";
+    mesh.envoy("ratings")?.counts(refused, 1).await?;
+    assert_found(&mesh, &[&format!("peers_refused {refused}")])
+}
+
+fn watched(configuration: Value) -> Plugin {
+    Plugin {
+        configuration,
+        watched: true,
+        ..Plugin::default()
+    }
+}
+
+const REFUSED: &str = "extension_config_discovery.http_filter.metadata_exchange.update_rejected";
+
+async fn a_configuration_is_refused(lab: &Lab) -> Result<()> {
+    let put = |listener: &mut Listener| listener.plugin = watched(json!({}));
+    let mesh = start(lab, sidecar()?.listener("inbound", put)).await?;
+    assert_found(&mesh, &[])?;
+    mesh.reconfigure("ratings", &watched(json!({ "mode": "x" })))
+        .await?;
+    mesh.envoy("ratings")?.counts(REFUSED, 1).await?;
+    let found = ["configuration_refused metadata_exchange"];
+    assert_found(&mesh, &found)?;
+    assert_eq!(first_severity(&mesh)?, "error");
+
+    // What is mended is told, for Envoy counts on.
+    mesh.reconfigure("ratings", &watched(json!({ "accept_own": true })))
+        .await?;
+    until("the mended configuration", async || {
+        Ok((first_severity(&mesh)? == "warning").then_some(()))
+    })
+    .await?;
+    assert_found(&mesh, &found)
+}
+
+fn first_severity(mesh: &Mesh) -> Result<Value> {
+    Ok(doctor(mesh)?.json()?[0]["findings"][0]["severity"].clone())
+}
+
+async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
+    for default_config in [None, Some(pass_through())] {
+        let put = |listener: &mut Listener| {
+            listener.plugin = Plugin {
+                default_config: default_config.clone(),
+                ..watched(json!({ "mode": "x" }))
+            };
+        };
+        let mesh = start(lab, sidecar()?.listener("inbound", put)).await?;
+        mesh.envoy("ratings")?.counts(REFUSED, 1).await?;
+        assert_found(&mesh, &["configuration_refused metadata_exchange"])?;
+    }
+    Ok(())
+}
+
+/// Another module in the filter's place, that of this text.
+fn other_module(lab: &Lab, wat: &str, policy: FailurePolicy) -> Result<impl Fn(&mut Listener)> {
+    let path = lab.dir().join("other.wasm");
+    std::fs::write(&path, wat::parse_str(wat)?)?;
+    Ok(move |listener: &mut Listener| {
+        "other".clone_into(&mut listener.plugin.vm_id);
+        listener.plugin.module = Some(path.clone());
+        listener.plugin.failure_policy = policy;
+    })
+}
+
+/// It dies when it is told to, and counts seconds from its first request until then.
+const MORTAL: &str = include_str!("../../../envoy-test/tests/scenarios/mortal.wat");
+
+async fn a_vm_died(lab: &Lab) -> Result<()> {
+    let mortal = other_module(lab, MORTAL, FailurePolicy::Reload)?;
+    let mesh = start(lab, sidecar()?.listener("inbound", mortal)).await?;
+    assert_found(&mesh, &[])?;
+    let call = mesh.call("outsider", "ratings")?;
+    call.header("x-kill", "now")?.send().await?;
+    until("the VM to be loaded again", async || {
+        // A request has Envoy load it.
+        mesh.call("outsider", "ratings")?.send().await?;
+        let stats = mesh.envoy("ratings")?.stats().await?;
+        let reloads = stats.get("wasm.metadata_exchange.vm_reload_success");
+        Ok(reloads.filter(|count| **count > 0).map(|_| ()))
+    })
+    .await?;
+    assert_found(&mesh, &["vm_failed metadata_exchange"])
+}
+
+/// What Envoy does not count.
+async fn a_vm_died_for_good(lab: &Lab) -> Result<()> {
+    let mortal = other_module(lab, MORTAL, FailurePolicy::Open)?;
+    let workload = sidecar()?.listener("inbound", &mortal);
+    let mesh = start(lab, workload.listener("outbound", &mortal)).await?;
+    mesh.call("outsider", "ratings")?.send().await?;
+    let envoy = mesh.envoy("ratings")?;
+    envoy
+        .counts("wasmcustom.metadata_exchange.ticks", 1)
+        .await?;
+    assert_found(&mesh, &[])?;
+    let call = mesh.call("outsider", "ratings")?;
+    call.header("x-kill", "now")?.send().await?;
+    assert_found(&mesh, &["vm_failed wasmcustom"])
+}
+
+async fn another_module_runs(lab: &Lab) -> Result<()> {
+    let idle = r#"(module
+        (memory (export "memory") 2)
+        (func (export "proxy_abi_version_0_2_1"))
+        (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 65536))
+        (func (export "proxy_on_context_create") (param i32 i32)))"#;
+    let idle = other_module(lab, idle, FailurePolicy::Reload)?;
+    let workload = sidecar()?.listener("inbound", &idle);
+    let mesh = start(lab, workload.listener("outbound", &idle)).await?;
+    assert_found(&mesh, &["vm_failed wasmcustom"])
+}

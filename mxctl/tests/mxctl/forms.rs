@@ -1,0 +1,108 @@
+//! `mxctl decode`, `mxctl encode` and `mxctl completions`
+
+use anyhow::{Context as _, Result, ensure};
+use metadata_exchange::peer::{flat, header};
+use serde_json::json;
+
+use crate::tool::{peer, run};
+
+#[test]
+fn a_header_goes_there_and_back() -> Result<()> {
+    let node = include_str!("../../../testdata/nodes/derived-gateway.node.json");
+    let encoded = run(&["encode", "-", "--json"], node.as_bytes())?;
+    let sent = encoded.json()?;
+    let header = sent["header"].as_str().context("no header")?;
+    assert_eq!(sent["header_bytes"], json!(header.len()));
+    let decoded = run(&["decode", "header"], header.as_bytes())?;
+    let node: serde_json::Value = serde_json::from_str(node)?;
+    let metadata = &decoded.json()?["metadata"];
+    for key in ["NAME", "OWNER", "LABELS", "APP_CONTAINERS"] {
+        assert_eq!(metadata[key], node["metadata"][key]);
+    }
+    assert_eq!(
+        run(&["decode", "header", header], b"")?.stdout,
+        decoded.stdout
+    );
+    let text = run(&["encode", "-"], node.to_string().as_bytes())?.stdout;
+    assert!(
+        text.contains(&format!("x-envoy-peer-metadata: {header}\n")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!(" {} of metadata", header.len())),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_yaml_bootstrap_and_what_its_node_leaves_out() -> Result<()> {
+    let yaml = b"node:\n  id: sidecar~1\n  metadata:\n    NAME: pay\n    OWNER: {no: text}\n";
+    let done = run(&["encode", "-"], yaml)?;
+    ensure!(done.status.success(), "{done:?}");
+    assert!(
+        done.stdout
+            .contains("note: node metadata \"OWNER\" is left out"),
+        "{done:?}"
+    );
+    let bad = run(&["encode", "-"], b"a: [")?;
+    ensure!(
+        !bad.status.success() && bad.stderr.contains("neither JSON nor YAML"),
+        "{bad:?}"
+    );
+    let none = run(&["encode"], b"")?;
+    ensure!(none.stderr.contains("--admin"), "{none:?}");
+    Ok(())
+}
+
+#[test]
+fn a_broken_form_is_an_error_with_its_byte() -> Result<()> {
+    let done = run(&["decode", "header", "Cgw_"], b"")?;
+    ensure!(!done.status.success(), "{done:?}");
+    assert!(
+        done.stderr
+            .starts_with("mxctl: at byte 3 of the text: not standard base64"),
+        "{done:?}"
+    );
+    let done = run(&["decode", "header", "Cgw_", "--json"], b"")?;
+    let error: serde_json::Value = serde_json::from_str(&done.stderr)?;
+    assert_eq!(error["error"]["offset"], json!(3));
+    let done = run(&["decode", "als"], b"\x0a\xff")?;
+    assert!(
+        done.stderr.starts_with("mxctl: at byte 2 of the message: "),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_hostile_text_is_escaped_json() -> Result<()> {
+    use base64::Engine as _;
+    let bytes = flat::write(&peer("\u{1b}[2J\u{202e}\u{9b}"));
+    let text = base64::prelude::BASE64_STANDARD.encode(bytes);
+    let done = run(&["decode", "flat-node", &text], b"")?;
+    ensure!(
+        !done.stdout.contains(['\u{1b}', '\u{202e}', '\u{9b}']),
+        "{done:?}"
+    );
+    assert_eq!(
+        done.json()?["metadata"]["LABELS"]["app"],
+        json!("\u{1b}[2J\u{202e}\u{9b}")
+    );
+    let value = header::encode(&peer("a\u{202e}b"));
+    let done = run(&["decode", "header", &value], b"")?;
+    ensure!(done.stdout.contains("a\\u202eb"), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn every_shell_has_completions() -> Result<()> {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let done = run(&["completions", shell], b"")?;
+        ensure!(
+            done.status.success() && done.stdout.contains("topology"),
+            "{done:?}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The tool reads what real Envoys log.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_test::{Lab, Node, Release, Workload};
+use serde_json::Value;
+
+use crate::tool::{Done, PATIENCE, Tool, run};
+
+/// `caller -> callee (kinds) seen by`
+fn edges(graph: &Value) -> Result<Vec<String>> {
+    let workloads = graph["workloads"].as_array().context("no workloads")?;
+    let end = |number: &Value| {
+        let number = usize::try_from(number.as_u64().unwrap_or(u64::MAX)).ok()?;
+        let workload = workloads.get(number)?;
+        Some(format!(
+            "{} {}",
+            workload["kind"].as_str()?,
+            workload["name"].as_str()?
+        ))
+    };
+    let edges = graph["edges"].as_array().context("no edges")?.iter();
+    let line = |edge: &Value| {
+        let calls = |side: &str| edge[side]["calls"].as_u64().unwrap_or(0);
+        let (from, to) = (end(&edge["from"])?, end(&edge["to"])?);
+        Some(format!(
+            "{from} -> {to}: {}/{}",
+            calls("client"),
+            calls("server")
+        ))
+    };
+    edges
+        .map(|edge| line(edge).context("an edge without ends"))
+        .collect()
+}
+
+fn topology(path: &str, reading: &str) -> Result<Value> {
+    let done: Done = run(&["topology", path, "--json", "--as", reading], b"")?;
+    ensure!(done.status.success(), "{done:?}");
+    done.json()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("calls.jsonl");
+    let path = path.to_str().context("a path that is no text")?;
+    let mut tool = Tool::start(&["collect", "--listen", "127.0.0.1:0", "--out", path])?;
+    let lab = Lab::new(&Release::Newest.binary()?)
+        .await?
+        .logging_to(tool.collector()?);
+    let mesh = lab
+        .start([
+            Workload::sidecar("productpage", Node::pod_client()?),
+            Workload::sidecar("ratings", Node::vm_server()?),
+            Workload::istio_gateway("gateway", Node::gateway()?),
+            Workload::bare("legacy"),
+        ])
+        .await?;
+    // Entries of a gateway, two sidecars and one.
+    for (from, to, path) in [
+        ("gateway", "productpage", "/status/200"),
+        ("productpage", "ratings", "/status/503"),
+        ("productpage", "ratings", "/status/200"),
+        ("legacy", "ratings", "/status/404"),
+    ] {
+        mesh.call(from, to)?.path(path).send().await?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for _ in 0..7 {
+        let line = tool.line()?;
+        ensure!(Instant::now() < deadline, "the entries are late: {line}");
+    }
+    let encoded = run(
+        &[
+            "encode",
+            "--json",
+            "--admin",
+            &mesh.envoy("ratings")?.admin_url(),
+        ],
+        b"",
+    )?;
+    assert_eq!(encoded.json()?["id"], Value::from(Node::vm_server()?.id));
+    tool.signal("-INT")?;
+    let done = tool.end()?;
+    ensure!(done.status.success(), "{done:?}");
+
+    let graph = topology(path, "mesh")?;
+    let gateway = "gateway istio-ingressgateway.istio-system";
+    let productpage = "pod productpage-v1.default";
+    assert_eq!(
+        edges(&graph)?,
+        [
+            format!("{gateway} -> {productpage}: 1/1"),
+            format!("{productpage} -> vm ratings.default: 2/2"),
+            format!("unknown unknown -> {gateway}: 0/1"),
+            "unknown unknown -> vm ratings.default: 0/1".to_owned(),
+        ]
+    );
+    assert_eq!(graph["edges"][1]["client"]["errors"], Value::from(1));
+    assert_eq!(graph["edges"][3]["server"]["client_errors"], Value::from(1));
+    assert!(graph["edges"][1]["client"]["latency_ms"]["p50"].is_number());
+    assert_eq!(graph["notes"], Value::from(Vec::<Value>::new()));
+
+    // SkyWalking draws no edge for a caller without metadata, but before a gateway.
+    let edges_of_skywalking = edges(&topology(path, "skywalking")?)?;
+    assert_eq!(edges_of_skywalking.len(), 3, "{edges_of_skywalking:?}");
+    assert!(
+        edges_of_skywalking
+            .iter()
+            .any(|edge| edge.starts_with("unknown UNKNOWN -> "))
+    );
+    Ok(())
+}
