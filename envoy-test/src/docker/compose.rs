@@ -1,0 +1,251 @@
+//! Docker and Compose as commands: one project, its images and its end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+use tokio::fs;
+use tokio::process::Command;
+
+use super::files;
+use crate::demo::Member;
+use crate::envoy::{Release, version_of};
+use crate::repository;
+use crate::wait::until;
+
+/// The environment variable that names Envoy's image: [`LOCAL`], or any image.
+const ENVOY_IMAGE: &str = "ENVOY_IMAGE";
+
+/// Has the image built from the Envoy that the native harness uses.
+const LOCAL: &str = "local";
+
+/// By what Compose marks the containers and networks of a project.
+const PROJECT_LABEL: &str = "com.docker.compose.project";
+
+/// A project of Compose, under a name that no other has.
+#[derive(Debug)]
+pub(super) struct Project {
+    name: String,
+    /// Holds what the containers mount and what the images are built from.
+    dir: TempDir,
+    /// `docker compose` or `docker-compose`.
+    compose: &'static [&'static str],
+    envoy_image: EnvoyImage,
+}
+
+#[derive(Debug)]
+enum EnvoyImage {
+    /// Built from this binary.
+    Local(PathBuf),
+    /// Fetched by Compose, under the name in the environment, or the file's default.
+    Named,
+}
+
+impl Project {
+    /// Looks for all that is needed, and creates nothing in Docker yet.
+    pub(super) async fn new() -> Result<Self> {
+        const INSTEAD: &str = "`make demo` shows the exchange without Docker";
+        let engine = command(&["docker", "info", "--format", "{{.ServerVersion}}"]);
+        output(engine)
+            .await
+            .with_context(|| format!("there is no Docker engine to talk to; {INSTEAD}"))?;
+        let envoy_image = if std::env::var_os(ENVOY_IMAGE).is_some_and(|name| name == LOCAL) {
+            EnvoyImage::Local(Release::Newest.binary()?)
+        } else {
+            EnvoyImage::Named
+        };
+        let target = repository("target");
+        fs::create_dir_all(&target).await?;
+        let dir = TempDir::with_prefix_in("docker-demo-", target.canonicalize()?)?;
+        let name = dir.path().file_name().context("a folder without name")?;
+        Ok(Self {
+            name: name.to_string_lossy().to_lowercase(),
+            compose: compose().await.context(INSTEAD)?,
+            dir,
+            envoy_image,
+        })
+    }
+
+    /// Writes the sidecars' files and builds the images. Returns the size of the
+    /// module.
+    pub(super) async fn prepare(&self, members: &[Member]) -> Result<u64> {
+        let dir = self.dir.path();
+        let mut module_bytes = 0;
+        for member in members {
+            module_bytes = files::sidecar(&dir.join(member.name), member, members).await?;
+        }
+        let root = dir.join("image-harness");
+        files::harness(&root).await?;
+        self.build("harness").await?;
+        if let EnvoyImage::Local(binary) = &self.envoy_image {
+            let root = dir.join("image-envoy");
+            files::envoy(&root, binary).await?;
+            self.build("envoy").await?;
+        }
+        Ok(module_bytes)
+    }
+
+    /// Creates and starts all containers.
+    pub(super) async fn up(&self) -> Result<()> {
+        self.compose(&["up", "--detach", "--no-build"]).await?;
+        Ok(())
+    }
+
+    /// Where on this machine the `port` of a service is published.
+    pub(super) async fn port(&self, service: &str, port: u16) -> Result<SocketAddr> {
+        let address = self.compose(&["port", service, &port.to_string()]).await?;
+        address
+            .parse()
+            .with_context(|| format!("port {port} of {service} is published at {address:?}"))
+    }
+
+    /// The address of a container that is on one network only.
+    pub(super) async fn ip(&self, service: &str) -> Result<String> {
+        let id = self.compose(&["ps", "--quiet", service]).await?;
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let ip = output(command(&["docker", "inspect", "--format", format, &id])).await?;
+        ensure!(!ip.is_empty(), "the container of {service} has no address");
+        Ok(ip)
+    }
+
+    /// The version of the Envoy of a service.
+    pub(super) async fn envoy_version(&self, service: &str) -> Result<String> {
+        let envoy = "/usr/local/bin/envoy";
+        let said = self
+            .compose(&["exec", "-T", service, envoy, "--version"])
+            .await?;
+        let (_, build) = said
+            .rsplit_once("version: ")
+            .with_context(|| format!("Envoy says no version but {said:?}"))?;
+        Ok(version_of(build).to_owned())
+    }
+
+    /// Fails if a container has ended, which none does by itself.
+    pub(super) async fn check_running(&self) -> Result<()> {
+        let label = self.label();
+        let ended = ["docker", "ps", "--all", "--filter", &label];
+        let ended = [&ended[..], &["--filter", "status=exited"]].concat();
+        let ended = [&ended[..], &["--format", "{{.Names}}: {{.Status}}"]].concat();
+        let ended = output(command(&ended)).await?;
+        ensure!(ended.is_empty(), "a container has ended: {ended}");
+        Ok(())
+    }
+
+    /// What the containers have written.
+    pub(super) async fn logs(&self) -> String {
+        let logs = self.compose(&["logs", "--no-color", "--tail=100"]).await;
+        logs.unwrap_or_else(|error| format!("there are no logs: {error:#}"))
+    }
+
+    /// Removes containers, networks and the images that were built, and makes
+    /// sure that they are gone: an interrupted command may still be at work in
+    /// the engine.
+    pub(super) async fn down(&self) -> Result<()> {
+        let label = self.label();
+        until("all containers and networks to be gone", async || {
+            self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"])
+                .await?;
+            let containers = ["docker", "ps", "--all", "--quiet", "--filter", &label];
+            let networks = ["docker", "network", "ls", "--quiet", "--filter", &label];
+            let left = [&containers[..], &networks[..]];
+            for list in left {
+                if !output(command(list)).await?.is_empty() {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await?;
+        let images = ["docker", "images", "--quiet", "--filter", &label];
+        for image in output(command(&images)).await?.lines() {
+            output(command(&["docker", "rmi", "--force", image])).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds the image `what` from the folder `image-{what}`.
+    async fn build(&self, what: &str) -> Result<()> {
+        let file = repository("envoy-test/Dockerfile");
+        let mut command = command(&["docker", "build", "--quiet", "--force-rm"]);
+        command
+            .arg("--label")
+            .arg(format!("{PROJECT_LABEL}={}", self.name))
+            .arg("--tag")
+            .arg(self.image(what))
+            .arg("--file")
+            .arg(file)
+            .arg(self.dir.path().join(format!("image-{what}")));
+        output(command)
+            .await
+            .with_context(|| format!("the image of {what} cannot be built"))?;
+        Ok(())
+    }
+
+    fn image(&self, what: &str) -> String {
+        format!("{}/{what}", self.name)
+    }
+
+    fn label(&self) -> String {
+        format!("label={PROJECT_LABEL}={}", self.name)
+    }
+
+    async fn compose(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = command(self.compose);
+        command
+            .arg("--project-name")
+            .arg(&self.name)
+            .arg("--file")
+            .arg(repository("envoy-test/docker-compose.yaml"))
+            .args(arguments)
+            .env("DEMO_DIR", self.dir.path())
+            .env("HARNESS_IMAGE", self.image("harness"));
+        if let EnvoyImage::Local(_) = self.envoy_image {
+            command.env(ENVOY_IMAGE, self.image("envoy"));
+        }
+        output(command).await
+    }
+}
+
+/// Compose as this machine has it.
+async fn compose() -> Result<&'static [&'static str]> {
+    const KINDS: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
+    for kind in KINDS {
+        let version = [kind, &["version"]].concat();
+        if output(command(&version)).await.is_ok() {
+            return Ok(kind);
+        }
+    }
+    bail!("there is neither `docker compose` nor `docker-compose`")
+}
+
+/// A command in a process group of its own: a terminal's Ctrl-C is for us alone,
+/// who then decide what ends.
+fn command(words: &[&str]) -> Command {
+    let (program, arguments) = words.split_first().unwrap_or((&"", &[]));
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+/// What a command writes, without the space around it. An error holds what the
+/// command says.
+async fn output(mut command: Command) -> Result<String> {
+    let words = format!("{:?}", command.as_std());
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .output()
+        .await
+        .with_context(|| format!("cannot run {words}"))?;
+    let stderr = String::from_utf8_lossy(&stderr);
+    ensure!(status.success(), "{words} failed:\n{}", stderr.trim_end());
+    Ok(String::from_utf8(stdout)?.trim().to_owned())
+}

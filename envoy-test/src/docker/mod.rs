@@ -1,0 +1,206 @@
+//! The demonstration in containers: the same calls and the same checks, with each
+//! app on a network that only its own sidecar shares.
+
+mod compose;
+pub mod container;
+mod files;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use hyper::StatusCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::{Call, Reply};
+use crate::collector::Entry;
+use crate::demo::{Member, both_logs};
+use crate::node::Node;
+use crate::report::Report;
+use crate::wait::until;
+use compose::Project;
+
+/// Where the containers listen.
+const INBOUND: u16 = 15006;
+const OUTBOUND: u16 = 15001;
+const APP: u16 = 8080;
+const COLLECTOR: u16 = 9090;
+
+/// Runs the demonstration and takes everything down again, whatever happens.
+/// An error comes with the containers' logs on standard error.
+pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
+    let members = [
+        Member {
+            name: "productpage",
+            node: Node::pod_client()?,
+        },
+        Member {
+            name: "ratings",
+            node: Node::vm_server()?,
+        },
+    ];
+    let mut interrupts = Interrupts::new()?;
+    let project = Project::new().await?;
+    let outcome = tokio::select! {
+        outcome = tell(&project, &members, &progress) => outcome,
+        name = interrupts.next() => Err(anyhow::anyhow!("interrupted by {name}")),
+    };
+    let unwell = match &outcome {
+        Ok(report) => report.faults().next().is_some(),
+        Err(_) => true,
+    };
+    if unwell {
+        eprintln!("{}", project.logs().await);
+    }
+    progress("taking everything down");
+    let down = project.down().await;
+    let report = outcome?;
+    down?;
+    Ok(report)
+}
+
+async fn tell(
+    project: &Project,
+    members: &[Member; 2],
+    progress: &impl Fn(&str),
+) -> Result<Report> {
+    progress("building the images");
+    let module_bytes = project.prepare(members).await?;
+    progress("starting a pod and a VM, each an app with an Envoy as sidecar");
+    project.up().await?;
+    let [pod, vm] = members;
+    let story = Story { project };
+    let ways = [("K8s -> VM", pod, vm), ("VM -> K8s", vm, pod)];
+    for (_, client, server) in ways {
+        story.ready(client, server).await?;
+    }
+    let mut calls = Vec::new();
+    for (title, client, server) in ways {
+        progress(&format!("{} calls {}", client.name, server.name));
+        let reply = story.call(client, server).await?;
+        let outbound = story.entry(client, "outbound", &reply.call).await?;
+        let inbound = story.entry(server, "inbound", &reply.call).await?;
+        let status = reply.status.as_u16();
+        calls.push(both_logs(
+            title, client, server, status, &outbound, &inbound,
+        )?);
+    }
+    for (_, client, server) in ways {
+        story.unreachable(client, server).await?;
+        progress(&format!(
+            "the app of {} cannot reach the app of {} past its sidecar",
+            client.name, server.name
+        ));
+    }
+    Ok(Report {
+        envoy: project.envoy_version(pod.name).await?,
+        module_bytes,
+        calls,
+    })
+}
+
+/// Calls through the published ports, and what the collector has of them.
+struct Story<'p> {
+    project: &'p Project,
+}
+
+impl Story<'_> {
+    /// Has the app of `client` call `server`, through both sidecars.
+    async fn call(&self, client: &Member, server: &Member) -> Result<Reply> {
+        let path = format!("/call/{}", server.name);
+        self.ask(client, &path).await
+    }
+
+    /// Asks the app of `member`, through its sidecar.
+    async fn ask(&self, member: &Member, path: &str) -> Result<Reply> {
+        let sidecar = self.project.port(member.name, INBOUND).await?;
+        Call::new(sidecar, member.name).path(path).send().await
+    }
+
+    /// Waits until `client` can call `server`: all are up and have found each
+    /// other's names.
+    async fn ready(&self, client: &Member, server: &Member) -> Result<()> {
+        let what = format!("{} to be able to call {}", client.name, server.name);
+        until(&what, async || {
+            self.project.check_running().await?;
+            let reply = self.call(client, server).await.ok();
+            Ok(reply
+                .filter(|reply| reply.status == StatusCode::OK)
+                .map(|_| ()))
+        })
+        .await
+    }
+
+    /// Makes sure that the app of `server` can be reached from its own network,
+    /// and at the same address not from the app of `client`.
+    async fn unreachable(&self, client: &Member, server: &Member) -> Result<()> {
+        let app = self.project.ip(&format!("{}-app", server.name)).await?;
+        let probe = format!("/reach/{app}:{APP}");
+        for (from, expected) in [
+            (server, StatusCode::OK),
+            (client, StatusCode::GATEWAY_TIMEOUT),
+        ] {
+            let status = self.ask(from, &probe).await?.status;
+            ensure!(
+                status == expected,
+                "{probe} of the app of {}: {status} instead of {expected}",
+                from.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for the entry that a listener of `member` has logged of `call`.
+    async fn entry(&self, member: &Member, listener: &str, call: &str) -> Result<Entry> {
+        let log = format!("{}/{listener}", member.name);
+        until(&format!("an entry of call {call} in {log}"), async || {
+            let mut entries = self.entries().await?.into_iter();
+            Ok(entries.find(|entry| entry.source.log == log && entry.call == call))
+        })
+        .await
+    }
+
+    async fn entries(&self) -> Result<Vec<Entry>> {
+        let collector = self.project.port("collector", COLLECTOR).await?;
+        let reply = Call::new(collector, "collector")
+            .path(container::MESSAGES)
+            .send()
+            .await?;
+        ensure!(
+            reply.status == StatusCode::OK,
+            "the collector answers {}",
+            reply.status
+        );
+        let mut source = Arc::default();
+        let mut entries = Vec::new();
+        for message in container::messages(reply.body)? {
+            entries.extend(crate::collector::entries_of(&mut source, message));
+        }
+        Ok(entries)
+    }
+}
+
+/// The signals by which people and CI end a command.
+struct Interrupts {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `deploy/istio`: every file and every overlay.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_test::{Side, repository};
+use metadata_exchange::config::Config;
+use serde_json::{Value, json};
+
+use crate::crds::Crds;
+use crate::{parse, plugin_configuration, read, read_one, yaml_files};
+
+const OVERLAYS: &str = "deploy/istio/overlays";
+
+/// The names of all overlays, sorted.
+fn overlays() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in repository(OVERLAYS).read_dir()? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    ensure!(!names.is_empty(), "there are no overlays");
+    Ok(names)
+}
+
+/// What `kubectl apply -k` would apply.
+pub(crate) fn render(overlay: &str) -> Result<Vec<Value>> {
+    kustomize(&repository(OVERLAYS).join(overlay))
+}
+
+fn kustomize(dir: &Path) -> Result<Vec<Value>> {
+    let rendered = Command::new(repository(".tools/venv/bin/kubectl"))
+        .arg("kustomize")
+        .arg(dir)
+        .output()
+        .context("there is no kubectl: run `make setup`")?;
+    ensure!(
+        rendered.status.success(),
+        "{}: {}",
+        dir.display(),
+        String::from_utf8_lossy(&rendered.stderr)
+    );
+    parse(&String::from_utf8(rendered.stdout)?)
+}
+
+pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects
+        .iter()
+        .filter(|object| object["kind"] == kind)
+        .collect()
+}
+
+/// The patches of an `EnvoyFilter`.
+pub(crate) fn patches(envoy_filter: &Value) -> impl Iterator<Item = &Value> {
+    envoy_filter["spec"]["configPatches"]
+        .as_array()
+        .into_iter()
+        .flatten()
+}
+
+/// The values of the patches of `objects` that apply to `place`.
+fn patched<'a>(objects: &'a [Value], place: &str) -> impl Iterator<Item = &'a Value> {
+    objects
+        .iter()
+        .flat_map(patches)
+        .filter(move |patch| patch["applyTo"] == place)
+        .map(|patch| &patch["patch"]["value"])
+}
+
+/// The plugin configurations in `objects`, as the filter gets them.
+fn configurations(objects: &[Value]) -> Vec<String> {
+    let of_plugins = of_kind(objects, "WasmPlugin")
+        .into_iter()
+        .map(|plugin| plugin["spec"]["pluginConfig"].to_string());
+    let of_filters = patched(objects, "EXTENSION_CONFIG")
+        .map(|extension| plugin_configuration(&extension["typed_config"]))
+        .map(|configuration| configuration.unwrap_or("there is none").to_owned());
+    of_plugins.chain(of_filters).collect()
+}
+
+#[test]
+fn every_file_and_every_overlay_is_valid() -> Result<()> {
+    let crds = Crds::load()?;
+    let mut objects = 0;
+    for path in yaml_files("deploy/istio")? {
+        // Kustomize's own files, and values of a Helm chart, are of no CRD.
+        let documents = read(&path)?;
+        for object in documents.iter().filter(|document| {
+            let local = &document["metadata"]["annotations"]["config.kubernetes.io/local-config"];
+            document["kind"].is_string()
+                && local != "true"
+                && !document["apiVersion"]
+                    .as_str()
+                    .is_some_and(|version| version.starts_with("kustomize."))
+        }) {
+            crds.check(object)
+                .with_context(|| path.display().to_string())?;
+            objects += 1;
+        }
+    }
+    assert!(objects > 8, "only {objects} objects were found");
+    for overlay in overlays()? {
+        let rendered = render(&overlay)?;
+        assert!(!rendered.is_empty(), "{overlay} is empty");
+        for object in rendered {
+            crds.check(&object).with_context(|| overlay.clone())?;
+            assert!(
+                object["metadata"]["namespace"].is_string(),
+                "{overlay}: {object}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_overlay_applies_each_of_its_files() -> Result<()> {
+    for overlay in overlays()? {
+        let kustomization = read_one(
+            &repository(OVERLAYS)
+                .join(&overlay)
+                .join("kustomization.yaml"),
+        )?;
+        for path in yaml_files(&format!("{OVERLAYS}/{overlay}"))? {
+            let name = path.file_name().context("no name")?.to_string_lossy();
+            // Helm's values, which Kustomize cannot apply.
+            if ["kustomization.yaml", "mesh-config.yaml"].contains(&&*name) {
+                continue;
+            }
+            let resources = kustomization["resources"]
+                .as_array()
+                .context("no resources")?;
+            assert!(
+                resources.contains(&json!(name)),
+                "{overlay} leaves out {name}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_plugin_configuration_is_accepted() -> Result<()> {
+    let mut checked = 0;
+    for overlay in overlays()? {
+        for configuration in configurations(&render(&overlay)?) {
+            if let Err(error) = Config::parse(configuration.as_bytes()) {
+                panic!("{overlay}: {configuration}: {error}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 6, "only {checked} configurations were found");
+    Ok(())
+}
+
+/// Sidecars exchange by the defaults, an edge believes nobody, an inner gateway
+/// takes part on both sides, and an observer only observes.
+#[test]
+fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
+    const INNER: &str = r#"{"direction": "gateway", "trust": "mtls"}"#;
+    const EDGE: &str = r#"{"trust": "none"}"#;
+    for (overlay, expected) in [
+        ("wasmplugin", &["{}"][..]),
+        ("wasmplugin-edge-gateway", &[EDGE]),
+        ("wasmplugin-inner-gateway", &[INNER]),
+        ("envoyfilter", &["{}", EDGE]),
+        ("envoyfilter-inner-gateway", &["{}", INNER]),
+        ("observe", &[r#"{"mode": "observe"}"#]),
+        ("skywalking", &[]),
+        ("vm", &[]),
+    ] {
+        let json = |text: &str| serde_json::from_str::<Value>(text);
+        let configurations = configurations(&render(overlay)?);
+        let configurations = configurations.iter().map(|text| json(text));
+        let expected = expected.iter().map(|text| json(text));
+        assert_eq!(
+            configurations.collect::<Result<Vec<_>, _>>()?,
+            expected.collect::<Result<Vec<_>, _>>()?,
+            "{overlay}"
+        );
+    }
+    Ok(())
+}
+
+/// The image reference that is set in one place is in all.
+#[test]
+fn the_image_is_set_in_one_place() -> Result<()> {
+    const SET: &str = "oci://registry.test:5000/some/where@sha256:0f";
+    let copy = tempfile::tempdir()?;
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(repository("deploy/istio"))
+        .arg(copy.path())
+        .status()?;
+    ensure!(copied.success(), "cp failed");
+    let reference = copy.path().join("istio/image/reference.yaml");
+    let before = read_one(&reference)?["data"]["image"].clone();
+    let text = std::fs::read_to_string(&reference)?;
+    std::fs::write(
+        &reference,
+        text.replace(before.as_str().context("no image")?, SET),
+    )?;
+    let mut references = 0;
+    for overlay in overlays()? {
+        let rendered = kustomize(&copy.path().join("istio/overlays").join(&overlay))?;
+        assert!(
+            of_kind(&rendered, "ConfigMap").is_empty(),
+            "{overlay} applies the reference"
+        );
+        let of_plugins = of_kind(&rendered, "WasmPlugin")
+            .into_iter()
+            .map(|plugin| &plugin["spec"]["url"]);
+        let of_filters = patched(&rendered, "EXTENSION_CONFIG").map(|extension| {
+            &extension["typed_config"]["config"]["vm_config"]["code"]["remote"]["http_uri"]["uri"]
+        });
+        for url in of_plugins.chain(of_filters) {
+            assert_eq!(url, SET, "{overlay}");
+            references += 1;
+        }
+    }
+    assert!(references > 6, "only {references} references were found");
+    Ok(())
+}
+
+/// Where the plugin runs, the native exchange is removed, and nowhere else.
+#[test]
+fn the_native_exchange_is_removed_where_the_plugin_runs() -> Result<()> {
+    for overlay in overlays()?
+        .iter()
+        .filter(|name| name.starts_with("wasmplugin"))
+    {
+        let rendered = render(overlay)?;
+        let (plugins, filters) = (
+            of_kind(&rendered, "WasmPlugin"),
+            of_kind(&rendered, "EnvoyFilter"),
+        );
+        let ([plugin], [filter]) = (&plugins[..], &filters[..]) else {
+            panic!("{overlay}: not one plugin and one EnvoyFilter");
+        };
+        assert_eq!(
+            plugin["spec"]["selector"]["matchLabels"], filter["spec"]["workloadSelector"]["labels"],
+            "{overlay}"
+        );
+        assert_eq!(
+            plugin["metadata"]["namespace"],
+            filter["metadata"]["namespace"]
+        );
+        assert_eq!(plugin["spec"]["failStrategy"], "FAIL_OPEN");
+    }
+    Ok(())
+}
+
+/// Observing leaves the native exchange alone.
+#[test]
+fn observing_removes_nothing() -> Result<()> {
+    let rendered = render("observe")?;
+    for patch in rendered.iter().flat_map(patches) {
+        let operation = &patch["patch"]["operation"];
+        assert!(operation != "REMOVE" && operation != "MERGE", "{patch}");
+    }
+    Ok(())
+}
+
+/// The provider that Telemetry names is there, and logs the filter's keys only.
+#[test]
+fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
+    let values = read_one(&repository(OVERLAYS).join("skywalking/mesh-config.yaml"))?;
+    let rendered = render("skywalking")?;
+    let [telemetry] = of_kind(&rendered, "Telemetry")[..] else {
+        panic!("not one Telemetry");
+    };
+    let provider = &telemetry["spec"]["accessLogging"][0]["providers"][0]["name"];
+    let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
+    let expected = json!({
+        "meshConfig": {
+            "extensionProviders": [{
+                "name": provider,
+                "envoyHttpAls": {
+                    "service": "skywalking-oap.skywalking.svc.cluster.local",
+                    "port": 11800,
+                    "filterStateObjectsToLog": keys.concat(),
+                },
+            }],
+        },
+    });
+    assert_eq!(values, expected);
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `deploy/envoy`: the bootstraps, the unit, and the filter as the README has it.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_test::{Lab, repository};
+use metadata_exchange::config::Config;
+use serde_json::Value;
+
+use crate::vm::{MODULE, bootstrap, http_filters};
+use crate::{parse, plugin_configuration, yaml_files};
+
+envoy_test::stories!(
+    envoy_accepts_every_bootstrap,
+    envoy_refuses_a_mistake_in_the_plugin_configuration,
+    the_way_to_add_the_filter_works,
+);
+
+async fn envoy_accepts_every_bootstrap(lab: &Lab) -> Result<()> {
+    let bootstraps = yaml_files("deploy/envoy")?;
+    assert!(!bootstraps.is_empty());
+    for path in bootstraps {
+        let text = std::fs::read_to_string(&path)?;
+        assert!(text.contains(MODULE), "{} has no filter", path.display());
+        validate(lab, &text)
+            .await
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// So the unit's check before the start finds what would stop Envoy.
+async fn envoy_refuses_a_mistake_in_the_plugin_configuration(lab: &Lab) -> Result<()> {
+    let text = std::fs::read_to_string(repository("deploy/envoy/sidecar.yaml"))?;
+    let wrong = text.replace(r#"value: "{}""#, r#"value: '{"trsut": "any"}'"#);
+    assert_ne!(wrong, text);
+    let error = validate(lab, &wrong).await.expect_err("accepted");
+    assert!(
+        error.to_string().contains("Unable to create Wasm plugin"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// The README's filter, put into the listeners, is the sidecar's filter.
+async fn the_way_to_add_the_filter_works(lab: &Lab) -> Result<()> {
+    let readme = std::fs::read_to_string(repository("README.md"))?;
+    let snippet = readme
+        .split("```")
+        .filter_map(|block| block.strip_prefix("yaml\n"))
+        .find(|block| block.contains(MODULE))
+        .context("README.md has no filter")?;
+    let [filter] = <[Value; 1]>::try_from(
+        parse(snippet)?
+            .remove(0)
+            .as_array()
+            .context("no list")?
+            .clone(),
+    )
+    .ok()
+    .context("not one filter")?;
+    let mut bootstrap = bootstrap()?;
+    for direction in ["INBOUND", "OUTBOUND"] {
+        assert_eq!(
+            http_filters(&mut bootstrap, direction)?[0],
+            filter,
+            "{direction}"
+        );
+    }
+    validate(lab, &bootstrap.to_string()).await
+}
+
+async fn validate(lab: &Lab, bootstrap: &str) -> Result<()> {
+    let module = lab
+        .module()
+        .to_str()
+        .context("the module's path is no UTF-8")?;
+    let file = tempfile::Builder::new()
+        .suffix(".yaml")
+        .tempfile_in(lab.dir())?;
+    std::fs::write(file.path(), bootstrap.replace(MODULE, module))?;
+    lab.validate(file.path()).await
+}
+
+#[test]
+fn the_plugin_configuration_is_accepted() -> Result<()> {
+    let mut bootstrap = bootstrap()?;
+    for direction in ["INBOUND", "OUTBOUND"] {
+        let filter = &http_filters(&mut bootstrap, direction)?[0];
+        let configuration = plugin_configuration(&filter["typed_config"]).context("none")?;
+        Config::parse(configuration.as_bytes()).map_err(anyhow::Error::msg)?;
+    }
+    Ok(())
+}
+
+/// By systemd itself, where it is installed; CI installs it.
+#[test]
+fn systemd_accepts_the_unit() -> Result<()> {
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        ensure!(
+            std::env::var_os("CI").is_none(),
+            "CI has no systemd-analyze"
+        );
+        println!("left out: systemd-analyze is not installed");
+        return Ok(());
+    }
+    let unit = std::fs::read_to_string(repository("deploy/envoy/envoy.service"))?;
+    let (accepted, said) = verify(&unit)?;
+    assert!(accepted && said.is_empty(), "{said}");
+    let (_, said) = verify(&unit.replace("ProtectSystem", "ProtectSytsem"))?;
+    assert!(
+        said.contains("ProtectSytsem"),
+        "a mistake is not noticed: {said}"
+    );
+    Ok(())
+}
+
+fn verify(unit: &str) -> Result<(bool, String)> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("envoy.service");
+    // systemd wants the program to be there.
+    std::fs::write(&path, unit.replace("/usr/local/bin/envoy", "/bin/true"))?;
+    let checked = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&path)
+        .output()?;
+    let said = String::from_utf8(checked.stderr)?;
+    Ok((checked.status.success(), said))
+}

@@ -1,0 +1,175 @@
+//! `examples/skywalking`: both sidecars run as its compose file starts them, with
+//! a collector that reads as the OAP server's analyser does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_test::{Lab, Node, Workload, repository, until};
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
+use mxctl::als::{Batch, Gone, Limits, Server, Sink};
+use mxctl::entry::{Reporter, entries};
+use mxctl::naming::Naming;
+use mxctl::topology::{Reading, Snapshot, Topology};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::vm::{MODULE, PRODUCTPAGE, Vm, address, bootstrap};
+use crate::{parse, read_one};
+
+envoy_test::stories!(both_sidecars_are_drawn);
+
+const EXAMPLE: &str = "examples/skywalking/docker-compose.yaml";
+
+/// What the analyser makes of the entries so far.
+#[derive(Clone)]
+struct Analyser(Arc<Mutex<Topology>>);
+
+impl Analyser {
+    fn snapshot(&self) -> Snapshot {
+        let topology = self.0.lock();
+        topology.unwrap_or_else(PoisonError::into_inner).snapshot()
+    }
+}
+
+impl Sink for Analyser {
+    type Source = Reporter;
+
+    fn identify(&self, identifier: Identifier) -> Reporter {
+        Reporter::from(identifier)
+    }
+
+    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
+        let mut topology = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries(&batch.source, batch.entries) {
+            topology.record(&entry);
+        }
+        Ok(())
+    }
+}
+
+/// What the command of a service puts over the bootstrap's node.
+fn node_over(service: &Value, node: &Value) -> Result<Value> {
+    let command = service["command"].as_array().context("no command")?;
+    let [flag, over] = command.as_slice() else {
+        anyhow::bail!("{command:?}");
+    };
+    ensure!(flag == "--config-yaml", "{flag}");
+    let over = parse(over.as_str().context("no text")?)?.remove(0)["node"].take();
+    // Envoy merges by key; all keys are given, so that nothing of the other stays.
+    for (key, _) in node["metadata"].as_object().context("no metadata")? {
+        ensure!(over["metadata"].get(key).is_some(), "{key} of the VM stays");
+    }
+    Ok(over)
+}
+
+async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
+    let services = read_one(&repository(EXAMPLE))?["services"].take();
+    let node = node_over(&services["productpage"], &bootstrap()?["node"])?;
+    let naming = Naming::default();
+    let analyser = Topology::new(naming, Reading::Skywalking);
+    let analyser = Analyser(Arc::new(Mutex::new(analyser)));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let oap = Server::start(listener, Limits::default(), analyser.clone())?;
+    let log_to_oap = |bootstrap: &mut Value| {
+        let clusters = bootstrap["static_resources"]["clusters"].as_array_mut();
+        let cluster = clusters
+            .into_iter()
+            .flatten()
+            .find(|cluster| cluster["name"] == "skywalking");
+        let endpoints = &mut cluster.context("no such cluster")?["load_assignment"]["endpoints"];
+        endpoints[0]["lb_endpoints"][0]["endpoint"]["address"] = address(oap.address);
+        Ok(())
+    };
+
+    let bare = Workload::bare("productpage");
+    let callee = Vm::calling(lab, bare, Node::pod_server()?, |bootstrap| {
+        bootstrap["node"] = node;
+        log_to_oap(bootstrap)
+    });
+    let callee = callee.await?;
+    let entrance = callee.envoy.listener("inbound").await?;
+    let bare = Workload::bare("productpage").served_at(entrance);
+    let caller = Vm::calling(lab, bare, callee.node.clone(), log_to_oap).await?;
+    let called = caller.calls(PRODUCTPAGE).await?;
+    callee.assert_clean("own-app", &called)?;
+
+    let expected = ["ratings.vms -> productpage.default, seen by both"];
+    let seen = until("both sides to be drawn", async || {
+        let seen = edges(&analyser.snapshot());
+        Ok((seen == expected).then_some(()))
+    });
+    let in_time = seen.await;
+    assert_eq!(edges(&analyser.snapshot()), expected);
+    in_time
+}
+
+fn edges(snapshot: &Snapshot) -> Vec<String> {
+    let name = |number: usize| &snapshot.workloads[number].name;
+    let line = |edge: &mxctl::topology::EdgeView| {
+        let (from, to) = (name(edge.from), name(edge.to));
+        format!("{from} -> {to}, seen by {}", edge.seen_by())
+    };
+    snapshot.edges.iter().map(line).collect()
+}
+
+/// The names, ports and files that the bootstrap has are those that the compose
+/// file gives.
+#[test]
+fn the_compose_file_fits_the_bootstrap() -> Result<()> {
+    let services = read_one(&repository(EXAMPLE))?["services"].take();
+    let bootstrap = bootstrap()?;
+    let socket = |cluster: &str| -> Result<Value> {
+        let clusters = bootstrap["static_resources"]["clusters"].as_array();
+        let cluster = clusters
+            .into_iter()
+            .flatten()
+            .find(|one| one["name"] == cluster);
+        let cluster = cluster.context("no such cluster")?;
+        let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+        Ok(endpoint["address"]["socket_address"].clone())
+    };
+    for (service, cluster) in [("oap", "skywalking"), ("productpage", "productpage")] {
+        let aliases = &services[service]["networks"]["default"]["aliases"];
+        assert_eq!(aliases[0], socket(cluster)?["address"], "{service}");
+    }
+    assert_eq!(socket("skywalking")?["port_value"], 11800);
+    let listener = |name: &str| {
+        let listeners = bootstrap["static_resources"]["listeners"].as_array();
+        let mut listeners = listeners.into_iter().flatten();
+        let listener = listeners.find(|listener| listener["name"] == name);
+        listener.map(|listener| &listener["address"]["socket_address"]["port_value"])
+    };
+    assert_eq!(
+        Some(&socket("productpage")?["port_value"]),
+        listener("inbound")
+    );
+
+    let app = services["productpage-app"]["command"].to_string();
+    assert!(app.contains(&format!("127.0.0.1:{}", socket("app")?["port_value"])));
+    let caller = services["ratings-app"]["command"].to_string();
+    let exit = listener("outbound").context("no listener outbound")?;
+    assert!(caller.contains(&format!("http://127.0.0.1:{exit}/")));
+    assert!(caller.contains(&format!("Host: {PRODUCTPAGE}")));
+
+    for sidecar in ["ratings", "productpage"] {
+        let entrypoint = &services[sidecar]["entrypoint"];
+        assert_eq!(entrypoint[1], "--config-path");
+        let mounts = services[sidecar]["volumes"]
+            .as_array()
+            .context("no files")?;
+        let mounted = |at: &str| {
+            let here = mounts.iter().filter_map(Value::as_str).find_map(|mount| {
+                let (here, there) = mount.strip_suffix(":ro")?.split_once(':')?;
+                (there == at).then_some(here)
+            });
+            let here = here.with_context(|| format!("{sidecar} has no {at}"))?;
+            anyhow::Ok(repository("examples/skywalking").join(here))
+        };
+        let config = mounted(entrypoint[2].as_str().context("no path")?)?;
+        let deployed = repository("deploy/envoy/sidecar.yaml");
+        assert_eq!(config.canonicalize()?, deployed.canonicalize()?);
+        let module = repository("dist/metadata_exchange.wasm");
+        assert_eq!(mounted(MODULE)?.canonicalize()?, module.canonicalize()?);
+    }
+    Ok(())
+}
