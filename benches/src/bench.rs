@@ -1,0 +1,119 @@
+//! What all subjects share: the modules, the place for what they find, and the voice to tell how far they are.
+
+use std::fmt;
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use envoy_test::Lab;
+
+use crate::plot::Chart;
+use crate::report::Table;
+
+/// A run of the benchmarks.
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
+    /// Few rounds of few requests.
+    pub(crate) is_quick: bool,
+    /// Where charts go.
+    pub(crate) out: PathBuf,
+    pub(crate) tables: Vec<Table>,
+    /// The subject at work.
+    pub(crate) subject: &'static str,
+    noop: PathBuf,
+    others: Vec<PathBuf>,
+}
+
+/// A module that is looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    pub(crate) module: PathBuf,
+    pub(crate) is_noop: bool,
+}
+
+impl Bench {
+    pub(crate) fn new(
+        lab: Lab,
+        others: Vec<PathBuf>,
+        out: PathBuf,
+        is_quick: bool,
+    ) -> Result<Self> {
+        // `make bench` builds it.
+        let noop = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../target/wasm32-wasip1/release/noop.wasm"
+        );
+        let noop = PathBuf::from(noop)
+            .canonicalize()
+            .context("the module that does nothing is not built: run `make bench`")?;
+        std::fs::create_dir_all(&out)
+            .with_context(|| format!("cannot make the folder {}", out.display()))?;
+        Ok(Self {
+            lab,
+            is_quick,
+            out,
+            tables: Vec::new(),
+            subject: "",
+            noop,
+            others,
+        })
+    }
+
+    /// The module that does nothing, the filter, and those that were named besides.
+    pub(crate) fn modules(&self) -> Vec<Contender> {
+        let contender = |name: &str, module: &PathBuf, is_noop| Contender {
+            name: name.to_owned(),
+            module: module.clone(),
+            is_noop,
+        };
+        let mut modules = vec![
+            contender("noop", &self.noop, true),
+            contender("filter", &self.lab.module().to_owned(), false),
+        ];
+        modules.extend(self.others.iter().map(|module| {
+            let name = module.file_stem().unwrap_or_default();
+            contender(&name.to_string_lossy(), module, false)
+        }));
+        modules
+    }
+
+    /// `usual`, or a tenth of it in a quick run.
+    pub(crate) fn scaled(&self, usual: usize) -> usize {
+        if self.is_quick {
+            usual.div_ceil(10)
+        } else {
+            usual
+        }
+    }
+
+    /// Tells those who wait.
+    pub(crate) fn progress(&self, step: fmt::Arguments<'_>) {
+        let mut stderr = stderr();
+        let subject = self.subject;
+        let told = if stderr.is_terminal() {
+            // One line, written anew.
+            write!(stderr, "\r\x1b[K{subject}: {step}").and_then(|()| stderr.flush())
+        } else {
+            writeln!(stderr, "{subject}: {step}")
+        };
+        // Nobody listens.
+        told.unwrap_or_default();
+    }
+
+    pub(crate) fn add_table(&mut self, table: Table) {
+        self.tables.push(table);
+    }
+
+    pub(crate) fn add_chart(&self, chart: &Chart) -> Result<()> {
+        let path = self.out.join(format!("{}.svg", self.subject));
+        chart.write(&path)
+    }
+}
+
+/// Ends the line of [`Bench::progress`].
+pub(crate) fn end_progress() {
+    if stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
