@@ -6,6 +6,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
+STATIC_TARGET := x86_64-unknown-linux-musl
 BIN := .tools/venv/bin
 SCHEMA := schema/node_info.fbs
 flatc = for output in --rust '--binary --schema'; do $(BIN)/flatc $$output -o $(1) $(SCHEMA); done
@@ -21,19 +22,46 @@ demo: wasm ## Show which workload called which, through real Envoys (ARGS=--json
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- demo $(ARGS)
 
+.PHONY: docker-demo
+docker-demo: wasm ## The same in containers (ARGS=--json; ENVOY_IMAGE=local builds Envoy's image, else it is pulled)
+	$(call step,docker-demo)
+	@command -v musl-gcc >/dev/null || { echo 'docker-demo: musl-gcc is missing, it links the harness statically; on Debian: apt-get install musl-tools' >&2; exit 1; }
+	@rustup target add $(STATIC_TARGET) 2>/dev/null || { echo 'docker-demo: the target $(STATIC_TARGET) could not be added to the toolchain' >&2; exit 1; }
+	@cargo build --package envoy-test --target $(STATIC_TARGET)
+	@cargo run --quiet --package envoy-test --target $(STATIC_TARGET) -- docker-demo $(ARGS)
+
+.PHONY: boutique
+boutique: wasm ## A whole mesh, the Online Boutique, and its topology out of access logs (ARGS='--json --logs-to ADDRESS')
+	$(call step,boutique)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- boutique $(ARGS)
+
 .PHONY: test
-test: lint wasm ## Check everything: lint, then the tests of every layer, the quick ones first
+test: lint image ## Check everything: lint, then the tests of every layer, the quick ones first
 	$(call step,test: the pure core)
 	@cargo test --package metadata-exchange
 	$(call step,test: the module in a proxy-wasm host)
 	@cargo test --package wasm-host
+	$(call step,test: the operator's tool)
+	@cargo test --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)
 	@cargo test --package envoy-test --no-fail-fast
+	$(call step,test: the benchmarks)
+	@cargo test --package bench
 
 .PHONY: soak
 soak: wasm ## Five million requests of 300 callers, every log entry checked: 15 minutes (ARGS='--requests N --json')
 	$(call step,soak)
 	@cargo run --release --package envoy-test -- soak $(ARGS)
+
+# `make bench PROFILE=dev` starts sooner and is slower.
+PROFILE ?= bench
+
+.PHONY: bench
+bench: wasm ## What it costs, counted and in real Envoys: a quarter of an hour (ARGS='--quick --only counted,load --json')
+	$(call step,bench)
+	@cargo build --quiet --release --package noop --target wasm32-wasip1
+	@cargo run --profile $(PROFILE) --package bench -- $(ARGS)
 
 FUZZ_TARGETS := header wire peer flat config node
 SECONDS_EACH ?= 600
@@ -54,6 +82,11 @@ wasm: setup ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines
 	$(call step,wasm)
 	@$(BIN)/python tools/build_wasm.py $(if $(filter 0,$(SIMD)),--no-simd)
 
+.PHONY: image
+image: wasm ## Build the OCI image with its bill of materials, licences and checksums into dist/
+	$(call step,image)
+	@$(BIN)/python tools/build_image.py
+
 .PHONY: lint
 lint: setup ## Formatting, generated code, dependency policy, clippy, documentation
 	$(call step,lint: formatting)
@@ -69,7 +102,7 @@ lint: setup ## Formatting, generated code, dependency policy, clippy, documentat
 	$(call step,lint: clippy)
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	$(call step,lint: clippy for wasm)
-	@RUSTFLAGS=-Ctarget-feature=+simd128 cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
+	@RUSTFLAGS=-Ctarget-feature=+simd128 cargo clippy --package metadata-exchange --package noop --lib --target wasm32-wasip1 -- --deny warnings
 	$(call step,lint: documentation)
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 
@@ -92,7 +125,7 @@ check-config: setup ## Check a plugin configuration as the filter does (FILE=con
 
 .PHONY: setup
 setup: ## Fetch all tools, Envoys included, into .tools/ (ENVOY=/path/to/envoy uses that one)
-	@command -v python3 >/dev/null || { echo 'setup: python3 (3.10 or newer) is missing' >&2; exit 1; }
+	@command -v python3 >/dev/null || { echo 'setup: python3 (3.11 or newer) is missing' >&2; exit 1; }
 	@python3 tools/setup.py
 
 .PHONY: clean
