@@ -14,7 +14,7 @@ use envoy_test::{Lab, Side};
 use serde_json::{Value, json};
 
 use crate::manifests::{of_kind, patches, render};
-use crate::vm::{LOG, PRODUCTPAGE, Vm, connection_manager, http_filters};
+use crate::vm::{Called, LOG, PRODUCTPAGE, Vm, connection_manager, http_filters};
 
 envoy_test::stories!(
     sidecars_exchange_by_wasm_plugin,
@@ -87,9 +87,9 @@ async fn a_refused_configuration_costs_no_request(lab: &Lab) -> Result<()> {
         }
     }
     let vm = Vm::start(lab, |bootstrap| applied(lab, bootstrap, &objects, &SIDECAR)).await?;
-    let (_, answered) = vm.is_called(lab).await?;
-    vm.assert_clean("own-app", &answered)?;
-    let entry = lab.entry(LOG, &answered.call).await?;
+    let called = vm.is_called(lab).await?;
+    vm.assert_clean("own-app", &called.reply)?;
+    let entry = lab.entry(LOG, &called.reply.call).await?;
     assert_eq!(entry.peer(Side::Downstream)?, None);
     Ok(())
 }
@@ -98,10 +98,10 @@ async fn an_observer_stores_what_the_native_exchange_receives(lab: &Lab) -> Resu
     let objects = render("observe")?;
     let vm = Vm::start(lab, |bootstrap| applied(lab, bootstrap, &objects, &SIDECAR)).await?;
 
-    let (caller, answered) = vm.is_called(lab).await?;
-    vm.assert_clean("own-app", &answered)?;
-    let entry = lab.entry(LOG, &answered.call).await?;
-    assert_peer(&entry, Side::Downstream, &caller)?;
+    let Called { node, reply, .. } = &vm.is_called(lab).await?;
+    vm.assert_clean("own-app", reply)?;
+    let entry = lab.entry(LOG, &reply.call).await?;
+    assert_peer(&entry, Side::Downstream, node)?;
 
     let called = vm.calls(PRODUCTPAGE).await?;
     vm.assert_clean("productpage", &called)?;

@@ -51,6 +51,14 @@ pub(crate) fn http_filters<'a>(
     filters.as_array_mut().context("no HTTP filters")
 }
 
+/// A pod's call of the app.
+pub(crate) struct Called {
+    pub(crate) node: Node,
+    pub(crate) reply: Reply,
+    /// An Envoy that is gone has not logged all.
+    _pods: Mesh,
+}
+
 /// A VM with its sidecar, the services that it calls and its app.
 pub(crate) struct Vm {
     pub(crate) node: Node,
@@ -107,17 +115,22 @@ impl Vm {
             .await
     }
 
-    /// A pod calls the app. Returns the pod's node, too.
-    pub(crate) async fn is_called(&self, lab: &Lab) -> Result<(Node, Reply)> {
-        let caller = Node::pod_client()?;
+    /// A pod calls the app.
+    pub(crate) async fn is_called(&self, lab: &Lab) -> Result<Called> {
+        let node = Node::pod_client()?;
         let inbound = self.envoy.listener("inbound").await?;
         let pods = lab
             .start([
-                Workload::sidecar("pod", caller.clone()),
+                Workload::sidecar("pod", node.clone()),
                 Workload::bare("ratings").served_at(inbound),
             ])
             .await?;
-        Ok((caller, pods.call("pod", "ratings")?.send().await?))
+        let reply = pods.call("pod", "ratings")?.send().await?;
+        Ok(Called {
+            node,
+            reply,
+            _pods: pods,
+        })
     }
 
     /// Both sides of both ways are named, and no app sees a header of the exchange.
@@ -129,11 +142,11 @@ impl Vm {
         let theirs = lab.entry("productpage/inbound", &called.call).await?;
         assert_peer(&theirs, Side::Downstream, &self.node)?;
 
-        let (caller, answered) = self.is_called(lab).await?;
-        self.assert_clean("own-app", &answered)?;
-        let ours = lab.entry(LOG, &answered.call).await?;
-        assert_peer(&ours, Side::Downstream, &caller)?;
-        let theirs = lab.entry("pod/outbound", &answered.call).await?;
+        let Called { node, reply, .. } = &self.is_called(lab).await?;
+        self.assert_clean("own-app", reply)?;
+        let ours = lab.entry(LOG, &reply.call).await?;
+        assert_peer(&ours, Side::Downstream, node)?;
+        let theirs = lab.entry("pod/outbound", &reply.call).await?;
         assert_peer(&theirs, Side::Upstream, &self.node)
     }
 
