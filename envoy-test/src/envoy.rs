@@ -300,9 +300,12 @@ pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
 
 /// `setpriv` makes the kernel kill Envoy when we are gone, however that happens.
 fn command(binary: &Path) -> Command {
+    // The harness may have been killed before the kernel was told.
+    const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", "--"])
+        .args(["--pdeathsig", "KILL", "--", "sh", "-c", IF_PARENT_LIVES])
+        .arg(std::process::id().to_string())
         .arg(binary)
         .kill_on_drop(true);
     command
