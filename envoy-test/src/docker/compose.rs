@@ -143,26 +143,41 @@ impl Project {
     /// sure that they are gone: an interrupted command may still be at work in
     /// the engine.
     pub(super) async fn down(&self) -> Result<()> {
-        let label = self.label();
-        until("all containers and networks to be gone", async || {
-            self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"])
-                .await?;
-            let containers = ["docker", "ps", "--all", "--quiet", "--filter", &label];
-            let networks = ["docker", "network", "ls", "--quiet", "--filter", &label];
-            let left = [&containers[..], &networks[..]];
-            for list in left {
-                if !output(command(list)).await?.is_empty() {
-                    return Ok(None);
+        let mut last = None;
+        let down = until("all containers and networks to be gone", async || {
+            match self.try_down().await {
+                Ok(gone) => Ok(gone.then_some(())),
+                // What is still being created cannot be removed, for a moment.
+                Err(error) => {
+                    last = Some(error);
+                    Ok(None)
                 }
             }
-            Ok(Some(()))
         })
-        .await?;
-        let images = ["docker", "images", "--quiet", "--filter", &label];
+        .await
+        .map_err(|error| match last {
+            Some(last) => last.context(error),
+            None => error,
+        });
+        let images = ["docker", "images", "--quiet", "--filter", &self.label()];
         for image in output(command(&images)).await?.lines() {
             output(command(&["docker", "rmi", "--force", image])).await?;
         }
-        Ok(())
+        down
+    }
+
+    /// Removes containers and networks; whether none is left.
+    async fn try_down(&self) -> Result<bool> {
+        self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"])
+            .await?;
+        let label = self.label();
+        for list in [&["docker", "ps", "--all"][..], &["docker", "network", "ls"]] {
+            let list = [list, &["--quiet", "--filter", &label]].concat();
+            if !output(command(&list)).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Builds the image `what` from the folder `image-{what}`.

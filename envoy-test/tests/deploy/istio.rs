@@ -10,16 +10,18 @@ use anyhow::{Context as _, Result, bail, ensure};
 use envoy_test::bootstrap::lua_filter;
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS};
 use envoy_test::scenario::assert_peer;
-use envoy_test::{Lab, Side};
+use envoy_test::tls::{self, Authority, Callers};
+use envoy_test::{Lab, Node, Side, Workload};
 use serde_json::{Value, json};
 
 use crate::manifests::{of_kind, patches, render};
-use crate::vm::{Called, LOG, PRODUCTPAGE, Vm, connection_manager, http_filters};
+use crate::vm::{Called, LOG, PRODUCTPAGE, Vm, connection_manager, filter_chain, http_filters};
 
 envoy_test::stories!(
     sidecars_exchange_by_wasm_plugin,
     sidecars_exchange_by_envoy_filter,
     gateways_exchange_with_the_mesh_only,
+    inner_gateways_exchange_with_certified_callers,
     a_refused_configuration_costs_no_request,
     an_observer_stores_what_the_native_exchange_receives,
 );
@@ -69,6 +71,52 @@ async fn gateways_exchange_with_the_mesh_only(lab: &Lab) -> Result<()> {
         assert_eq!(entry.peer(Side::Downstream)?, None, "{overlay}");
         let theirs = lab.entry("productpage/inbound", &reply.call).await?;
         assert_peer(&theirs, Side::Downstream, &gateway.node).context(overlay)?;
+    }
+    Ok(())
+}
+
+/// An edge gateway believes and answers not even them.
+async fn inner_gateways_exchange_with_certified_callers(lab: &Lab) -> Result<()> {
+    let authority = Authority::new()?;
+    let validation = authority.validation();
+    let identity = authority.certify(&["spiffe://cluster.local/ns/istio-system/sa/gateway"])?;
+    let socket = tls::listener(&identity, Callers::Certified, Some(&validation));
+    let identity = authority.certify(&["spiffe://cluster.local/ns/default/sa/shop"])?;
+    let presents = json!({ "transport_socket": tls::cluster(Some(&identity), Some(&validation)) });
+    for (overlay, is_inner) in [
+        ("wasmplugin-inner-gateway", true),
+        ("envoyfilter-inner-gateway", true),
+        ("wasmplugin-edge-gateway", false),
+        ("envoyfilter", false),
+    ] {
+        let objects = render(overlay)?;
+        let gateway = Vm::start(lab, |bootstrap| {
+            filter_chain(bootstrap, "OUTBOUND")?["transport_socket"] = socket.clone();
+            applied(lab, bootstrap, &objects, &GATEWAY)
+        })
+        .await?;
+        let node = Node::pod_client()?;
+        let entrance = gateway.envoy.listener("outbound").await?;
+        let pods = lab
+            .start([
+                Workload::sidecar("pod", node.clone()).cluster(PRODUCTPAGE, presents.clone()),
+                Workload::bare(PRODUCTPAGE).served_at(entrance),
+            ])
+            .await?;
+
+        let reply = pods.call("pod", PRODUCTPAGE)?.send().await?;
+
+        gateway.assert_clean("productpage", &reply)?;
+        let ours = lab.entry(LOG, &reply.call).await?;
+        assert_peer(&ours, Side::Upstream, &gateway.productpage).context(overlay)?;
+        let theirs = lab.entry("pod/outbound", &reply.call).await?;
+        if is_inner {
+            assert_peer(&ours, Side::Downstream, &node).context(overlay)?;
+            assert_peer(&theirs, Side::Upstream, &gateway.node).context(overlay)?;
+        } else {
+            assert_eq!(ours.peer(Side::Downstream)?, None, "{overlay}");
+            assert_eq!(theirs.peer(Side::Upstream)?, None, "{overlay}");
+        }
     }
     Ok(())
 }

@@ -252,6 +252,29 @@ fn the_native_exchange_is_removed_where_the_plugin_runs() -> Result<()> {
     Ok(())
 }
 
+/// No overlay replaces what another one has applied beside it.
+#[test]
+fn overlays_stand_beside_each_other() -> Result<()> {
+    for family in ["wasmplugin", "envoyfilter", "observe"] {
+        let mut applied = std::collections::BTreeSet::new();
+        let beside = |name: &String| {
+            let is_filter = !["skywalking", "vm"].contains(&name.as_str());
+            !is_filter || name.starts_with(family)
+        };
+        for overlay in overlays()?.into_iter().filter(beside) {
+            for object in render(&overlay)? {
+                // Whatever their namespaces: people put them into the same one.
+                let identity = [&object["kind"], &object["metadata"]["name"]].map(Value::to_string);
+                assert!(
+                    applied.insert(identity.clone()),
+                    "{overlay} has another {identity:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Observing leaves the native exchange alone.
 #[test]
 fn observing_removes_nothing() -> Result<()> {

@@ -28,18 +28,23 @@ pub(crate) fn bootstrap() -> Result<Value> {
     read_one(&repository("deploy/envoy/sidecar.yaml"))
 }
 
-/// The HTTP connection manager of the listener with that direction.
-pub(crate) fn connection_manager<'a>(
-    bootstrap: &'a mut Value,
-    direction: &str,
-) -> Result<&'a mut Value> {
+/// The filter chain of the listener with that direction.
+pub(crate) fn filter_chain<'a>(bootstrap: &'a mut Value, direction: &str) -> Result<&'a mut Value> {
     let listeners = bootstrap["static_resources"]["listeners"].as_array_mut();
     let listener = listeners
         .into_iter()
         .flatten()
         .find(|listener| listener["traffic_direction"] == direction)
         .with_context(|| format!("no listener is {direction}"))?;
-    Ok(&mut listener["filter_chains"][0]["filters"][0]["typed_config"])
+    Ok(&mut listener["filter_chains"][0])
+}
+
+/// The HTTP connection manager of the listener with that direction.
+pub(crate) fn connection_manager<'a>(
+    bootstrap: &'a mut Value,
+    direction: &str,
+) -> Result<&'a mut Value> {
+    Ok(&mut filter_chain(bootstrap, direction)?["filters"][0]["typed_config"])
 }
 
 /// The HTTP filters of the listener with that direction.

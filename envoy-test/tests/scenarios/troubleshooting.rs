@@ -33,6 +33,7 @@ envoy_test::stories!(
     a_callee_is_outside_the_mesh,
     an_entry_has_both_kinds_of_keys,
     an_entry_names_both_sides,
+    an_entry_names_both_sides_by_a_discovered_plugin,
     a_listener_has_two_logs,
     a_listener_has_no_direction,
     a_discovered_listener_has_no_direction,
@@ -394,6 +395,22 @@ async fn an_entry_names_both_sides(lab: &Lab) -> Result<()> {
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)?;
     assert_peer(&inbound, Side::Upstream, &Node::vm_server()?)?;
     shows(mesh.envoy("ratings")?, "both-sides").await
+}
+
+/// Istio's plugins are all discovered.
+async fn an_entry_names_both_sides_by_a_discovered_plugin(lab: &Lab) -> Result<()> {
+    let (_, ratings) = pair()?;
+    let ratings = ratings.listener("inbound", |listener| {
+        listener.plugin.configuration = json!({ "record_local_node": true });
+        listener.plugin.watched = true;
+    });
+    let mesh = lab.start([ratings]).await?;
+    let mut quote = Quote::of("both-sides")?;
+    quote.command = quote.command.replace("static_listeners", "ecds_filters");
+    // One listener has it, not two.
+    quote.printed = quote.printed.replace("\n...", "");
+    let ratings = mesh.envoy("ratings")?;
+    prints(&quote, ratings.dir(), Some(ratings.admin())).await
 }
 
 async fn a_listener_has_two_logs(lab: &Lab) -> Result<()> {
