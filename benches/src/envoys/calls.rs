@@ -1,5 +1,5 @@
-//! Modules that make the host calls of a cached exchange with fixed values, and think nothing: what is left of the
-//! filter's cost if its own code took no time.
+//! Modules that make the host calls of a cached exchange with fixed values, and think nothing: what is left of a
+//! plugin's cost if its own code took no time.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -20,17 +20,25 @@ const RESPONSE: u32 = 2;
 /// Where the host puts answers: on the fourth page, unseen.
 const ANSWERS: u32 = 3 << 16;
 
+/// Whose host calls are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plugin {
+    /// This filter's.
+    Filter,
+    /// Those of the C++ plugin of istio/proxy release-1.17, as many as were counted of it (11 either way): it looks for
+    /// peer headers in either direction's request and response, and its SDK exports every callback.
+    Cpp,
+}
+
 /// Writes the module for that direction, and says where it is.
-pub(crate) fn module(bench: &Bench, direction: Direction) -> Result<PathBuf> {
-    let path = bench.lab.dir().join(match direction {
-        Direction::Inbound => "calls-inbound.wasm",
-        Direction::Outbound => "calls-outbound.wasm",
-    });
-    std::fs::write(&path, bytes(direction)?)?;
+pub(crate) fn module(bench: &Bench, plugin: Plugin, direction: Direction) -> Result<PathBuf> {
+    let path = format!("calls-{plugin:?}-{direction:?}.wasm");
+    let path = bench.lab.dir().join(path);
+    std::fs::write(&path, bytes(plugin, direction)?)?;
     Ok(path)
 }
 
-fn bytes(direction: Direction) -> Result<Vec<u8>> {
+fn bytes(plugin: Plugin, direction: Direction) -> Result<Vec<u8>> {
     let mut module = Calls::default();
     let [metadata, id] = PEER_HEADERS;
     let [(_, own_metadata), (_, own_id)] = headers(&pod("local-v1", USUAL_LABELS)?);
@@ -41,10 +49,13 @@ fn bytes(direction: Direction) -> Result<Vec<u8>> {
         Direction::Inbound => [StateKey::DownstreamPeer, StateKey::DownstreamPeerId],
         Direction::Outbound => [StateKey::UpstreamPeer, StateKey::UpstreamPeerId],
     };
-    let take = |module: &mut Calls, map| {
+    let look = |module: &mut Calls, map| {
         for name in [metadata, id] {
             module.get_header(map, name);
         }
+    };
+    let take = |module: &mut Calls, map| {
+        look(module, map);
         module.set_property(peer_keys[0], &peer);
         module.set_property(peer_keys[1], peer_id.as_bytes());
         for name in [metadata, id] {
@@ -61,17 +72,36 @@ fn bytes(direction: Direction) -> Result<Vec<u8>> {
         Direction::Inbound => {
             take(&mut module, REQUEST);
             module.on_response_from_here();
+            if plugin == Plugin::Cpp {
+                look(&mut module, RESPONSE);
+            }
             give(&mut module, RESPONSE);
         }
         Direction::Outbound => {
-            module.get_property(Property::ClusterName);
+            match plugin {
+                Plugin::Filter => module.get_property(Property::ClusterName),
+                Plugin::Cpp => look(&mut module, REQUEST),
+            }
             give(&mut module, REQUEST);
             module.on_response_from_here();
             take(&mut module, RESPONSE);
         }
     }
-    Ok(wat::parse_str(module.text())?)
+    let more = match plugin {
+        Plugin::Filter => "",
+        Plugin::Cpp => ALL_CALLBACKS,
+    };
+    Ok(wat::parse_str(module.text(more))?)
 }
+
+/// The other callbacks of a stream that an SDK exports.
+const ALL_CALLBACKS: &str = r#"
+    (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_response_trailers") (param i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+    (func (export "proxy_on_log") (param i32))"#;
 
 /// A module in the making.
 #[derive(Default)]
@@ -133,7 +163,8 @@ impl Calls {
         format!("(i32.const {address}) (i32.const {})", bytes.len())
     }
 
-    fn text(&self) -> String {
+    /// The module, with `more` in it.
+    fn text(&self, more: &str) -> String {
         let data = self.data.iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "\\{byte:02x}");
             text
@@ -169,7 +200,8 @@ impl Calls {
             (func (export "proxy_on_context_create") (param i32 i32))
             (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) {on_request} (i32.const 0))
             (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) {on_response} (i32.const 0))
-            (func (export "proxy_on_delete") (param i32)))"#
+            (func (export "proxy_on_delete") (param i32))
+            {more})"#
         )
     }
 }
@@ -187,6 +219,23 @@ mod tests {
     use wasm_host::Module;
     use wasm_host::cost::Path;
 
+    fn host_calls(plugin: Plugin, direction: Direction) -> usize {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("calls.wasm");
+        std::fs::write(&file, bytes(plugin, direction).unwrap()).unwrap();
+        host_calls_of(&Module::from_file(&file).unwrap(), direction)
+    }
+
+    fn host_calls_of(module: &Module, direction: Direction) -> usize {
+        let name = match direction {
+            Direction::Inbound => "inbound, peer cached",
+            Direction::Outbound => "outbound, peer cached",
+        };
+        let path = Path::ALL.into_iter().find(|path| path.name == name);
+        let cost = cost(module, &path.unwrap(), USUAL_LABELS);
+        cost.unwrap().host_calls
+    }
+
     /// So that nothing is measured that the filter does not do.
     #[test]
     fn as_many_calls_are_made_as_the_filter_makes() {
@@ -195,20 +244,19 @@ mod tests {
             "/../dist/metadata_exchange.wasm"
         );
         let filter = Module::from_file(filter.as_ref()).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("calls.wasm");
-        for (name, direction) in [
-            ("inbound, peer cached", Direction::Inbound),
-            ("outbound, peer cached", Direction::Outbound),
-        ] {
-            std::fs::write(&file, bytes(direction).unwrap()).unwrap();
-            let calls = Module::from_file(&file).unwrap();
-            let path = Path::ALL.into_iter().find(|path| path.name == name);
-            let [calls, filter] = [&calls, &filter].map(|module| {
-                let cost = cost(module, &path.unwrap(), USUAL_LABELS);
-                cost.unwrap().host_calls
-            });
-            assert_eq!(calls, filter, "{name}");
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            assert_eq!(
+                host_calls(Plugin::Filter, direction),
+                host_calls_of(&filter, direction),
+                "{direction:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn as_many_calls_are_made_as_the_cpp_plugin_made() {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            assert_eq!(host_calls(Plugin::Cpp, direction), 11, "{direction:?}");
         }
     }
 }

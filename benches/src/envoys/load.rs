@@ -1,9 +1,10 @@
-//! What a request costs Envoy without filter, with a module that does nothing, with one that makes the filter's host
-//! calls and nothing else, and with the filter.
+//! What a request costs Envoy without filter, with a module that does nothing, with ones that make the host calls of
+//! the filter and of the C++ plugin and nothing else, and with the filter.
 
 use anyhow::Result;
 use envoy_test::Direction;
 
+use super::calls::Plugin;
 use super::lane::{Kind, always};
 use super::sidecar::{Apps, Setup, Sidecar};
 use super::turns::{Turn, take};
@@ -30,7 +31,10 @@ struct Case {
 
 pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
     let mut setups = Setup::all(bench);
-    setups.insert(NOOP + 1, Setup::calls(bench)?);
+    let calls = [("calls", Plugin::Filter), ("C++ calls", Plugin::Cpp)];
+    for (name, plugin) in calls.into_iter().rev() {
+        setups.insert(NOOP + 1, Setup::calls(name, plugin, bench)?);
+    }
     let directions = [Direction::Inbound, Direction::Outbound];
     let mut cases: Vec<Case> = Kind::ALL
         .into_iter()
@@ -62,7 +66,8 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
         name: "load",
         about: "Envoy's processor time per request, peer cached, one worker, no access log: median and quartiles of all \
                 rounds; what is added to an Envoy without filter; how many times that is what a module adds that does \
-                nothing, with its 95 % interval; \"calls\" makes the filter's host calls and nothing else",
+                nothing, with its 95 % interval; \"calls\" makes the filter's host calls and nothing else, \"C++ calls\" \
+                those of the C++ plugin",
         columns: &[
             "traffic",
             "direction",

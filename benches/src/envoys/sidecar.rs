@@ -9,7 +9,7 @@ use envoy_test::{Direction, Envoy, Lab, Mesh, Workload};
 use serde_json::json;
 
 use super::app::App;
-use super::calls;
+use super::calls::{self, Plugin};
 use crate::bench::Bench;
 use crate::sample::{USUAL_LABELS, headers, pod};
 
@@ -59,13 +59,13 @@ impl Setup {
         }
     }
 
-    /// The host calls of the filter alone.
-    pub(crate) fn calls(bench: &Bench) -> Result<Self> {
+    /// The host calls of a plugin alone.
+    pub(crate) fn calls(name: &str, plugin: Plugin, bench: &Bench) -> Result<Self> {
         Ok(Self {
-            name: "calls".to_owned(),
+            name: name.to_owned(),
             modules: Some(Modules {
-                inbound: calls::module(bench, Direction::Inbound)?,
-                outbound: calls::module(bench, Direction::Outbound)?,
+                inbound: calls::module(bench, plugin, Direction::Inbound)?,
+                outbound: calls::module(bench, plugin, Direction::Outbound)?,
             }),
             is_filter: false,
         })
