@@ -3,6 +3,7 @@
 //! rest of a request.
 
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 use block::{Block, NO_PRODUCT, add, difference, is_none, or, product, total, unprintable};
 
@@ -162,16 +163,30 @@ mod word {
     }
 }
 
-/// Whether `a` stands before `b` in the order of bytes.
+/// The order of bytes, as the standard library has it.
 #[must_use]
-pub fn is_less(a: &[u8], b: &[u8]) -> bool {
+#[inline(never)] // A sort has it in many places.
+pub fn order(a: &[u8], b: &[u8]) -> Ordering {
+    let in_order =
+        |(a, b): (&[u8; 8], &[u8; 8])| u64::from_be_bytes(*a).cmp(&u64::from_be_bytes(*b));
     let mut words = a.as_chunks().0.iter().zip(b.as_chunks().0);
-    if let Some((a, b)) = words.find(|(a, b)| a != b) {
-        return u64::from_be_bytes(*a) < u64::from_be_bytes(*b);
+    if let Some(words) = words.find(|(a, b)| a != b) {
+        return in_order(words);
     }
-    // What stands behind the words that both have.
-    let behind = a.len().min(b.len()) & !7;
-    a.get(behind..) < b.get(behind..)
+    let both = a.len().min(b.len());
+    let (a_both, b_both) = (a.get(..both).unwrap_or(a), b.get(..both).unwrap_or(b));
+    let rest = match (a_both.last_chunk(), b_both.last_chunk()) {
+        // This word overlaps those before it, which are equal.
+        (Some(a), Some(b)) => in_order((a, b)),
+        _ => short(a_both).cmp(&short(b_both)),
+    };
+    rest.then(a.len().cmp(&b.len()))
+}
+
+/// Fewer bytes than a word has, as a number.
+fn short(bytes: &[u8]) -> u64 {
+    let add = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
+    bytes.iter().fold(0, add)
 }
 
 /// A keyed hash of pairs of bytes. Of two different pairs, whatever they are,
@@ -187,8 +202,9 @@ pub struct PairHasher {
 }
 
 impl PairHasher {
-    /// The hash of `first` and `second`.
-    pub fn hash(&mut self, first: &[u8], second: &[u8]) -> u64 {
+    /// The hash of `first` and `second`; `None` if the proxy has no random numbers
+    /// for its keys: with known ones, any sender could make pairs collide.
+    pub fn hash(&mut self, first: &[u8], second: &[u8]) -> Option<u64> {
         let lengths = (first.len() as u64) << 32 | second.len() as u64;
         let (first_blocks, first_rest) = first.as_chunks();
         let (second_blocks, second_rest) = second.as_chunks();
@@ -196,29 +212,35 @@ impl PairHasher {
         let count = [ends.len(), first_blocks.len(), second_blocks.len()];
         let count = count.into_iter().fold(0, usize::saturating_add);
         if count > self.keys.len() {
-            self.draw_keys(count);
+            self.draw_keys(count)?;
         }
         let (keys_of_ends, keys) = self.keys.split_at_checked(ends.len()).unwrap_or_default();
         let (keys_of_first, keys) = keys
             .split_at_checked(first_blocks.len())
             .unwrap_or_default();
-        mix(nh(&ends, keys_of_ends)
+        let sum = nh(&ends, keys_of_ends)
             .wrapping_add(nh(first_blocks, keys_of_first))
-            .wrapping_add(nh(second_blocks, keys)))
+            .wrapping_add(nh(second_blocks, keys));
+        Some(mix(sum))
     }
 
     /// Draws keys at random, so that there are `count`: many at once, for the
     /// proxy is asked for them.
     #[cold]
-    fn draw_keys(&mut self, count: usize) {
+    fn draw_keys(&mut self, count: usize) -> Option<()> {
+        /// What Envoy gives at once, in bytes.
+        const MOST: usize = 1 << 16;
         let known = self.keys.len();
         self.keys
             .resize(count.next_power_of_two(), Block::default());
         let new = self.keys.get_mut(known..).unwrap_or_default();
-        // A proxy without random numbers cannot run the filter: with known keys,
-        // any sender could make pairs collide.
-        let filled = getrandom::fill(new.as_flattened_mut());
-        assert!(filled.is_ok(), "no random numbers");
+        for some in new.as_flattened_mut().chunks_mut(MOST) {
+            if getrandom::fill(some).is_err() {
+                self.keys.truncate(known);
+                return None;
+            }
+        }
+        Some(())
     }
 }
 
@@ -304,7 +326,7 @@ mod tests {
         let texts = texts.into_iter().chain(long.iter().map(String::as_str));
         for a in texts.clone().map(str::as_bytes) {
             for b in texts.clone().map(str::as_bytes) {
-                assert_eq!(is_less(a, b), a < b, "{a:?} {b:?}");
+                assert_eq!(order(a, b), a.cmp(b), "{a:?} {b:?}");
             }
         }
     }

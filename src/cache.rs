@@ -48,14 +48,31 @@ struct Entry {
     older: Place,
 }
 
-/// Peers by the bytes of their two headers, at most `capacity` of them.
+/// What an entry takes, in bytes.
+fn size_of(id: &[u8], value: &[u8], peer: &KnownPeer) -> usize {
+    /// The entry itself, its places in the tables, and what the allocator adds to
+    /// each of its parts.
+    const OVERHEAD: usize = 256;
+    let namespace = peer.namespace.as_deref().unwrap_or_default();
+    [id, value, &peer.flat, namespace]
+        .into_iter()
+        .fold(OVERHEAD, |size, part| size.saturating_add(part.len()))
+}
+
+/// Peers by the bytes of their two headers, at most `capacity` of them, which
+/// take at most `budget` bytes.
 #[derive(Debug)]
 pub struct PeerCache {
     capacity: Place,
+    budget: usize,
     hasher: PairHasher,
     index: HashTable<Place>,
     /// A list in the order of use, linked by places.
-    entries: Vec<Entry>,
+    entries: Vec<Option<Entry>>,
+    /// The places that no entry has.
+    free: Vec<Place>,
+    /// What the entries take.
+    bytes: usize,
     newest: Place,
     oldest: Place,
     /// Where an id was last found. Only a guess, but one that spares the hash of
@@ -70,18 +87,27 @@ const GUESSES: usize = 1 << 10;
 pub struct Missing<'a> {
     id: &'a [u8],
     value: &'a [u8],
-    hash: u64,
+    hash: Option<u64>,
 }
 
 impl PeerCache {
-    /// A cache of at most `capacity` peers; 0 keeps none.
+    /// What a cache may take however large its capacity, in bytes: some 60,000
+    /// peers of usual size. Envoy's engine has 1 GiB for a VM, which a change of
+    /// the configuration shares between the old caches and the new ones.
+    pub const BUDGET: usize = 128 << 20;
+
+    /// A cache of at most `capacity` peers, which take at most `budget` bytes; 0
+    /// keeps none.
     #[must_use]
-    pub fn new(capacity: u32) -> Self {
+    pub fn new(capacity: u32, budget: usize) -> Self {
         Self {
             capacity,
+            budget,
             hasher: PairHasher::default(),
             index: HashTable::new(),
             entries: Vec::new(),
+            free: Vec::new(),
+            bytes: 0,
             newest: NOWHERE,
             oldest: NOWHERE,
             guesses: [NOWHERE; GUESSES],
@@ -91,13 +117,13 @@ impl PeerCache {
     /// How many peers are kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len().saturating_sub(self.free.len())
     }
 
     /// Whether no peer is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// The peer with exactly these headers, now the most recently used.
@@ -108,57 +134,93 @@ impl PeerCache {
             self.unlink(place);
             self.link_newest(place);
         }
-        match self.entries.get(place as usize) {
+        match self.entry(place) {
             Some(entry) => Ok(&entry.peer),
             // Not reached: only places of entries are found.
-            None => Err(Missing { id, value, hash: 0 }),
+            None => Err(Missing {
+                id,
+                value,
+                hash: None,
+            }),
         }
     }
 
-    /// Keeps a peer.
+    /// Keeps a peer, in the place of those that were not used for longest.
     pub fn insert(&mut self, missing: &Missing<'_>, peer: KnownPeer) {
-        if self.capacity == 0 {
+        let Some(hash) = missing.hash else {
+            return;
+        };
+        let bytes = size_of(missing.id, missing.value, &peer);
+        if bytes > self.budget {
             return;
         }
-        let entry = Entry {
-            hash: missing.hash,
+        while self.len() >= self.capacity as usize || self.bytes.saturating_add(bytes) > self.budget
+        {
+            if self.forget_oldest().is_none() {
+                return;
+            }
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        let place = self.put(Entry {
+            hash,
             id: missing.id.into(),
             value: missing.value.into(),
             peer,
             newer: NOWHERE,
             older: NOWHERE,
-        };
-        let next = Place::try_from(self.entries.len()).unwrap_or(NOWHERE);
-        let place = if next < self.capacity {
-            self.entries.push(entry);
-            next
-        } else {
-            self.replace_oldest(entry)
-        };
+        });
         self.link_newest(place);
         self.guess(missing.id, place);
         let entries = &self.entries;
-        insert_place(&mut self.index, missing.hash, place, &|place| {
-            entries.get(place as usize).map_or(0, |entry| entry.hash)
+        insert_place(&mut self.index, hash, place, &|place| {
+            let entry = entries.get(place as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| entry.hash)
         });
+    }
+
+    /// Puts an entry into a place that none has.
+    fn put(&mut self, entry: Entry) -> Place {
+        if let Some(place) = self.free.pop()
+            && let Some(slot) = self.entries.get_mut(place as usize)
+        {
+            *slot = Some(entry);
+            return place;
+        }
+        let place = Place::try_from(self.entries.len()).unwrap_or(NOWHERE);
+        self.entries.push(Some(entry));
+        place
+    }
+
+    /// `None` if there is none.
+    fn forget_oldest(&mut self) -> Option<()> {
+        let place = self.oldest;
+        self.unlink(place);
+        let entry = self.entries.get_mut(place as usize)?.take()?;
+        if let Ok(found) = self.index.find_entry(entry.hash, |&other| other == place) {
+            found.remove();
+        }
+        let bytes = size_of(&entry.id, &entry.value, &entry.peer);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.free.push(place);
+        Some(())
     }
 
     #[inline(always)] // On the way of every request.
     fn find<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<Place, Missing<'a>> {
-        let is_found = |entries: &[Entry], place: Place| {
-            entries
-                .get(place as usize)
-                .is_some_and(|entry| equal(&entry.value, value) && equal(&entry.id, id))
+        let is_found = |entries: &[Option<Entry>], place: Place| {
+            let entry = entries.get(place as usize).and_then(Option::as_ref);
+            entry.is_some_and(|entry| equal(&entry.value, value) && equal(&entry.id, id))
         };
         let guess = self.guesses.get(guess_of(id)).copied().unwrap_or(NOWHERE);
         if is_found(&self.entries, guess) {
             return Ok(guess);
         }
         let hash = self.hasher.hash(id, value);
-        match self
-            .index
-            .find(hash, |&place| is_found(&self.entries, place))
-        {
+        let place = hash.and_then(|hash| {
+            let is_it = |&place: &Place| is_found(&self.entries, place);
+            self.index.find(hash, is_it)
+        });
+        match place {
             Some(&place) => {
                 self.guess(id, place);
                 Ok(place)
@@ -174,23 +236,11 @@ impl PeerCache {
     }
 
     fn entry(&self, place: Place) -> Option<&Entry> {
-        self.entries.get(place as usize)
+        self.entries.get(place as usize)?.as_ref()
     }
 
     fn entry_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(place as usize)
-    }
-
-    fn replace_oldest(&mut self, entry: Entry) -> Place {
-        let place = self.oldest;
-        self.unlink(place);
-        if let Some(slot) = self.entry_mut(place) {
-            let old = core::mem::replace(slot, entry);
-            if let Ok(found) = self.index.find_entry(old.hash, |&other| other == place) {
-                found.remove();
-            }
-        }
-        place
+        self.entries.get_mut(place as usize)?.as_mut()
     }
 
     fn unlink(&mut self, place: Place) {

@@ -23,7 +23,8 @@ pub enum Counter {
     Own,
     /// A host call returned a status other than Ok, where it had no reason to.
     HostError,
-    /// Nothing was sent, for the cluster is outside the mesh.
+    /// The cluster is outside the mesh: nothing was sent, or, where the filter only
+    /// observes, an answer was not believed.
     ExternalSkipped,
     /// [`Refused::Base64`]
     RefusedBase64,

@@ -150,9 +150,13 @@ impl Exchange {
     /// An exchange that speaks for `local` and counts in `counters`.
     #[must_use]
     pub fn new(config: Config, local: LocalNode, counters: Rc<Counters>) -> Self {
+        let cache = || {
+            let capacity = config.max_peer_cache_size;
+            RefCell::new(PeerCache::new(capacity, PeerCache::BUDGET))
+        };
         Self {
-            peers: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
-            endpoints: RefCell::new(PeerCache::new(config.max_peer_cache_size)),
+            peers: cache(),
+            endpoints: cache(),
             clusters: RefCell::new(Clusters::new(&config)),
             counters,
             paths: Cell::new(Paths::Unknown),
@@ -358,14 +362,17 @@ impl Exchange {
             self.count_distrust(distrust);
             return NEITHER;
         }
-        self.counters.count(match side {
-            Side::Downstream => Counter::DownstreamPeerStored,
-            Side::Upstream => Counter::UpstreamPeerStored,
-        });
-        self.counters
-            .survive(host.store(side.peer_key(), &peer.flat));
-        if !id.is_empty() {
-            self.counters.survive(host.store(side.id_key(), id));
+        // Where the host refuses it, the key is another filter's: an id besides
+        // would be of somebody else.
+        let stored = host.store(side.peer_key(), &peer.flat);
+        if self.counters.survive(stored).is_some() {
+            self.counters.count(match side {
+                Side::Downstream => Counter::DownstreamPeerStored,
+                Side::Upstream => Counter::UpstreamPeerStored,
+            });
+            if !id.is_empty() {
+                self.counters.survive(host.store(side.id_key(), id));
+            }
         }
         Both {
             metadata: true,
@@ -503,9 +510,10 @@ impl Exchange {
         };
         let mut endpoints = self.endpoints.borrow_mut();
         let store = |known: &KnownPeer| {
-            self.counters.count(Counter::UpstreamPeerFromEndpoint);
-            self.counters
-                .survive(host.store(StateKey::UpstreamPeer, &known.flat));
+            let stored = host.store(StateKey::UpstreamPeer, &known.flat);
+            if self.counters.survive(stored).is_some() {
+                self.counters.count(Counter::UpstreamPeerFromEndpoint);
+            }
         };
         let missing = match endpoints.get(&workload, b"") {
             Ok(known) => return store(known),

@@ -115,13 +115,36 @@ impl<'de> Visitor<'de> for AnyJson {
     }
 }
 
+/// Writes a number that is not zero with an exponent, to six places: near enough
+/// for whoever wrote it to know it again.
+fn write_rounded(number: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (mut mantissa, mut exponent) = (number.abs(), 0_i32);
+    while mantissa >= 10.0 && exponent < 400 {
+        mantissa /= 10.0;
+        exponent += 1;
+    }
+    while mantissa < 1.0 && exponent > -400 {
+        mantissa *= 10.0;
+        exponent -= 1;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is below 10.
+    #[allow(clippy::cast_precision_loss)]
+    let mantissa = (mantissa * 1e6 + 0.5) as u64 as f64 / 1e6;
+    let sign = if number < 0.0 { "-" } else { "" };
+    let mantissa = text::of_number(mantissa).unwrap_or("?".into());
+    write!(f, "{sign}{mantissa}e{exponent:+}")
+}
+
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("null"),
             Self::Bool(bool) => f.write_str(if *bool { "true" } else { "false" }),
             Self::Integer(integer) => integer.fmt(f),
-            Self::Number(number) => f.write_str(&text::of_number(*number).unwrap_or("null".into())),
+            Self::Number(number) => match text::of_number(*number) {
+                Some(text) => f.write_str(&text),
+                None => write_rounded(*number, f),
+            },
             Self::Text(text) => Quoted(text).fmt(f),
             Self::List(list) => {
                 f.write_char('[')?;

@@ -107,7 +107,7 @@ impl Zipf {
 fn hit_ratio(popularity: &Zipf, capacity: u32, requests: usize) -> Result<f64> {
     let [(_, value), _] = headers(&pod("any", 0)?);
     let known = codec::decode(value.as_bytes())?;
-    let mut cache = PeerCache::new(capacity);
+    let mut cache = PeerCache::new(capacity, PeerCache::BUDGET);
     let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut hits = 0_usize;
     for request in 0..2 * requests {

@@ -9,12 +9,17 @@
 
 use super::text::{self, BadText};
 use super::{Field, Map, Peer, Refused, Slot, Text, Value};
-use crate::bytes::is_less;
+use crate::bytes::{equal, order};
 use alloc::vec::Vec;
 
 /// How deep lists and structs may lie within each other below a value. The
 /// nested values of unknown keys, which some senders forward, stay within 8.
 pub const MAX_DEPTH: usize = 8;
+
+/// How many numbers of a message become texts; more are left out, for to write
+/// one takes longer than to read anything else of its size. Honest metadata
+/// hardly has any.
+pub const MAX_NUMBERS: usize = 64;
 
 /// Room for the labels of most peers.
 const USUAL_LABELS: usize = 8;
@@ -53,7 +58,8 @@ impl From<BadText> for Refused {
 
 /// Reads the peer in `message`, a serialised `google.protobuf.Struct` that
 /// holds the keys of [`Field`]. A list of names is accepted where a comma
-/// separated text is usual; numbers and bools become texts.
+/// separated text is usual; numbers (see [`text::of_number`]) and bools become
+/// texts.
 pub fn decode<'a>(
     message: &'a [u8],
     max_labels: usize,
@@ -61,6 +67,7 @@ pub fn decode<'a>(
 ) -> Result<Peer<'a>, Refused> {
     let mut decoder = Decoder {
         max_labels,
+        numbers: 0,
         unusable,
     };
     decoder.peer(message).map_err(|error| match error {
@@ -88,6 +95,8 @@ impl From<Refused> for Error {
 
 struct Decoder<'u> {
     max_labels: usize,
+    /// How many became texts.
+    numbers: usize,
     /// Not generic, for it is seldom asked, and two decoders would be twice the code.
     unusable: &'u mut dyn Unusable,
 }
@@ -109,6 +118,9 @@ impl Decoder<'_> {
                 Slot::Map(slot) => *slot = self.map(field, value)?,
             }
         }
+        for map in [&mut peer.labels, &mut peer.platform_metadata] {
+            map.iter_mut().for_each(sort_last_wins);
+        }
         Ok(peer)
     }
 
@@ -128,7 +140,11 @@ impl Decoder<'_> {
                     return Ok(None);
                 }
             },
-            Kind::Number(number) => text::of_number(number),
+            Kind::Number(number) if self.numbers < MAX_NUMBERS => {
+                self.numbers = self.numbers.saturating_add(1);
+                text::of_number(number)
+            }
+            Kind::Number(_) => None,
             Kind::Bool(bool) => Some(text::of_bool(bool)),
             Kind::Null => None,
             Kind::Struct(_) | Kind::List(_) => {
@@ -173,6 +189,7 @@ impl Decoder<'_> {
         Ok(joined)
     }
 
+    /// Not yet sorted, for another one may follow, which goes before it.
     fn map<'a>(&mut self, field: Field, value: Kind<'a>) -> Result<Option<Map<'a>>, Error> {
         let Kind::Struct(message) = value else {
             value.check_depth(MAX_DEPTH)?;
@@ -197,7 +214,6 @@ impl Decoder<'_> {
                 map.push((name, value));
             }
         }
-        sort_last_wins(&mut map);
         Ok(Some(map))
     }
 
@@ -212,12 +228,17 @@ impl Decoder<'_> {
 
 /// Sorts by key; of equal keys the last stays, as in protobuf.
 pub(crate) fn sort_last_wins(map: &mut Map<'_>) {
-    if map.is_sorted_by(|(a, _), (b, _)| is_less(a.as_bytes(), b.as_bytes())) {
+    // Labels mostly come in order, and mostly differ in their first byte.
+    let is_less = |a: &Text<'_>, b: &Text<'_>| match (a.as_bytes(), b.as_bytes()) {
+        ([a, ..], [b, ..]) if a != b => a < b,
+        (a, b) => order(a, b).is_lt(),
+    };
+    if map.is_sorted_by(|(a, _), (b, _)| is_less(a, b)) {
         return;
     }
     map.reverse();
-    map.sort_by(|(a, _), (b, _)| a.cmp(b));
-    map.dedup_by(|(later, _), (kept, _)| later == kept);
+    map.sort_by(|(a, _), (b, _)| order(a.as_bytes(), b.as_bytes()));
+    map.dedup_by(|(later, _), (kept, _)| equal(later.as_bytes(), kept.as_bytes()));
 }
 
 /// A `google.protobuf.Value`, not yet checked to be usable.

@@ -2,19 +2,23 @@
 
 use alloc::vec::Vec;
 
+use hashbrown::HashTable;
+
 use super::raw::Single;
 use super::{HttpStream, Root};
+use crate::bytes::quick_hash;
 use crate::exchange::Stream;
 
 /// Roots and streams. Two plugins in one VM have a root each; a configuration
 /// that is replaced has its root until its last stream ends.
 pub(super) struct Vm {
-    roots: ById<Root>,
+    /// A few.
+    roots: Vec<(u32, Root)>,
     streams: ById<HttpStream>,
 }
 
 static VM: Single<Vm> = Single::new(Vm {
-    roots: ById::EMPTY,
+    roots: Vec::new(),
     streams: ById::EMPTY,
 });
 
@@ -29,10 +33,10 @@ impl Vm {
     /// A root context has no parent; the parent of a stream is its root.
     pub(super) fn on_context_create(&mut self, id: u32, parent: u32) {
         if parent == 0 {
-            self.roots.insert(id, Root::default());
+            self.roots.push((id, Root::default()));
             return;
         }
-        let root = self.roots.get_mut(parent);
+        let root = self.root(parent);
         let stream = HttpStream {
             exchange: root.and_then(|root| root.exchange.clone()),
             stream: Stream::default(),
@@ -42,21 +46,22 @@ impl Vm {
 
     pub(super) fn on_delete(&mut self, id: u32) {
         if self.streams.remove(id).is_none()
-            && let Some(root) = self.roots.remove(id)
+            && let Some(place) = self.roots.iter().position(|(at, _)| *at == id)
         {
-            root.on_delete();
+            self.roots.swap_remove(place).1.on_delete();
         }
     }
 
     pub(super) fn on_tick(&mut self, id: u32) {
         let has_served = !self.streams.is_untouched();
-        if let Some(root) = self.roots.get_mut(id) {
+        if let Some(root) = self.root(id) {
             root.on_tick(has_served);
         }
     }
 
     pub(super) fn root(&mut self, id: u32) -> Option<&mut Root> {
-        self.roots.get_mut(id)
+        let root = self.roots.iter_mut().find(|(at, _)| *at == id);
+        root.map(|(_, root)| root)
     }
 
     pub(super) fn stream(&mut self, id: u32) -> Option<&mut HttpStream> {
@@ -68,8 +73,8 @@ impl Vm {
 /// time mostly have a place of their own; the few others stand aside.
 struct ById<T> {
     places: Vec<Option<(u32, T)>>,
-    /// Sorted by id: new ones come to the end, and most soon leave it.
-    aside: Vec<(u32, T)>,
+    /// A table, for where many live the one that ends is mostly the oldest.
+    aside: HashTable<(u32, T)>,
 }
 
 impl<T> ById<T> {
@@ -77,7 +82,7 @@ impl<T> ById<T> {
 
     const EMPTY: Self = Self {
         places: Vec::new(),
-        aside: Vec::new(),
+        aside: HashTable::new(),
     };
 
     /// Whether nothing was ever inserted.
@@ -92,8 +97,8 @@ impl<T> ById<T> {
         if let Some(place @ None) = self.place(id) {
             *place = Some((id, context));
         } else {
-            let (Ok(at) | Err(at)) = find(&self.aside, id);
-            self.aside.insert(at, (id, context));
+            let hash_of = |(id, _): &(u32, T)| hash(*id);
+            self.aside.insert_unique(hash(id), (id, context), hash_of);
         }
     }
 
@@ -101,8 +106,8 @@ impl<T> ById<T> {
         match self.places.get_mut(id as usize % Self::PLACES) {
             Some(Some((at, context))) if *at == id => Some(context),
             _ => {
-                let at = find(&self.aside, id).ok()?;
-                self.aside.get_mut(at).map(|(_, context)| context)
+                let context = self.aside.find_mut(hash(id), |(at, _)| *at == id);
+                context.map(|(_, context)| context)
             }
         }
     }
@@ -113,8 +118,8 @@ impl<T> ById<T> {
                 place.take().map(|(_, context)| context)
             }
             _ => {
-                let at = find(&self.aside, id).ok()?;
-                Some(self.aside.remove(at).1)
+                let context = self.aside.find_entry(hash(id), |(at, _)| *at == id);
+                context.ok().map(|found| found.remove().0.1)
             }
         }
     }
@@ -124,8 +129,7 @@ impl<T> ById<T> {
     }
 }
 
-/// The place of an id among those that are sorted, or where it belongs.
-#[cold]
-fn find<T>(contexts: &[(u32, T)], id: u32) -> Result<usize, usize> {
-    contexts.binary_search_by_key(&id, |(at, _)| *at)
+/// Nobody but the host chooses ids.
+fn hash(id: u32) -> u64 {
+    quick_hash(&id.to_le_bytes())
 }

@@ -24,7 +24,7 @@ fn keep(cache: &mut PeerCache, id: &[u8], value: &[u8], name: &str) {
 
 #[test]
 fn id_and_value_must_both_be_equal() {
-    let mut cache = PeerCache::new(10);
+    let mut cache = PeerCache::new(10, PeerCache::BUDGET);
     keep(&mut cache, b"id", b"value", "a");
     assert_eq!(found(&mut cache, b"id", b"value"), Some(peer("a")));
     assert_eq!(found(&mut cache, b"id", b"other"), None);
@@ -35,7 +35,7 @@ fn id_and_value_must_both_be_equal() {
 
 #[test]
 fn peers_without_id_do_not_share_an_entry() {
-    let mut cache = PeerCache::new(10);
+    let mut cache = PeerCache::new(10, PeerCache::BUDGET);
     keep(&mut cache, b"", b"a", "a");
     keep(&mut cache, b"", b"b", "b");
     assert_eq!(found(&mut cache, b"", b"a"), Some(peer("a")));
@@ -45,12 +45,35 @@ fn peers_without_id_do_not_share_an_entry() {
 #[test]
 fn every_size_is_kept_exactly() {
     for capacity in 0..6 {
-        let mut cache = PeerCache::new(capacity);
+        let mut cache = PeerCache::new(capacity, PeerCache::BUDGET);
         for n in 0..20_u32 {
             keep(&mut cache, b"id", &n.to_le_bytes(), "x");
             assert_eq!(cache.len(), (n + 1).min(capacity) as usize);
         }
     }
+}
+
+#[test]
+fn what_the_peers_take_is_bounded() {
+    const BUDGET: usize = 10_000;
+    let value = [b'v'; 9_000];
+    let mut cache = PeerCache::new(1_000, BUDGET);
+    for bytes in [100, 1_000, 3_000] {
+        for id in 0..50_u8 {
+            keep(&mut cache, &[id], &value[..bytes], "x");
+            assert!(found(&mut cache, &[id], &value[..bytes]).is_some());
+        }
+        // By now all are of this size.
+        let most = BUDGET / bytes;
+        assert!((most / 4..=most).contains(&cache.len()), "{}", cache.len());
+    }
+    // One that takes nearly all is kept alone, and one that takes more not at all.
+    keep(&mut cache, b"large", &value, "x");
+    assert_eq!(cache.len(), 1);
+    let larger = [b'v'; BUDGET];
+    keep(&mut cache, b"larger", &larger, "x");
+    assert_eq!(found(&mut cache, b"larger", &larger), None);
+    assert!(found(&mut cache, b"large", &value).is_some());
 }
 
 proptest! {
@@ -59,7 +82,7 @@ proptest! {
         capacity in 0_u32..6,
         uses in proptest::collection::vec((0_u8..4, 0_u8..4), 0..200),
     ) {
-        let mut cache = PeerCache::new(capacity);
+        let mut cache = PeerCache::new(capacity, PeerCache::BUDGET);
         // The most recently used last.
         let mut model: Vec<(u8, u8)> = Vec::new();
         for (id, value) in uses {

@@ -8,7 +8,7 @@ use crate::{Headers, LogLevel, MapKind, Properties, Status};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use wasmtime::{Memory, TypedFunc};
+use wasmtime::{Memory, StoreLimits, StoreLimitsBuilder, TypedFunc};
 
 /// What the proxy around a VM is like.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// Where random numbers start.
     pub seed: u64,
+    /// Whether there are any.
+    pub gives_random_numbers: bool,
     /// The time, in nanoseconds since 1970; it stands still until a test moves it.
     pub now: u64,
     /// The VM's configuration.
@@ -33,6 +35,7 @@ impl Default for Settings {
             properties: Properties::new(),
             log_level: LogLevel::Info,
             seed: 0,
+            gives_random_numbers: true,
             now: 1_700_000_000_000_000_000,
             vm_configuration: Vec::new(),
             environment: Vec::new(),
@@ -65,7 +68,11 @@ pub(crate) struct Host {
     current: Option<u32>,
     effective: Option<u32>,
     random: u64,
+    pub(crate) limits: StoreLimits,
 }
+
+/// How much memory Envoy's engine gives a VM, in bytes: V8 stops at 16,384 pages.
+const MOST_MEMORY: usize = 1 << 30;
 
 impl Host {
     pub(crate) fn new(settings: Settings) -> Self {
@@ -83,6 +90,7 @@ impl Host {
             fault: None,
             current: None,
             effective: None,
+            limits: StoreLimitsBuilder::new().memory_size(MOST_MEMORY).build(),
         }
     }
 

@@ -101,6 +101,7 @@ impl Vm {
     /// Instantiates and initialises a module.
     pub fn start(module: &Module, settings: Settings) -> Result<Self, Error> {
         let mut store = Store::new(&module.engine, Host::new(settings));
+        store.limiter(|host| &mut host.limits);
         refuel(&mut store)?;
         let instance = module.instance.instantiate(&mut store);
         let instance = instance.map_err(|error| trap("start", &error))?;

@@ -1,5 +1,6 @@
 //! The part of WASI preview 1 that a Rust module may import, as Envoy answers it: no files, no arguments, output into a
-//! buffer. Random numbers come from the test's seed. These calls are recorded by their names.
+//! buffer. Random numbers come from the test's seed, as many at once as Envoy gives. These calls are recorded by their
+//! names.
 
 use crate::Status;
 use crate::call::HostCall;
@@ -12,9 +13,13 @@ const WASI: &str = "wasi_snapshot_preview1";
 const SUCCESS: u32 = 0;
 const BAD_DESCRIPTOR: u32 = 8;
 const FAULT: u32 = 21;
+const INVALID: u32 = 28;
 /// What Envoy answers to calls that it does not carry out.
 pub(crate) const NO_SYSTEM: u32 = 52;
 const NOT_SUPPORTED: u32 = 58;
+
+/// How many random bytes Envoy gives at once (proxy-wasm-cpp-host, `PROXY_WASM_HOST_WASI_RANDOM_GET_MAX_SIZE_BYTES`).
+const MOST_RANDOM_BYTES: u32 = 64 << 10;
 
 const REALTIME: u32 = 0;
 const MONOTONIC: u32 = 1;
@@ -28,6 +33,12 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> Result<()> {
         "random_get",
         |mut caller: Caller<'_, Host>, out: u32, size: u32| {
             record(&mut caller, "random_get");
+            if !caller.data().settings.gives_random_numbers {
+                return NO_SYSTEM;
+            }
+            if size > MOST_RANDOM_BYTES {
+                return INVALID;
+            }
             let bytes = random_bytes(caller.data_mut(), size as usize);
             errno(guest::write(&mut caller, out, &bytes))
         },

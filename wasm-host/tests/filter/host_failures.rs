@@ -71,6 +71,31 @@ fn no_failing_call_of_a_stream_stops_the_request() {
     }
 }
 
+/// Another filter has the key and lets nobody else write: then the id is not ours to say either.
+#[test]
+fn of_a_peer_that_the_host_does_not_take_nothing_is_stored_or_counted() {
+    for (direction, key, counter) in [
+        (
+            Direction::Inbound,
+            "downstream_peer",
+            "downstream_peer_stored",
+        ),
+        (Direction::Outbound, "upstream_peer", "upstream_peer_stored"),
+    ] {
+        let mut proxy = Proxy::plain("local");
+        let taken = format!("set_property {key}");
+        proxy
+            .vm
+            .fail(move |call| (call.to_string() == taken).then_some(Status::BadArgument));
+        let stream = run(&mut proxy, direction);
+        assert_stored(&stream, None, None);
+        assert_eq!(proxy.counter(counter), 0);
+        proxy.vm.heal();
+        run(&mut proxy, direction);
+        assert_eq!(proxy.counter(counter), 1);
+    }
+}
+
 #[test]
 fn a_failure_does_not_outlast_itself() {
     let (caller, local) = (Workload::new("caller"), Workload::new("local"));

@@ -311,6 +311,9 @@ mod own {
         proxy.request(&second, &first.request_headers());
         assert_stored(&second, Some(&caller()), None);
         assert_sent_by(&second.request_headers(), &local());
+        // Who called is no longer to be seen in its headers: it is not answered.
+        proxy.response(&second, &Headers::new());
+        assert_stripped(&second.response_headers());
     }
 }
 

@@ -118,6 +118,10 @@ impl Proxy {
             properties,
             ..Settings::default()
         };
+        Self::with(settings, configuration)
+    }
+
+    pub(crate) fn with(settings: Settings, configuration: &Json) -> Self {
         let mut vm = Vm::start(module(), settings).expect("the VM starts");
         let root = vm.configure(configuration.to_string()).expect("no trap");
         assert!(root.accepted(), "configuration refused: {:?}", vm.logs());
