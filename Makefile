@@ -42,6 +42,9 @@ test: lint image ## Check everything: lint, then the tests of every layer, the q
 	@cargo test --package metadata-exchange
 	$(call step,test: the module in a proxy-wasm host)
 	@cargo test --package wasm-host
+	$(call step,test: the module without vectors)
+	@$(BIN)/python tools/build_wasm.py --no-simd --output target/without-vectors.wasm
+	@MODULE="$$PWD/target/without-vectors.wasm" cargo test --package wasm-host --test filter -- received:: hostile:: trust::
 	$(call step,test: the operator's tool)
 	@cargo test --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)
@@ -102,6 +105,7 @@ lint: setup ## Formatting, generated code, dependency policy, clippy, documentat
 	$(call step,lint: clippy)
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	$(call step,lint: clippy for wasm)
+	@cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
 	@RUSTFLAGS=-Ctarget-feature=+simd128 cargo clippy --package metadata-exchange --package noop --lib --target wasm32-wasip1 -- --deny warnings
 	$(call step,lint: documentation)
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items

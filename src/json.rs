@@ -119,13 +119,13 @@ impl<'de> Visitor<'de> for AnyJson {
 /// for whoever wrote it to know it again.
 fn write_rounded(number: f64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (mut mantissa, mut exponent) = (number.abs(), 0_i32);
-    while mantissa >= 10.0 && exponent < 400 {
-        mantissa /= 10.0;
-        exponent += 1;
-    }
-    while mantissa < 1.0 && exponent > -400 {
-        mantissa *= 10.0;
-        exponent -= 1;
+    // No float needs more steps.
+    for _ in 0..400 {
+        if mantissa >= 10.0 {
+            (mantissa, exponent) = (mantissa / 10.0, exponent.saturating_add(1));
+        } else if mantissa < 1.0 {
+            (mantissa, exponent) = (mantissa * 10.0, exponent.saturating_sub(1));
+        }
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is below 10.
     #[allow(clippy::cast_precision_loss)]

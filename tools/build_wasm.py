@@ -58,15 +58,17 @@ class BuildError(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-simd", action="store_true", help="for a proxy whose engine has no vector instructions")
-    simd = not parser.parse_args().no_simd
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where to put it (%(default)s)")
+    arguments = parser.parse_args()
+    simd, output = not arguments.no_simd, arguments.output.absolute()
     try:
         built = compile_module(simd)
         module = trim(built.read_bytes(), (*FEATURES, VECTORS) if simd else FEATURES)
         check(module, machine_paths=(ROOT, CARGO_HOME, built.parent))
     except (BuildError, subprocess.CalledProcessError) as error:
         sys.exit(f"wasm: {error}")
-    write(OUTPUT, module)
-    say(f"{OUTPUT.relative_to(ROOT)}, {len(module):,} bytes ({built.stat().st_size:,} before trimming)")
+    write(output, module)
+    say(f"{output.relative_to(ROOT)}, {len(module):,} bytes ({built.stat().st_size:,} before trimming)")
     say(f"exports {', '.join(sorted(exports(Module.read(module))))}")
 
 

@@ -140,8 +140,7 @@ pub fn of_number(number: f64) -> Option<Text<'static>> {
     } else {
         (magnitude * 1e6 + 0.5, 1e6)
     };
-    // Nor is NaN.
-    if !(units < MOST) {
+    if units.is_nan() || units >= MOST {
         return None;
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is below `MOST`.
@@ -151,17 +150,22 @@ pub fn of_number(number: f64) -> Option<Text<'static>> {
         return None;
     }
     let is_digit = |byte: &u8| *byte != b'0';
-    let first: [u8; 9] = digits(units / if is_long { BILLION } else { MILLION });
-    let start = first.iter().position(is_digit).unwrap_or(first.len() - 1);
+    let (first, last) = if is_long {
+        (units / BILLION, units % BILLION)
+    } else {
+        (units / MILLION, units % MILLION)
+    };
+    let first: [u8; 9] = digits(first);
+    let start = first.iter().position(is_digit).unwrap_or(8);
     let mut text = Vec::with_capacity("-999999999.999999".len());
     if number < 0.0 {
         text.push(b'-');
     }
     text.extend_from_slice(first.get(start..).unwrap_or_default());
     if is_long {
-        text.extend_from_slice(&digits::<9>(units % BILLION));
+        text.extend_from_slice(&digits::<9>(last));
     } else {
-        let last: [u8; 6] = digits(units % MILLION);
+        let last: [u8; 6] = digits(last);
         if let Some(end) = last.iter().rposition(is_digit) {
             text.push(b'.');
             text.extend_from_slice(last.get(..=end).unwrap_or_default());
@@ -234,7 +238,7 @@ mod tests {
             (0.1, "0.1"),
             (-1.1, "-1.1"),
             (0.000_001, "0.000001"),
-            (1234.050_6, "1234.0506"),
+            (1_234.050_6, "1234.0506"),
             (999_999_999.999_999, "999999999.999999"),
             (1_700_000_000_000.0, "1700000000000"),
             (1e9, "1000000000"),

@@ -144,9 +144,8 @@ impl Decoder<'_> {
                 self.numbers = self.numbers.saturating_add(1);
                 text::of_number(number)
             }
-            Kind::Number(_) => None,
             Kind::Bool(bool) => Some(text::of_bool(bool)),
-            Kind::Null => None,
+            Kind::Number(_) | Kind::Null => None,
             Kind::Struct(_) | Kind::List(_) => {
                 value.check_depth(MAX_DEPTH)?;
                 None

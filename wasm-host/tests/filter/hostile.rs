@@ -78,23 +78,24 @@ fn nested(depth: usize, wrap: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     (0..depth).fold(field(0x1a, b"x"), |inner, _| wrap(&inner))
 }
 
+/// Labels in no order, equal in nearly all of their keys.
+fn shuffled(count: usize, key_bytes: usize) -> Vec<u8> {
+    let mut random = Random(0x5eed);
+    let mut order: Vec<_> = (0..count).map(|index| (random.next(), index)).collect();
+    order.sort_unstable();
+    let entries = order.into_iter().flat_map(|(_, index)| {
+        let key = format!("{index:0>key_bytes$}");
+        entry(&key, &field(0x1a, b"v"))
+    });
+    entry("LABELS", &field(0x2a, &entries.collect::<Vec<_>>()))
+}
+
 /// Messages as long as may be, each bad in its own way.
 fn worst_cases() -> Vec<(&'static str, Vec<u8>)> {
     let label = |index: usize| entry(&format!("{index:04}"), &field(0x1a, b"v"));
     let labels = |range: &mut dyn Iterator<Item = usize>| {
         let entries: Vec<u8> = range.flat_map(label).collect();
         entry("LABELS", &field(0x2a, &entries))
-    };
-    // In no order, and equal in nearly all of their keys.
-    let shuffled = |count: usize, key_bytes: usize| {
-        let mut random = Random(0x5eed);
-        let mut order: Vec<_> = (0..count).map(|index| (random.next(), index)).collect();
-        order.sort_unstable();
-        let entries = order.into_iter().flat_map(|(_, index)| {
-            let key = format!("{index:0>key_bytes$}");
-            entry(&key, &field(0x1a, b"v"))
-        });
-        entry("LABELS", &field(0x2a, &entries.collect::<Vec<_>>()))
     };
     let list = |inner: &[u8]| field(0x32, &field(0x0a, inner));
     let record = |inner: &[u8]| field(0x2a, &entry("k", inner));

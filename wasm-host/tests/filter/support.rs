@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use metadata_exchange::peer::{Map, Peer, Text, flat};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use wasm_host::{
     Action, Direction, Headers, LogLevel, Module, Node, Properties, Root, Settings, Stream, Vm,
@@ -34,11 +34,12 @@ const FIELDS: [&str; 11] = [
     "WORKLOAD_NAME",
 ];
 
-/// The module, compiled once.
+/// The module, compiled once: the environment's `MODULE`, or what `make wasm` built.
 pub(crate) fn module() -> &'static Module {
     static MODULE: OnceLock<Module> = OnceLock::new();
     MODULE.get_or_init(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/metadata_exchange.wasm");
+        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/metadata_exchange.wasm");
+        let path = std::env::var_os("MODULE").map_or_else(built, PathBuf::from);
         assert!(
             path.exists(),
             "{} is missing: run `make wasm` first",
