@@ -321,7 +321,13 @@ impl Unusable for Lenient<'_> {
         }
     }
 
-    fn text(&mut self, field: Field, key: Option<&[u8]>, _: BadText) -> Result<(), Refused> {
+    fn text(
+        &mut self,
+        field: Field,
+        key: Option<&[u8]>,
+        _: &[u8],
+        _: BadText,
+    ) -> Result<(), Refused> {
         self.kind(field, key);
         Ok(())
     }

@@ -9,7 +9,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, prelude::BASE64_STANDARD};
 use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
-use envoy_types::pb::google::protobuf::{BytesValue, Struct};
+use envoy_types::pb::google::protobuf::BytesValue;
 use flatbuffers::InvalidFlatbuffer;
 use metadata_exchange::peer::header::{self, Limits};
 use metadata_exchange::peer::text::BadText;
@@ -19,7 +19,7 @@ use prost::Message;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::entry::{self, Reporter, json_of_peer, json_of_struct};
+use crate::entry::{self, Reporter, json_of_peer};
 
 /// What a text or message is said to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -107,14 +107,16 @@ fn broken_struct(message: &[u8], refused: Refused) -> Broken {
             reason: "not a google.protobuf.Struct".to_owned(),
         },
         Refused::Utf8 | Refused::ControlCharacter => {
-            let mut bad = FirstBadText(None);
+            let mut bad = FirstBadText {
+                message: message.as_ptr().addr(),
+                place: None,
+            };
             // The refusal is known; this finds whose text it is about.
             let _ = wire::decode(message, usize::MAX, &mut bad);
-            let whose = bad
-                .0
-                .map_or_else(String::new, |whose| format!(" of {whose}"));
+            let (offset, whose) = bad.place.unzip();
+            let whose = whose.map_or_else(String::new, |whose| format!(" of {whose}"));
             Broken {
-                offset: offset_of_bad_text(message, refused),
+                offset,
                 of,
                 reason: format!("{reason}{whose}"),
             }
@@ -127,48 +129,32 @@ fn broken_struct(message: &[u8], refused: Refused) -> Broken {
     }
 }
 
-/// Notes whose text is the first bad one.
-struct FirstBadText(Option<String>);
+/// Notes where the first bad text is bad, and whose it is.
+struct FirstBadText {
+    /// Where the message is in memory: texts are pieces of it.
+    message: usize,
+    place: Option<(usize, String)>,
+}
 
 impl Unusable for FirstBadText {
     fn kind(&mut self, _: Field, _: Option<&[u8]>) {}
 
-    fn text(&mut self, field: Field, key: Option<&[u8]>, why: BadText) -> Result<(), Refused> {
+    fn text(
+        &mut self,
+        field: Field,
+        key: Option<&[u8]>,
+        text: &[u8],
+        why: BadText,
+    ) -> Result<(), Refused> {
+        let within = match str::from_utf8(text) {
+            Ok(text) => text.find(char::is_control).unwrap_or_default(),
+            Err(error) => error.valid_up_to(),
+        };
+        let offset = text.as_ptr().addr() - self.message + within;
         let key = key.map_or_else(String::new, |key| format!(".{}", key.escape_ascii()));
-        self.0 = Some(format!("{}{key}", field.key()));
+        self.place = Some((offset, format!("{}{key}", field.key())));
         Err(why.into())
     }
-}
-
-/// Where the protobuf library stops reading texts that are not UTF-8, or the
-/// first control character in one that is.
-fn offset_of_bad_text(message: &[u8], refused: Refused) -> Option<usize> {
-    match whole::<Struct>(message) {
-        Err(broken) => broken.offset,
-        Ok(message_of) if refused == Refused::ControlCharacter => {
-            let text = first_control(&json_of_struct(message_of))?;
-            let within = text.find(char::is_control)?;
-            let mut places = message.windows(text.len());
-            let place = places.position(|window| window == text.as_bytes())?;
-            Some(place + within)
-        }
-        Ok(_) => None,
-    }
-}
-
-/// A text with a control character among the exchanged fields.
-fn first_control(metadata: &Value) -> Option<String> {
-    let is_bad = |text: &str| text.contains(char::is_control).then(|| text.to_owned());
-    Field::ALL
-        .into_iter()
-        .find_map(|field| match metadata.get(field.key())? {
-            Value::String(text) => is_bad(text),
-            Value::Array(texts) => texts.iter().filter_map(Value::as_str).find_map(is_bad),
-            Value::Object(map) => map.iter().find_map(|(key, value)| {
-                is_bad(key).or_else(|| is_bad(value.as_str().unwrap_or_default()))
-            }),
-            _ => None,
-        })
 }
 
 fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
@@ -394,11 +380,31 @@ mod tests {
             let text = BASE64_STANDARD.encode(&message);
             let (offset, said) = broken(Form::Header, text.as_bytes());
             assert_eq!(said, reason);
-            let offset = offset.unwrap();
-            assert!(
-                (place..=place + 3).contains(&offset),
-                "{offset}, not {place}"
-            );
+            assert_eq!(offset, Some(place + 1));
+        }
+    }
+
+    /// Of several the first is told, and none that the filter does not read.
+    #[test]
+    fn of_bad_texts_the_place_is_that_of_the_one_told() {
+        let text = |key: &str| {
+            let value = [&[3 << 3 | 2, 3], &b"a\nb"[..]].concat();
+            let key = [&[10, u8::try_from(key.len()).unwrap()], key.as_bytes()].concat();
+            let entry = [&key[..], &[18, 5], &value].concat();
+            [&[10, u8::try_from(entry.len()).unwrap()], &entry[..]].concat()
+        };
+        let unread = text("SOMETHING_ELSE");
+        for (message, whose, place) in [
+            (
+                [unread.clone(), text("OWNER")].concat(),
+                "OWNER",
+                unread.len() + 14,
+            ),
+            ([text("OWNER"), text("NAME")].concat(), "OWNER", 14),
+        ] {
+            let (offset, said) = broken(Form::Header, BASE64_STANDARD.encode(message).as_bytes());
+            assert_eq!(said, format!("a control character in a text of {whose}"));
+            assert_eq!(offset, Some(place));
         }
     }
 

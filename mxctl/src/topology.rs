@@ -131,7 +131,7 @@ impl Role {
 
 /// Which way a sidecar's listener leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
+pub(crate) enum Direction {
     Inbound,
     Outbound,
 }
@@ -139,7 +139,7 @@ enum Direction {
 impl Direction {
     /// By the name of the Envoy cluster, as Istio names them, or else of the
     /// log.
-    fn of(entry: &Entry) -> Option<Self> {
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let cluster = entry.upstream_cluster.as_str();
         if cluster.starts_with("inbound|") || cluster == "InboundPassthroughCluster" {
             return Some(Self::Inbound);
@@ -478,7 +478,7 @@ impl Topology {
 
 /// The host in the name of an Envoy cluster, as Istio forms it:
 /// `outbound|443||api.example.com`.
-fn host_of_cluster(cluster: &str) -> Option<&str> {
+pub(crate) fn host_of_cluster(cluster: &str) -> Option<&str> {
     let host = cluster.rsplit('|').next();
     host.filter(|host| !host.is_empty())
 }
@@ -494,8 +494,9 @@ impl Workload {
             if known.id.is_none() {
                 known.id = node.id.map(str::to_owned);
             }
-            // The fuller report is the node's own.
-            if known.metadata.len() < exchanged(node).count() {
+            // The fuller report is the node's own; of two the later, for a VM may
+            // come back with other labels.
+            if known.metadata.len() <= exchanged(node).count() {
                 known.metadata = exchanged(node).collect();
             }
         } else if is_full {

@@ -30,9 +30,15 @@ pub trait Unusable {
     /// a text is expected. It is left out; its neighbours stay.
     fn kind(&mut self, field: Field, key: Option<&[u8]>);
 
-    /// A key or value that is not a text fit for logs: refuse the whole, or
-    /// leave this one out.
-    fn text(&mut self, field: Field, key: Option<&[u8]>, why: BadText) -> Result<(), Refused>;
+    /// A key or value, `text` of the message, that is not fit for logs: refuse the
+    /// whole, or leave this one out.
+    fn text(
+        &mut self,
+        field: Field,
+        key: Option<&[u8]>,
+        text: &[u8],
+        why: BadText,
+    ) -> Result<(), Refused>;
 }
 
 /// For metadata from the network: odd kinds are ignored, bad texts refused.
@@ -42,7 +48,7 @@ pub struct Strict;
 impl Unusable for Strict {
     fn kind(&mut self, _: Field, _: Option<&[u8]>) {}
 
-    fn text(&mut self, _: Field, _: Option<&[u8]>, why: BadText) -> Result<(), Refused> {
+    fn text(&mut self, _: Field, _: Option<&[u8]>, _: &[u8], why: BadText) -> Result<(), Refused> {
         Err(why.into())
     }
 }
@@ -136,7 +142,7 @@ impl Decoder<'_> {
             Kind::Text(bytes) => match Text::checked(bytes) {
                 Ok(text) => Some(text),
                 Err(why) => {
-                    self.unusable.text(field, key, why)?;
+                    self.unusable.text(field, key, bytes, why)?;
                     return Ok(None);
                 }
             },
@@ -205,7 +211,7 @@ impl Decoder<'_> {
             let name = match Text::checked(key) {
                 Ok(name) => name,
                 Err(why) => {
-                    self.unusable.text(field, Some(key), why)?;
+                    self.unusable.text(field, Some(key), key, why)?;
                     continue;
                 }
             };

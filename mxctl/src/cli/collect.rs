@@ -21,6 +21,7 @@ use super::{Limits, Mapping, live, plain_json};
 use crate::entry::{Entry, Named, Protocol, Side};
 use crate::escape::visible;
 use crate::naming::Naming;
+use crate::topology::{Direction, host_of_cluster};
 
 /// Receive access logs, HTTP and TCP, and print each entry.
 ///
@@ -261,22 +262,27 @@ fn human(entry: &Entry, naming: &Naming) -> String {
         .as_deref()
         .and_then(|start| start.split_once('T'));
     let time = time.map_or("-", |(_, time)| time.get(..12).unwrap_or(time));
-    let name = |node: Option<Named<'_>>| {
-        node.map_or_else(|| "?".to_owned(), |node| naming.service(&node.metadata))
-    };
+    let name = |node: Option<Named<'_>>| node.map(|node| naming.service(&node.metadata));
     let (caller, callee) = (entry.peer(Side::Downstream), entry.peer(Side::Upstream));
     // The log's own node stands at the end that is not told.
     let (caller, callee) = match (caller, callee) {
+        (None, None) if Direction::of(entry) == Some(Direction::Outbound) => {
+            (Some(entry.local()), None)
+        }
         (None, None) => (None, Some(entry.local())),
         (None, callee) => (Some(entry.local()), callee),
         (caller, None) => (caller, Some(entry.local())),
         both => both,
     };
+    let unknown = || "?".to_owned();
+    let caller = name(caller).unwrap_or_else(unknown);
+    let host = || host_of_cluster(&entry.upstream_cluster).map_or_else(unknown, str::to_owned);
+    let callee = name(callee).unwrap_or_else(host);
     let what = match entry.protocol {
         Protocol::Tcp => format!("TCP {}", entry.upstream_address),
         Protocol::Http => format!("{} {}  {}", entry.method, entry.path, entry.status),
     };
-    let mut line = format!("{time}  {} -> {}  {what}", name(caller), name(callee));
+    let mut line = format!("{time}  {caller} -> {callee}  {what}");
     if !entry.flags.is_empty() {
         line.push_str("  ");
         line.push_str(&entry.flags.join(","));
@@ -305,6 +311,27 @@ mod tests {
         for bad in ["", "x", "xx", "0xx", "9-1", "5XX", "1-2-3", "-1"] {
             assert!(bad.parse::<Statuses>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_unknown_callee_is_called_as_its_cluster() {
+        let line = |log: &str, cluster: &str| {
+            let entry = format!(
+                r#"{{"version":1,"reporter":{{"log":"{log}","metadata":{{"NAMESPACE":"n","LABELS":{{"app":"a"}}}}}},
+                    "protocol":"http","method":"GET","path":"/","status":200,"state":{{}},
+                    "upstream_cluster":"{cluster}"}}"#
+            );
+            human(&Entry::of_line(&entry).unwrap(), &Naming::default())
+        };
+        let outside = line("a", "outbound|443||api.example.com");
+        assert!(
+            outside.contains("a.n -> api.example.com  GET /"),
+            "{outside}"
+        );
+        let unknown = line("a/outbound", "");
+        assert!(unknown.contains("a.n -> ?  GET /"), "{unknown}");
+        let inbound = line("a/inbound", "inbound|8080||");
+        assert!(inbound.contains("? -> a.n  GET /"), "{inbound}");
     }
 
     #[test]

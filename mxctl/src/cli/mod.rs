@@ -53,15 +53,10 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive access logs and print each entry
     Collect(collect::Collect),
-    /// Draw who calls whom, from live or recorded entries
     Topology(topology::Arguments),
-    /// Show what a header, a FlatNode or an access-log message says
     Decode(Decode),
-    /// Show the header that a node would send
     Encode(Encode),
-    /// Tell what is wrong with Envoys that run
     Doctor(doctor::Arguments),
     /// Print the completions of a shell: source <(mxctl completions bash)
     Completions {

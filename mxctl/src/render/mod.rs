@@ -60,7 +60,7 @@ pub(crate) fn hostile() -> Snapshot {
         "version": 1,
         "reporter": { "log": "x/outbound", "id": "sidecar~1~a~b", "metadata": {
             "NAME": "\u{1b}]0;owned\u{7}", "NAMESPACE": "shop",
-            "LABELS": { "app": "\u{1b}[2J\u{202e}evil" } } },
+            "LABELS": { "app": "\u{1b}[2J\u{202e}evil\u{ffff}" } } },
         "protocol": "http", "status": 503, "duration_us": 2_000,
         "state": { "wasm.upstream_peer": { "kind": "flat", "metadata": {
             "NAME": "\"><img src=x onerror=alert(2)>", "NAMESPACE": "shop",
@@ -94,6 +94,8 @@ mod tests {
                 assert!(!output.contains("<img"), "{name}: {output}");
             }
         }
+        let svg = svg::draw(&snapshot);
+        assert!(roxmltree::Document::parse(&svg).is_ok(), "{svg}");
         assert!(dot::draw(&snapshot).contains("alert(1)</script>\\\"];`click`"));
     }
 

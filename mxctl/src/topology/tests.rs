@@ -71,6 +71,21 @@ fn notes(snapshot: &Snapshot) -> String {
     snapshot.notes.iter().map(line).collect()
 }
 
+/// As a VM does that is started again under the same id.
+#[test]
+fn a_workload_shows_the_labels_that_it_has_last() {
+    let called = |version: &str, more: &str| {
+        let mut state = peer("wasm.downstream_peer", "vm");
+        let labels = json!({ "app": "vm", "version": version, more: "x" });
+        state["wasm.downstream_peer"]["metadata"]["LABELS"] = labels;
+        entry("b/inbound", &sidecar("b"), "b", &state)
+    };
+    let snapshot = graph(Reading::Mesh, &[called("v1", "one"), called("v2", "two")]);
+    let vm = snapshot.workloads.iter().find(|one| one.name == "vm.shop");
+    let labels = &vm.unwrap().instances[0].metadata["LABELS"];
+    assert_eq!(labels, &json!({ "app": "vm", "version": "v2", "two": "x" }));
+}
+
 #[test]
 fn both_sides_of_a_call_are_one_edge() {
     let entries = [

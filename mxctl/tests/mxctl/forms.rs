@@ -76,6 +76,20 @@ fn a_broken_form_is_an_error_with_its_byte() -> Result<()> {
 }
 
 #[test]
+fn each_command_teaches_itself() -> Result<()> {
+    for (command, taught) in [
+        ("collect", "Nothing is"),
+        ("topology", "Errors are"),
+        ("decode", "with the byte at which"),
+        ("doctor", "exit status"),
+    ] {
+        let help = run(&[command, "--help"], b"")?.stdout;
+        assert!(help.contains(taught), "{help}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_hostile_text_is_escaped_json() -> Result<()> {
     use base64::Engine as _;
     let bytes = flat::write(&peer("\u{1b}[2J\u{202e}\u{9b}"));
