@@ -194,6 +194,42 @@ fn a_stream_that_ends_early_is_no_trouble() {
     proxy.vm.finish(&never_started).expect("no trap");
 }
 
+/// Those who asked are answered, and nobody else, in whatever order the streams go on.
+#[test]
+fn thousands_of_streams_at_a_time_are_not_confused() {
+    const STREAMS: usize = 3_000;
+    let mut proxy = Proxy::plain("local");
+    let asks = |number: usize| number.is_multiple_of(3);
+    let open = |proxy: &mut Proxy, number: usize| {
+        let stream = proxy.open(Direction::Inbound);
+        let headers = if asks(number) {
+            Workload::new("caller").headers()
+        } else {
+            Headers::new()
+        };
+        proxy.request(&stream, &headers);
+        stream
+    };
+    let mut streams: Vec<_> = (0..STREAMS)
+        .map(|number| open(&mut proxy, number))
+        .collect();
+    for round in 0..STREAMS {
+        // Strides that meet all: young ones, old ones, and some again and again.
+        let number = round * 1_009 % STREAMS;
+        let stream = &streams[number];
+        proxy.response(stream, &Headers::new());
+        if asks(number) {
+            assert_sent_by(&stream.response_headers(), &Workload::new("local"));
+        } else {
+            assert_stripped(&stream.response_headers());
+        }
+        proxy.vm.finish(stream).expect("no trap");
+        streams[number] = open(&mut proxy, number);
+    }
+    proxy.vm.take_calls();
+    assert_eq!(proxy.counter("host_error"), 0);
+}
+
 #[test]
 fn a_local_reply_is_answered_like_any_response() {
     let mut proxy = Proxy::plain("local");
