@@ -8,6 +8,8 @@ use envoy_test::client::{CALL, PEER_HEADERS, Protocol, raw};
 use envoy_test::soak::{self, Options};
 use envoy_test::traffic::{Plan, Shape};
 use envoy_test::{Lab, Node, Side, Workload};
+use metadata_exchange::peer::{Peer, header};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,6 +19,7 @@ use crate::{assert_no_peer, assert_peer};
 envoy_test::stories!(
     malformed_headers_come_in,
     duplicate_headers_come_in,
+    the_longest_headers_come_in,
     thousands_are_hostile_over_http_1,
     thousands_are_hostile_over_http_2,
     what_http_forbids_does_not_arrive_over_http_1,
@@ -86,6 +89,37 @@ async fn duplicate_headers_come_in(lab: &Lab) -> Result<()> {
             .iter()
             .all(|one| !one.headers.contains_key(PEER_HEADERS[0]))
     );
+    Ok(())
+}
+
+/// Where the limits are raised: Envoy gives random numbers for the cache's keys in
+/// pieces only, and the VM so much memory and no more.
+async fn the_longest_headers_come_in(lab: &Lab) -> Result<()> {
+    const PEERS: usize = 300;
+    let raised = json!({ "max_received_bytes": 1_048_576, "max_peer_cache_size": 10_000_000 });
+    let ratings = Workload::sidecar("ratings", Node::vm_server()?)
+        .configured(&raised)
+        .listener("inbound", |listener| {
+            listener.connection_manager = json!({ "max_request_headers_kb": 96 });
+        });
+    let mesh = lab.start([ratings]).await?;
+    let address = mesh.address("ratings")?;
+    let value = |peer: usize| {
+        let name = format!("peer-{peer}-{}", "n".repeat(60_000));
+        header::encode(&Peer {
+            name: Some(name.into()),
+            ..Peer::default()
+        })
+    };
+
+    for peer in 0..PEERS {
+        let call = format!("longest-{peer}");
+        let reply = raw(address, &request(&call, &[value(peer).as_bytes()])).await?;
+        assert!(reply.starts_with(b"HTTP/1.1 200 "), "{call}");
+    }
+
+    let counter = "wasmcustom.metadata_exchange.downstream_peer_stored";
+    mesh.envoy("ratings")?.counts(counter, PEERS as u64).await?;
     Ok(())
 }
 
