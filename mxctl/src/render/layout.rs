@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rust_sugiyama::configure::Config;
+use rust_sugiyama::configure::{Config, RankingType};
 use serde::Serialize;
 
 use crate::topology::{EdgeView, Snapshot};
@@ -89,6 +89,9 @@ fn in_layers(workloads: usize, edges: &[(u32, u32)]) -> Vec<(f64, f64)> {
         .collect();
     let config = Config {
         vertex_spacing: 1.0,
+        // The library's default, the shortest edges, never ends on some graphs with
+        // cycles. Moved up, each stands right after the last of its callers.
+        ranking_type: RankingType::Up,
         ..Config::default()
     };
     let parts = rust_sugiyama::from_vertices_and_edges(&vertices, edges, &config);
@@ -215,6 +218,56 @@ mod tests {
         ] {
             assert_apart(&Layout::of(&snapshot));
         }
+    }
+
+    /// Draws them on a thread: one that never ends is a failure, not a wait.
+    fn assert_ends(graphs: Vec<(usize, Vec<(usize, usize)>)>) {
+        let (drawn, is_drawn) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (workloads, edges) in graphs {
+                let snapshot = graph(workloads, edges.iter().copied());
+                assert_apart(&Layout::of(&snapshot));
+                // The test may have ended.
+                let _ = drawn.send(Some(edges));
+            }
+            let _ = drawn.send(None);
+        });
+        let mut last = None;
+        loop {
+            match is_drawn.recv_timeout(std::time::Duration::from_secs(60)) {
+                Ok(Some(edges)) => last = Some(edges),
+                Ok(None) => return,
+                Err(error) => panic!("{error}: the graph after {last:?} is not drawn"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_graph_with_cycles_is_drawn() {
+        #[rustfmt::skip]
+        let edges = vec![
+            (0, 19), (4, 2), (7, 0), (2, 5), (26, 19), (12, 26), (17, 28), (2, 12), (0, 7),
+            (19, 15), (29, 9), (9, 8), (5, 16), (2, 0), (8, 29), (15, 8), (5, 21), (21, 7),
+        ];
+        assert_ends(vec![(30, edges)]);
+    }
+
+    #[test]
+    fn random_graphs_with_cycles_are_drawn() {
+        // A linear congruential generator is random enough, and the same each time.
+        let mut state = 1_u64;
+        let mut below = |bound: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % bound
+        };
+        let graphs = (0..150).map(|number| {
+            let (workloads, calls) = [(30, 60), (12, 40), (50, 55)][number % 3];
+            let edges = (0..calls).map(|_| (below(workloads), below(workloads)));
+            (workloads, edges.collect())
+        });
+        assert_ends(graphs.collect());
     }
 
     #[test]
