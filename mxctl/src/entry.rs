@@ -320,14 +320,51 @@ pub fn entries(reporter: &Arc<Reporter>, entries: LogEntries) -> Vec<Entry> {
     }
 }
 
+/// The most metadata that is kept whole of a stream's sender, as long as the stream
+/// is open. Istio's proxies have some kilobytes.
+const MAX_REPORTER_BYTES: usize = 64 << 10;
+/// The most metadata of a node that is kept beyond its entry.
+const MAX_EXCHANGED_BYTES: usize = 8 << 10;
+
 impl From<Identifier> for Reporter {
     fn from(identifier: Identifier) -> Self {
         let node: ProtoNode = identifier.node.unwrap_or_default();
+        let mut metadata = node.metadata.map(json_of_struct).unwrap_or_default();
+        if weight(&metadata) > MAX_REPORTER_BYTES {
+            let kept = exchanged(&metadata).map(|(key, value)| (key.to_owned(), value.clone()));
+            metadata = Value::Object(kept.collect());
+        }
         Self {
             log: identifier.log_name,
             id: node.id,
-            metadata: node.metadata.map(json_of_struct).unwrap_or_default(),
+            metadata,
         }
+    }
+}
+
+/// Of a node's metadata, what proxies tell each other, as far as it has the usual
+/// size: anyone may send any.
+pub fn exchanged(metadata: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    let mut room = MAX_EXCHANGED_BYTES;
+    Field::ALL.into_iter().filter_map(move |field| {
+        let value = metadata.get(field.key())?;
+        // Smaller ones after one that is too large may have room.
+        room = room.checked_sub(weight(value))?;
+        Some((field.key(), value))
+    })
+}
+
+/// About how many bytes of memory the value takes.
+fn weight(value: &Value) -> usize {
+    const EACH: usize = 64;
+    EACH + match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(fields) => {
+            let weights = fields.iter().map(|(key, value)| key.len() + weight(value));
+            weights.sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -536,4 +573,52 @@ fn flags(flags: &ResponseFlags) -> Vec<Cow<'static, str>> {
     ];
     let set = flags.into_iter().filter(|(is_set, _)| *is_set);
     set.map(|(_, name)| Cow::Borrowed(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_sender_with_much_metadata_is_kept_what_is_exchanged() {
+        let kept = |annotations: usize, labels: usize| {
+            let metadata = json!({
+                "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "l".repeat(labels) },
+                "ANNOTATIONS": "a".repeat(annotations),
+            });
+            let node = ProtoNode {
+                metadata: Some(struct_of_json(&metadata).unwrap()),
+                ..ProtoNode::default()
+            };
+            let reporter = Reporter::from(Identifier {
+                node: Some(node),
+                ..Identifier::default()
+            });
+            let keys = reporter.metadata.as_object().unwrap().keys().cloned();
+            keys.collect::<std::collections::BTreeSet<_>>()
+        };
+        let usual = ["ANNOTATIONS", "LABELS", "NAME", "NAMESPACE"].map(str::to_owned);
+        assert_eq!(kept(30_000, 30_000), usual.clone().into());
+        assert_eq!(kept(100_000, 100), usual[1..].iter().cloned().collect());
+        assert_eq!(kept(100, 100_000), usual[2..].iter().cloned().collect());
+    }
+
+    #[test]
+    fn a_flat_node_of_shared_parts_does_not_fill_the_memory() {
+        const APP_CONTAINERS: u16 = 20;
+        let with_names = |count: usize, length: usize| {
+            let mut flat = flatbuffers::FlatBufferBuilder::new();
+            let name = flat.create_string(&"n".repeat(length));
+            let names = flat.create_vector(&vec![name; count]);
+            let node = flat.start_table();
+            flat.push_slot_always(APP_CONTAINERS, names);
+            let node = flat.end_table(node);
+            flat.finish_minimal(node);
+            flat.finished_data().to_vec()
+        };
+        let few = with_names(3, 2);
+        let few = flat::read(&few).unwrap();
+        assert_eq!(few.app_containers, Some("nn,nn,nn".into()));
+        assert!(flat::read(&with_names(10_000, 10_000)).is_err());
+    }
 }

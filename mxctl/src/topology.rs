@@ -11,7 +11,7 @@ use metadata_exchange::peer::Field;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::entry::{Entry, Named, Protocol, Side, State};
+use crate::entry::{self, Entry, Named, Protocol, Side, State};
 use crate::naming::Naming;
 use crate::skywalking;
 
@@ -21,6 +21,10 @@ const MAX_WORKLOADS: usize = 2048;
 const MAX_EDGES: usize = 8192;
 /// How many instances of each workload are kept.
 const MAX_INSTANCES: usize = 64;
+/// How many instances of all workloads are kept.
+const MAX_ALL_INSTANCES: usize = 16_384;
+/// How long a name that is kept may be.
+const MAX_NAME_BYTES: usize = 512;
 /// How many kinds of notes are kept.
 const MAX_NOTES: usize = 64;
 /// Latencies beyond an hour count as an hour.
@@ -213,6 +217,8 @@ pub struct Topology {
     reading: Reading,
     entries: u64,
     workloads: BTreeMap<Key, Workload>,
+    /// How many instances all workloads have.
+    instances: usize,
     edges: BTreeMap<(Key, Key), Edge>,
     /// By the host of the Envoy cluster.
     answering: BTreeMap<String, Answering>,
@@ -258,6 +264,7 @@ impl Topology {
             reading,
             entries: 0,
             workloads: BTreeMap::new(),
+            instances: 0,
             edges: BTreeMap::new(),
             answering: BTreeMap::new(),
             notes: BTreeMap::new(),
@@ -331,7 +338,7 @@ impl Topology {
         let host = host_of_cluster(&entry.upstream_cluster);
         if let Some(callee) = callee {
             if let Some(host) = host {
-                self.answers(host, self.naming.service(&callee.metadata));
+                self.answers(host, &self.naming.service(&callee.metadata));
             }
             self.edge(&End::Node(local), &End::Node(callee), Seen::Client, entry);
         } else if calls_nobody {
@@ -362,7 +369,8 @@ impl Topology {
     }
 
     /// Remembers that `service` answers calls to `host`.
-    fn answers(&mut self, host: &str, service: String) {
+    fn answers(&mut self, host: &str, service: &str) {
+        let (host, service) = (&*cut(host), cut(service).into_owned());
         if let Some(known) = self.answering.get_mut(host) {
             if *known != Answering::One(service) {
                 *known = Answering::Several;
@@ -390,6 +398,7 @@ impl Topology {
 
     /// Counts something that made no edge, or that an operator should know.
     pub fn note(&mut self, note: &str) {
+        let note = &*cut(note);
         if let Some(count) = self.notes.get_mut(note) {
             *count += 1;
         } else if self.notes.len() < MAX_NOTES {
@@ -421,9 +430,12 @@ impl Topology {
             End::Unknown(_) | End::Meant(_) => (None, &Value::Null),
         };
         let (standing, name) = match end {
-            End::Unknown(name) => (Standing::Unknown, (*name).to_owned()),
-            End::Meant(name) => (Standing::Meant, (*name).to_owned()),
-            End::Node(_) | End::NamedBy(..) => (Standing::Known, self.naming.service(metadata)),
+            End::Unknown(name) => (Standing::Unknown, cut(name).into_owned()),
+            End::Meant(name) => (Standing::Meant, cut(name).into_owned()),
+            End::Node(_) | End::NamedBy(..) => {
+                let name = self.naming.service(metadata);
+                (Standing::Known, cut(&name).into_owned())
+            }
         };
         let key = Key { standing, name };
         if self.workloads.len() >= MAX_WORKLOADS && !self.workloads.contains_key(&key) {
@@ -431,7 +443,18 @@ impl Topology {
         }
         let workload = self.workloads.entry(key.clone()).or_default();
         if let Some(node) = node {
-            workload.add(self.naming.instance(metadata), node);
+            let name = cut(&self.naming.instance(metadata)).into_owned();
+            let id = node.id.map(cut);
+            let bounded = Named {
+                id: id.as_deref(),
+                metadata: Cow::Borrowed(&*node.metadata),
+            };
+            let before = workload.instances.len();
+            workload.add(name, &bounded, self.instances < MAX_ALL_INSTANCES);
+            self.instances += workload.instances.len() - before;
+            if is_cut(node) {
+                self.note("metadata of more than 8 KiB: not all of it is kept");
+            }
         }
         Some(key)
     }
@@ -484,9 +507,9 @@ pub(crate) fn host_of_cluster(cluster: &str) -> Option<&str> {
 }
 
 impl Workload {
-    fn add(&mut self, name: String, node: &Named<'_>) {
+    fn add(&mut self, name: String, node: &Named<'_>, has_room: bool) {
         let (certainty, kind) = kind_of(node);
-        let is_full = self.instances.len() >= MAX_INSTANCES;
+        let is_full = self.instances.len() >= MAX_INSTANCES || !has_room;
         if let Some(known) = self.instances.get_mut(&name) {
             if certainty > known.certainty {
                 (known.certainty, known.kind) = (certainty, kind);
@@ -534,12 +557,27 @@ impl Workload {
     }
 }
 
-/// Of a node's metadata, what proxies tell each other.
+/// Of a node's metadata, what is kept.
 fn exchanged(node: &Named<'_>) -> impl Iterator<Item = (String, Value)> {
-    Field::ALL.into_iter().filter_map(|field| {
-        let value = node.metadata.get(field.key())?;
-        Some((field.key().to_owned(), value.clone()))
-    })
+    let kept = entry::exchanged(&node.metadata);
+    kept.map(|(key, value)| (key.to_owned(), value.clone()))
+}
+
+/// Whether more proxies tell each other of it than is kept.
+fn is_cut(node: &Named<'_>) -> bool {
+    let told = Field::ALL
+        .into_iter()
+        .filter(|field| node.metadata.get(field.key()).is_some());
+    told.count() > entry::exchanged(&node.metadata).count()
+}
+
+/// The name, or its start if it is longer than any that Kubernetes allows.
+fn cut(name: &str) -> Cow<'_, str> {
+    if name.len() <= MAX_NAME_BYTES {
+        return Cow::Borrowed(name);
+    }
+    let start = name.get(..name.floor_char_boundary(MAX_NAME_BYTES));
+    Cow::Owned(format!("{}\u{2026}", start.unwrap_or_default()))
 }
 
 impl Tally {

@@ -6,7 +6,7 @@
 //! reads it, in the tests also with all its checks.
 
 use alloc::vec::Vec;
-use flatbuffers::{ForwardsUOffset, InvalidFlatbuffer, Vector};
+use flatbuffers::{ForwardsUOffset, InvalidFlatbuffer, Vector, VerifierOptions};
 
 use super::{Map, Peer, Text};
 use crate::node_info::wasm::common::{FlatNode, KeyVal};
@@ -180,9 +180,15 @@ fn size_of_string(text: &[u8]) -> usize {
 #[derive(Clone, Copy)]
 struct VTable(usize);
 
-/// Reads a `FlatNode` that anyone may have written: every offset is checked.
+/// Reads a `FlatNode` that anyone may have written: every offset is checked. Parts
+/// may share their bytes, as writers do with equal texts, but not without bounds:
+/// what is read is at most some times as large as what was written.
 pub fn read(bytes: &[u8]) -> Result<Peer<'_>, InvalidFlatbuffer> {
-    let node = flatbuffers::root::<FlatNode<'_>>(bytes)?;
+    let bounds = VerifierOptions {
+        max_apparent_size: bytes.len().saturating_mul(8).saturating_add(1024),
+        ..VerifierOptions::default()
+    };
+    let node = flatbuffers::root_with_opts::<FlatNode<'_>>(&bounds, bytes)?;
     Ok(Peer {
         app_containers: node.app_containers().map(names_of),
         cluster_id: node.cluster_id().map(Text::from),

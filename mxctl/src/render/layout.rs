@@ -234,7 +234,7 @@ mod tests {
         });
         let mut last = None;
         loop {
-            match is_drawn.recv_timeout(std::time::Duration::from_secs(60)) {
+            match is_drawn.recv_timeout(std::time::Duration::from_mins(1)) {
                 Ok(Some(edges)) => last = Some(edges),
                 Ok(None) => return,
                 Err(error) => panic!("{error}: the graph after {last:?} is not drawn"),

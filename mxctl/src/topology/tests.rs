@@ -406,6 +406,56 @@ fn names_without_end_do_not_fill_the_memory() {
 }
 
 #[test]
+fn metadata_and_names_of_any_size_do_not_fill_the_memory() {
+    let mut topology = Topology::new(Naming::default(), Reading::Mesh);
+    let long = "ä".repeat(100_000);
+    let node = json!({ "NAME": long, "NAMESPACE": "shop", "LABELS": { "app": long },
+        "OWNER": long, "CLUSTER_ID": "c" });
+    let state = json!({
+        "wasm.upstream_peer": { "kind": "flat", "metadata": node },
+        "wasm.upstream_peer_id": { "kind": "id", "id": long },
+        "wasm.downstream_peer": { "kind": "broken", "reason": long, "bytes": 3 },
+    });
+    let mut called = entry("a/outbound", &sidecar("a"), "a", &state);
+    called.upstream_cluster = format!("outbound|80||{long}");
+    topology.record(&called);
+    let mut meant = entry("a/outbound", &sidecar("a"), "a", &json!({}));
+    (meant.upstream_cluster, meant.status) = (called.upstream_cluster, 0);
+    topology.record(&meant);
+    let snapshot = topology.snapshot();
+    let all = json!(snapshot).to_string();
+    // Both are calls of the one service.
+    assert_eq!(snapshot.edges.len(), 1, "{}", all.len());
+    let instance = &snapshot.workloads[1].instances[0];
+    assert_eq!(
+        json!(instance.metadata),
+        json!({ "NAMESPACE": "shop", "CLUSTER_ID": "c" })
+    );
+    assert!(all.len() < 5000, "{}", all.len());
+    let note = "1 x metadata of more than 8 KiB: not all of it is kept";
+    assert!(notes(&snapshot).contains(note), "{}", notes(&snapshot));
+}
+
+#[test]
+fn instances_without_end_do_not_fill_the_memory() {
+    let mut topology = Topology::new(Naming::default(), Reading::Mesh);
+    for workload in 0..300 {
+        for instance in 0..60 {
+            let mut metadata = metadata(&format!("w{workload}"));
+            metadata["NAME"] = json!(format!("i{instance}"));
+            let state = json!({ "wasm.upstream_peer": { "kind": "flat", "metadata": metadata } });
+            topology.record(&entry("a/outbound", &sidecar("a"), "a", &state));
+        }
+    }
+    let snapshot = topology.snapshot();
+    let kept = snapshot.workloads.iter().map(|one| one.instances.len());
+    assert_eq!(snapshot.workloads.len(), 301);
+    assert_eq!(kept.sum::<usize>(), 16_384);
+    let further = snapshot.workloads.iter().map(|one| one.further_instances);
+    assert_eq!(further.sum::<u64>(), 300 * 60 + 1 - 16_384);
+}
+
+#[test]
 fn skywalking_names_peers_by_what_it_reads_of_them_only() {
     let naming = "serviceName: ${OWNER}.${NAMESPACE}\nserviceInstanceName: ${NAME}";
     let mut topology = Topology::new(Naming::of_yaml(naming).unwrap(), Reading::Skywalking);
