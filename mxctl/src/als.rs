@@ -2,31 +2,40 @@
 //!
 //! Nothing is dropped here. Who takes the entries may be slow: then the streams
 //! are read more slowly, and Envoy buffers, and at last drops and counts
-//! (`access_logs.grpc_access_log.logs_dropped`). So memory is bounded by
-//! [`Limits`]: streams times the size of a message.
+//! (`access_logs.grpc_access_log.logs_dropped`).
+//!
+//! Memory is bounded by [`Limits`]. What a message becomes may be much larger
+//! than the message: an empty entry is two bytes of it. So its parts are counted
+//! before it is read, and it is read when there is room for what it may become.
 
+use std::any::Any;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context as Polling, Poll};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
-    AccessLogService, AccessLogServiceServer,
-};
+use anyhow::{Result, bail};
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::SERVICE_NAME;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
     Identifier, LogEntries,
 };
-use envoy_types::pb::envoy::service::accesslog::v3::{
-    StreamAccessLogsMessage, StreamAccessLogsResponse,
-};
+use prost::bytes::{Buf as _, Bytes};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::{DecodeError, Message as _};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::{BoxFuture, Service as HttpService, http};
+use tonic::server::{ClientStreamingService, Grpc, NamedService};
 use tonic::transport::Server as Transport;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The messages of one stream that hold entries.
 #[derive(Debug)]
@@ -35,6 +44,14 @@ pub struct Batch<I> {
     pub source: Arc<I>,
     /// The entries.
     pub entries: LogEntries,
+    /// To be kept as long as what was made of the entries.
+    pub room: Room,
+}
+
+/// Room in memory. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    _taken: OwnedSemaphorePermit,
 }
 
 /// Who takes the entries.
@@ -53,15 +70,51 @@ pub trait Sink: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Gone;
 
-/// What bounds the memory of a server.
+/// What bounds the memory of a server. What was received and is not yet dropped
+/// takes at most [`Limits::memory_bytes`]; each stream may hold a message that is
+/// still coming in, and of its sender as much again.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many streams at a time; more are refused. An Envoy has one for each
-    /// worker and log.
+    /// How many streams at a time, at most [`MAX_STREAMS`]; more are refused. An
+    /// Envoy has one for each worker and log.
     pub streams: usize,
-    /// The longest message, in bytes. Envoy's are 16 KiB and an entry, unless
-    /// it is configured otherwise.
+    /// The longest message, in bytes, at most [`MAX_MESSAGE_BYTES`]. Envoy's are
+    /// 16 KiB and an entry, unless it is configured otherwise.
     pub message_bytes: usize,
+}
+
+/// No [`Limits::streams`] are more.
+pub const MAX_STREAMS: usize = 1 << 20;
+/// No [`Limits::message_bytes`] are more.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// How many entries, or other parts, a message may have. Those of Envoy's usual
+/// messages are some dozens.
+const MAX_PARTS: usize = 4096;
+/// What a part of a message takes at most, besides its bytes.
+const PART_BYTES: usize = 2 << 10;
+/// How many bytes one byte of a message becomes at most, within a part.
+const GROWTH: usize = 64;
+/// Room for a hundred messages of the usual size.
+const MEMORY_BYTES: usize = 128 << 20;
+
+impl Limits {
+    /// How many bytes what was received may take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        MEMORY_BYTES.max(room_of(self.message_bytes, MAX_PARTS))
+    }
+
+    fn within_bounds(self) -> Self {
+        Self {
+            streams: self.streams.min(MAX_STREAMS),
+            message_bytes: self.message_bytes.min(MAX_MESSAGE_BYTES),
+        }
+    }
+}
+
+/// The room that a message may need.
+fn room_of(bytes: usize, parts: usize) -> usize {
+    bytes * GROWTH + parts * PART_BYTES
 }
 
 impl Default for Limits {
@@ -80,8 +133,10 @@ pub struct Counts {
     pub streams: AtomicU64,
     /// Streams refused, for there were too many.
     pub refused: AtomicU64,
-    /// Streams that ended in an error of the sender, as a message too long.
+    /// Streams that ended in an error of the sender, as a message too large.
     pub broken: AtomicU64,
+    /// Messages that were too large: beyond the limit, or of too many parts.
+    pub too_large: AtomicU64,
 }
 
 /// A server that runs. It ends, with all its streams, with its value.
@@ -93,24 +148,33 @@ pub struct Server {
     pub counts: Arc<Counts>,
     stop: watch::Sender<()>,
     running: JoinHandle<Result<(), tonic::transport::Error>>,
+    streams: Arc<Semaphore>,
+    max_streams: usize,
+    /// The only one that lasts: connections may outlive the server.
+    sink: Arc<dyn Any + Send + Sync>,
 }
 
-/// How long the end of a server may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the streams may take to end: as long as their entries are not taken.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the connections may take to end, when no stream is left.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Serves on `listener`.
     pub fn start(listener: TcpListener, limits: Limits, sink: impl Sink) -> Result<Self> {
+        let limits = limits.within_bounds();
         let address = listener.local_addr()?;
         let counts = Arc::<Counts>::default();
         let (stop, mut stopped) = watch::channel(());
-        let service = AccessLogServiceServer::new(Service {
-            sink,
-            room: Semaphore::new(limits.streams),
+        let (sink, streams) = (Arc::new(sink), Arc::new(Semaphore::new(limits.streams)));
+        let service = Service(Arc::new(Shared {
+            sink: Arc::downgrade(&sink),
+            streams: Arc::clone(&streams),
+            memory: Arc::new(Semaphore::new(limits.memory_bytes())),
+            limits,
             stopped: stopped.clone(),
             counts: Arc::clone(&counts),
-        })
-        .max_decoding_message_size(limits.message_bytes);
+        }));
         let server = Transport::builder()
             // Envoys that are gone without a word must not keep their streams.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -124,22 +188,47 @@ impl Server {
             counts,
             stop,
             running: tokio::spawn(server),
+            streams,
+            max_streams: limits.streams,
+            sink,
         })
     }
 
-    /// Ends every stream and connection, and listens no more.
-    pub async fn stop(self) -> Result<()> {
+    /// Ends every stream, and listens no more. It fails if streams do not end, for
+    /// nobody takes their entries. The sink is gone afterwards.
+    pub async fn stop(mut self) -> Result<()> {
         drop(self.stop);
-        timeout(PATIENCE, self.running)
-            .await
-            .context("the access-log server does not end")???;
+        let all = u32::try_from(self.max_streams).unwrap_or(u32::MAX);
+        let ended = timeout(PATIENCE, self.streams.acquire_many(all)).await;
+        self.streams.close();
+        drop(self.sink);
+        // A connection may be silent, and never end.
+        match timeout(FAREWELL, &mut self.running).await {
+            Ok(done) => done??,
+            Err(_) => self.running.abort(),
+        }
+        if ended.is_err() {
+            let left = self.max_streams - self.streams.available_permits();
+            bail!("{left} streams of access logs do not end: their entries are not taken");
+        }
         Ok(())
     }
 }
 
-struct Service<S> {
-    sink: S,
-    room: Semaphore,
+/// The service for every connection.
+struct Service<S>(Arc<Shared<S>>);
+
+impl<S> Clone for Service<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Shared<S> {
+    sink: Weak<S>,
+    streams: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    limits: Limits,
     stopped: watch::Receiver<()>,
     counts: Arc<Counts>,
 }
@@ -148,18 +237,16 @@ fn going_away() -> Status {
     Status::unavailable("going away")
 }
 
-#[tonic::async_trait]
-impl<S: Sink> AccessLogService for Service<S> {
-    async fn stream_access_logs(
-        &self,
-        request: Request<Streaming<StreamAccessLogsMessage>>,
-    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let Ok(_room) = self.room.try_acquire() else {
-            self.counts.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Status::resource_exhausted("too many streams"));
-        };
+impl<S: Sink> Shared<S> {
+    async fn read_stream(&self, mut messages: Streaming<Bytes>) -> Result<(), Status> {
+        let _stream = self.streams.try_acquire().map_err(|error| match error {
+            TryAcquireError::Closed => going_away(),
+            TryAcquireError::NoPermits => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                Status::resource_exhausted("too many streams")
+            }
+        })?;
         self.counts.streams.fetch_add(1, Ordering::Relaxed);
-        let mut messages = request.into_inner();
         let mut source = Arc::<S::Source>::default();
         let mut stopped = self.stopped.clone();
         loop {
@@ -167,21 +254,234 @@ impl<S: Sink> AccessLogService for Service<S> {
                 message = messages.message() => message,
                 _ = stopped.changed() => return Err(going_away()),
             };
-            let message = message.inspect_err(|_| {
-                self.counts.broken.fetch_add(1, Ordering::Relaxed);
-            })?;
-            let Some(message) = message else {
-                return Ok(Response::new(StreamAccessLogsResponse {}));
+            let Some(message) = message.map_err(|status| self.broken(status))? else {
+                return Ok(());
             };
-            if let Some(identifier) = message.identifier {
-                source = Arc::new(self.sink.identify(identifier));
-            }
-            if let Some(entries) = message.log_entries {
-                let source = Arc::clone(&source);
-                // Also while stopping: what was received is not lost.
-                let taken = self.sink.take(Batch { source, entries }).await;
-                taken.map_err(|Gone| going_away())?;
-            }
+            // Also while stopping: what was received is not lost.
+            self.take(message, &mut source).await?;
         }
+    }
+
+    async fn take(&self, message: Bytes, source: &mut Arc<S::Source>) -> Result<(), Status> {
+        let unreadable = |error: DecodeError| {
+            self.broken(Status::invalid_argument(format!("not a message: {error}")))
+        };
+        let parts = parts_of(&message).map_err(unreadable)?;
+        if parts > MAX_PARTS {
+            return Err(self.broken(Status::out_of_range(format!(
+                "a message of {parts} parts, the limit is {MAX_PARTS}: let Envoy flush earlier \
+                 (buffer_size_bytes)"
+            ))));
+        }
+        let room = u32::try_from(room_of(message.len(), parts)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.memory).acquire_many_owned(room).await;
+        let room = Room {
+            _taken: room.map_err(|_| going_away())?,
+        };
+        let read = StreamAccessLogsMessage::decode(message).map_err(unreadable)?;
+        let sink = self.sink.upgrade().ok_or_else(going_away)?;
+        if let Some(identifier) = read.identifier {
+            *source = Arc::new(sink.identify(identifier));
+        }
+        if let Some(entries) = read.log_entries {
+            let source = Arc::clone(source);
+            let batch = Batch {
+                source,
+                entries,
+                room,
+            };
+            sink.take(batch).await.map_err(|Gone| going_away())?;
+        }
+        Ok(())
+    }
+
+    /// Counts a stream that its sender broke off, or that is broken off for what
+    /// it sent.
+    fn broken(&self, status: Status) -> Status {
+        self.counts.broken.fetch_add(1, Ordering::Relaxed);
+        if status.code() == Code::OutOfRange {
+            self.counts.too_large.fetch_add(1, Ordering::Relaxed);
+        }
+        status
+    }
+}
+
+/// How many entries the message has, and fields of the node that sends it: each
+/// may be two bytes of the message, and is hundreds in memory.
+fn parts_of(message: &[u8]) -> Result<usize, DecodeError> {
+    const IDENTIFIER: u32 = 1;
+    const NODE: u32 = 1;
+    const ENTRIES: [u32; 2] = [2, 3];
+    let mut parts = 0;
+    for_each_message(message, |tag, inner| {
+        if ENTRIES.contains(&tag) {
+            for_each_message(inner, |_, _| {
+                parts += 1;
+                Ok(())
+            })
+        } else if tag == IDENTIFIER {
+            for_each_message(inner, |tag, node| {
+                if tag != NODE {
+                    return Ok(());
+                }
+                for_each_message(node, |_, _| {
+                    parts += 1;
+                    Ok(())
+                })
+            })
+        } else {
+            Ok(())
+        }
+    })?;
+    Ok(parts)
+}
+
+/// Calls `each` with the tag and the bytes of each field that may be a message.
+fn for_each_message<'m>(
+    mut message: &'m [u8],
+    mut each: impl FnMut(u32, &'m [u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    while !message.is_empty() {
+        let (tag, wire) = decode_key(&mut message)?;
+        if wire == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut message)?).unwrap_or(usize::MAX);
+            // One that is cut off is told when it is read.
+            let Some((field, rest)) = message.split_at_checked(length) else {
+                return Ok(());
+            };
+            message = rest;
+            each(tag, field)?;
+        } else {
+            skip_field(wire, tag, &mut message, DecodeContext::default())?;
+        }
+    }
+    Ok(())
+}
+
+impl<S: Sink> ClientStreamingService<Bytes> for Service<S> {
+    type Response = ();
+    type Future = BoxFuture<Response<()>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.read_stream(request.into_inner()).await?;
+            Ok(Response::new(()))
+        })
+    }
+}
+
+// What is generated for the service reads messages before they can be counted.
+impl<S: Sink> HttpService<http::Request<Body>> for Service<S> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Polling<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            if !request.uri().path().ends_with("/StreamAccessLogs") {
+                return Ok(Status::unimplemented("only StreamAccessLogs").into_http());
+            }
+            let limit = service.0.limits.message_bytes;
+            let mut grpc = Grpc::new(Raw).max_decoding_message_size(limit);
+            Ok(grpc.client_streaming(service, request).await)
+        })
+    }
+}
+
+impl<S> NamedService for Service<S> {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+/// Messages as they came; the answer has no fields.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = ();
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::{Extension, Node};
+    use envoy_types::pb::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
+    use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
+        HttpAccessLogEntries, TcpAccessLogEntries,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_message_are_counted_before_it_is_read() {
+        let node = Node {
+            extensions: vec![Extension::default(); 5],
+            ..Node::default()
+        };
+        let identifier = Identifier {
+            node: Some(node),
+            log_name: "a".to_owned(),
+        };
+        let http = LogEntries::HttpLogs(HttpAccessLogEntries {
+            log_entry: vec![HttpAccessLogEntry::default(); 7],
+        });
+        let tcp = LogEntries::TcpLogs(TcpAccessLogEntries {
+            log_entry: vec![TcpAccessLogEntry::default(); 3],
+        });
+        for (entries, expected) in [(http, 12), (tcp, 8)] {
+            let message = StreamAccessLogsMessage {
+                identifier: Some(identifier.clone()),
+                log_entries: Some(entries),
+            };
+            assert_eq!(parts_of(&message.encode_to_vec()), Ok(expected));
+        }
+        // Entries may be told in several fields, which then are one list.
+        let twice = [[0x12, 4, 0x0a, 0, 0x0a, 0], [0x12, 4, 0x0a, 0, 0x0a, 0]].concat();
+        assert_eq!(parts_of(&twice), Ok(4));
+        assert!(parts_of(&[0xff]).is_err());
+        assert_eq!(parts_of(&[0x12, 9]), Ok(0));
+    }
+
+    #[test]
+    fn limits_without_measure_are_cut() {
+        let limits = Limits {
+            streams: usize::MAX,
+            message_bytes: usize::MAX,
+        };
+        let limits = limits.within_bounds();
+        assert!(limits.streams <= Semaphore::MAX_PERMITS);
+        assert!(u32::try_from(limits.memory_bytes()).is_ok());
     }
 }

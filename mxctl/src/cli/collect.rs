@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Limits, Mapping, live, plain_json};
+use super::{Limits, Mapping, live, plain_json, say};
 use crate::entry::{Entry, Named, Protocol, Side};
 use crate::escape::visible;
 use crate::naming::Naming;
@@ -133,14 +133,18 @@ impl Collect {
             [&counts.seen, &counts.shown].map(|count| count.load(Ordering::Relaxed));
         let [begun, refused, broken] = [&streams.streams, &streams.refused, &streams.broken]
             .map(|count| count.load(Ordering::Relaxed));
-        eprintln!(
-            "mxctl: {seen} entries of {begun} streams, {shown} of them written; {refused} streams refused, {broken} broken off"
-        );
+        say(&format!(
+            "{seen} entries of {begun} streams, {shown} of them written; {refused} streams refused, {broken} broken off"
+        ));
         let Ok(written) = written else {
             bail!("the output is not read: not all that was received is written");
         };
         written.context("the printer has died")??;
-        stopped
+        if let Err(error) = stopped {
+            // All that was received is written all the same.
+            say(&format!("{error:#}"));
+        }
+        Ok(())
     }
 
     fn wants(&self, entry: &Entry, naming: &Naming) -> bool {
@@ -189,7 +193,10 @@ struct Printer {
 
 impl Printer {
     /// Until the queue ends, or an output fails.
-    fn start(mut self, mut entries: mpsc::Receiver<Vec<Entry>>) -> oneshot::Receiver<Result<()>> {
+    fn start(
+        mut self,
+        mut entries: mpsc::Receiver<live::Received>,
+    ) -> oneshot::Receiver<Result<()>> {
         let (done, is_done) = oneshot::channel();
         std::thread::spawn(move || {
             // Nobody may be there to hear it any more.
@@ -198,7 +205,7 @@ impl Printer {
         is_done
     }
 
-    fn print(&mut self, entries: &mut mpsc::Receiver<Vec<Entry>>) -> Result<()> {
+    fn print(&mut self, entries: &mut mpsc::Receiver<live::Received>) -> Result<()> {
         loop {
             let batch = match entries.try_recv() {
                 Ok(batch) => batch,
@@ -212,7 +219,7 @@ impl Printer {
                 }
                 Err(TryRecvError::Disconnected) => return self.flush(),
             };
-            for entry in &batch {
+            for entry in &batch.entries {
                 self.counts.seen.fetch_add(1, Ordering::Relaxed);
                 if self.wanted.wants(entry, &self.naming) {
                     self.write(entry)

@@ -9,14 +9,22 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::als::{Batch, Gone, Limits, Server, Sink};
+use super::say;
+use crate::als::{Batch, Gone, Limits, Room, Server, Sink};
 use crate::entry::{self, Entry, Reporter};
 
 /// How many messages wait for their reader before the streams do.
 const QUEUE: usize = 64;
 
+/// The entries of a message, and the room that they take.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) entries: Vec<Entry>,
+    _room: Room,
+}
+
 /// Hands entries to one reader, and waits for it.
-struct Queue(mpsc::Sender<Vec<Entry>>);
+struct Queue(mpsc::Sender<Received>);
 
 impl Sink for Queue {
     type Source = Reporter;
@@ -26,8 +34,11 @@ impl Sink for Queue {
     }
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
-        let entries = entry::entries(&batch.source, batch.entries);
-        self.0.send(entries).await.map_err(|_| Gone)
+        let received = Received {
+            entries: entry::entries(&batch.source, batch.entries),
+            _room: batch.room,
+        };
+        self.0.send(received).await.map_err(|_| Gone)
     }
 }
 
@@ -35,11 +46,11 @@ impl Sink for Queue {
 pub(super) async fn receive(
     address: SocketAddr,
     limits: Limits,
-) -> Result<(Server, mpsc::Receiver<Vec<Entry>>)> {
+) -> Result<(Server, mpsc::Receiver<Received>)> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let listener = listen(address).await?;
     let server = Server::start(listener, limits, Queue(sender))?;
-    eprintln!("mxctl: access logs are taken at {}", server.address);
+    say(&format!("access logs are taken at {}", server.address));
     Ok((server, receiver))
 }
 
@@ -49,7 +60,8 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("cannot listen at {address}"))
 }
 
-/// Returns at SIGINT or SIGTERM, or after so many seconds.
+/// Returns at SIGINT or SIGTERM, or after so many seconds. A signal from then on
+/// ends the process at once.
 pub(super) async fn told_to_end(after: Option<u64>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -64,5 +76,13 @@ pub(super) async fn told_to_end(after: Option<u64>) -> Result<()> {
         _ = terminate.recv() => {}
         () = time_is_up => {}
     }
+    tokio::spawn(async move {
+        let signal = tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => SignalKind::terminate(),
+        };
+        // As shells tell of who was ended by a signal.
+        std::process::exit(128 + signal.as_raw_value());
+    });
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 // These comments are the help that users read.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
+// They panic where nobody reads.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
@@ -9,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use metadata_exchange::config::Config;
 use serde_json::{Value, json};
@@ -97,11 +100,18 @@ struct Encode {
 #[derive(Debug, Args)]
 struct Limits {
     /// How many streams at a time; an Envoy has one for each worker and log
-    #[arg(long, value_name = "COUNT", default_value_t = als::Limits::default().streams)]
+    #[arg(long, value_name = "COUNT", default_value_t = als::Limits::default().streams,
+        value_parser = up_to(als::MAX_STREAMS))]
     max_streams: usize,
-    /// The longest message; with --max-streams it bounds the memory
-    #[arg(long, value_name = "BYTES", default_value_t = als::Limits::default().message_bytes)]
+    /// The longest message. What is received takes at most 128 MiB of memory, or
+    /// some 70 times this if that is more; each stream may hold twice this besides
+    #[arg(long, value_name = "BYTES", default_value_t = als::Limits::default().message_bytes,
+        value_parser = up_to(als::MAX_MESSAGE_BYTES))]
     max_message: usize,
+}
+
+fn up_to(most: usize) -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(1..=most as u64)
 }
 
 impl Limits {
@@ -135,7 +145,10 @@ impl Mapping {
 
 /// Runs the command of this process.
 pub async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misused(&error),
+    };
     let json = arguments.json;
     let done = match arguments.command {
         Command::Collect(collect) => collect.run(json).await,
@@ -154,6 +167,22 @@ pub async fn main() -> ExitCode {
     }
 }
 
+/// Tells what is wrong with the arguments; or shows the help, if that is what was
+/// asked for.
+fn misused(error: &clap::Error) -> ExitCode {
+    let mut arguments = std::env::args_os().take_while(|argument| argument != "--");
+    if error.use_stderr() && arguments.any(|argument| argument == "--json") {
+        let told = error.render().to_string();
+        let told = told.trim_end();
+        let object = json!({ "error": told.strip_prefix("error: ").unwrap_or(told) });
+        say_line(&plain_json(&object.to_string()));
+    } else {
+        // Nobody may be there to read it any more.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 fn report(error: &anyhow::Error, json: bool) {
     // A reader that has gone is no error of ours.
     if let Some(io) = error.downcast_ref::<io::Error>()
@@ -166,10 +195,20 @@ fn report(error: &anyhow::Error, json: bool) {
         if let Some(broken) = error.downcast_ref::<decode::Broken>() {
             object = json!({ "error": broken });
         }
-        eprintln!("{object}");
+        say_line(&object.to_string());
     } else {
-        eprintln!("mxctl: {}", visible(&format!("{error:#}")));
+        say(&visible(&format!("{error:#}")));
     }
+}
+
+/// Says something on standard error. Nobody may be there to hear it any more,
+/// which ends nothing.
+fn say(what: &str) {
+    say_line(&format!("mxctl: {what}"));
+}
+
+fn say_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<()> {
@@ -184,7 +223,7 @@ const MAX_INPUT: u64 = 64 << 20;
 
 fn stdin() -> Result<Vec<u8>> {
     if io::stdin().is_terminal() {
-        eprintln!("mxctl: reading standard input");
+        say("reading standard input");
     }
     let mut input = Vec::new();
     io::stdin()

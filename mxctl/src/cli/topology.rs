@@ -116,7 +116,10 @@ impl Arguments {
         };
         if let Some(address) = self.serve {
             let listener = live::listen(address).await?;
-            eprintln!("mxctl: the page is at http://{}/", listener.local_addr()?);
+            super::say(&format!(
+                "the page is at http://{}/",
+                listener.local_addr()?
+            ));
             tokio::spawn(serve(listener, Arc::clone(&topology)));
         }
         if live.is_some() || self.serve.is_some() {
@@ -196,13 +199,13 @@ fn read(path: &Path, topology: &Shared) -> Result<()> {
                 if bad == 1 {
                     let (path, line) = (path.display(), number + 1);
                     let error = visible(&error.to_string());
-                    eprintln!("mxctl: {path}:{line}: no entry: {error}");
+                    super::say(&format!("{path}:{line}: no entry: {error}"));
                 }
             }
         }
     }
     if bad > 1 {
-        eprintln!("mxctl: {}: {bad} lines are no entries", path.display());
+        super::say(&format!("{}: {bad} lines are no entries", path.display()));
     }
     Ok(())
 }
@@ -227,9 +230,9 @@ impl Live {
     }
 }
 
-async fn recorder(mut entries: mpsc::Receiver<Vec<Entry>>, topology: Shared) {
+async fn recorder(mut entries: mpsc::Receiver<live::Received>, topology: Shared) {
     while let Some(batch) = entries.recv().await {
-        record(&topology, &batch);
+        record(&topology, &batch.entries);
     }
 }
 
@@ -240,7 +243,7 @@ async fn serve(listener: TcpListener, topology: Shared) {
         .with_state(topology)
         .layer(middleware::from_fn(only_for_addresses));
     if let Err(error) = axum::serve(listener, router).await {
-        eprintln!("mxctl: the page is gone: {error}");
+        super::say(&format!("the page is gone: {error}"));
     }
 }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
     HttpAccessLogEntries, LogEntries,
 };
 use mxctl::entry::{Entry, Protocol};
 
-use crate::tool::{Stream, Tool, http, peer, tcp};
+use crate::tool::{Stream, Tool, http, peer, run, run_unheard, silent_connections, tcp};
 
 const LISTEN: [&str; 3] = ["collect", "--listen", "127.0.0.1:0"];
 
@@ -192,5 +193,112 @@ async fn streams_and_messages_beyond_the_limits_are_refused() -> Result<()> {
         done.stderr.contains("1 streams refused, 1 broken off"),
         "{done:?}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
+    let mut tool = Tool::start(&LISTEN)?;
+    let address = tool.collector()?;
+    let _silent = silent_connections(address)?;
+    let stream = Stream::open(address, "a/outbound", "a").await?;
+    stream.request(&peer("b"), "/1", 200).await?;
+    tool.line()?;
+    tool.signal("-TERM")?;
+    let done = tool.end()?;
+    ensure!(done.status.success(), "{done:?}");
+    assert_eq!(
+        done.stderr,
+        "mxctl: 1 entries of 1 streams, 1 of them written; 0 streams refused, 0 broken off\n"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() -> Result<()> {
+    let mut tool = Tool::start(&LISTEN)?;
+    let stream = Stream::open(tool.collector()?, "a/outbound", "a").await?;
+    // Nobody reads it, so that the end would wait.
+    let log_entry = vec![http(&peer("b"), &"/".repeat(8000), 200); 100];
+    stream
+        .send(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry }))
+        .await?;
+    tool.line()?;
+    let done = tool.interrupt_until_it_ends()?;
+    assert_eq!(done.status.code(), Some(130), "{done:?}");
+    Ok(())
+}
+
+fn empty_entries(count: usize) -> LogEntries {
+    let log_entry = vec![HttpAccessLogEntry::default(); count];
+    LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })
+}
+
+/// An empty entry is two bytes of its message, and a kilobyte in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_very_many_entries_are_refused() -> Result<()> {
+    let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
+    let address = tool.collector()?;
+    let stream = Stream::open(address, "a/outbound", "a").await?;
+    stream.send(empty_entries(5000)).await?;
+    let refused = stream.end().await?.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange);
+    assert!(
+        refused.message().contains("5000 parts, the limit is 4096"),
+        "{refused}"
+    );
+    let stream = Stream::open(address, "a/outbound", "a").await?;
+    stream.send(empty_entries(4000)).await?;
+    for _ in 0..4000 {
+        tool.line()?;
+    }
+    tool.signal("-INT")?;
+    let done = tool.end()?;
+    assert!(
+        done.stderr.contains("mxctl: 4000 entries of 2 streams")
+            && done.stderr.ends_with("0 streams refused, 1 broken off\n"),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+/// The queue is bounded by what its messages have become, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_grow_hold_up_the_streams() -> Result<()> {
+    let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
+    let address = tool.collector()?;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let stream = Stream::open(address, "a/outbound", "a").await?;
+        for _ in 0..20 {
+            let wait = Duration::from_millis(500);
+            let sent = stream.send(empty_entries(4000));
+            if tokio::time::timeout(wait, sent).await.is_err() {
+                break;
+            }
+        }
+        streams.push(stream);
+    }
+    let peak = tool.peak_bytes()?;
+    ensure!(peak < 200 << 20, "{peak} bytes of entries that nobody read");
+    Ok(())
+}
+
+#[test]
+fn limits_have_a_measure_and_nobody_need_hear_of_it() -> Result<()> {
+    let done = run(&["collect", "--max-streams", "18446744073709551615"], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    ensure!(done.stderr.contains("is not in 1..=1048576"), "{done:?}");
+    let done = run(&["collect", "--json", "--max-message", "0"], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    let error: serde_json::Value = serde_json::from_str(&done.stderr)?;
+    let told = error["error"].as_str().unwrap_or_default();
+    ensure!(
+        told.starts_with("invalid value '0' for '--max-message"),
+        "{told}"
+    );
+    let arguments = [&LISTEN[..], &["--for", "0"]].concat();
+    let unheard = run_unheard(&arguments, b"")?;
+    ensure!(unheard.success(), "{unheard}");
     Ok(())
 }

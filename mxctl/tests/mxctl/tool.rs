@@ -1,7 +1,7 @@
 //! Runs the tool, and sends access logs to it as an Envoy does.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,20 @@ pub(crate) fn run(arguments: &[&str], stdin: &[u8]) -> Result<Done> {
         stdout: String::from_utf8(output.stdout)?,
         stderr: String::from_utf8(output.stderr)?,
     })
+}
+
+/// Runs the tool where nobody reads what it says.
+pub(crate) fn run_unheard(arguments: &[&str], stdin: &[u8]) -> Result<ExitStatus> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = command(arguments);
+    command.stderr(writer.try_clone()?).stdout(writer);
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    let mut to = child.stdin.take().context("no stdin")?;
+    // A tool that failed before may not have read it.
+    let _ = to.write_all(stdin);
+    drop(to);
+    Ok(child.wait()?)
 }
 
 fn command(arguments: &[&str]) -> Command {
@@ -112,6 +126,17 @@ impl Tool {
         Ok(())
     }
 
+    /// Tells it to end again and again, until it does.
+    pub(crate) fn interrupt_until_it_ends(mut self) -> Result<Done> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the tool does not end");
+            self.signal("-INT")?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.end()
+    }
+
     /// The most memory that it has held so far, in bytes.
     pub(crate) fn peak_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -154,6 +179,19 @@ impl Drop for Tool {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Connections that stay, and say nothing: one of bare TCP, and a client of HTTP/2
+/// that has begun.
+pub(crate) fn silent_connections(to: SocketAddr) -> Result<[TcpStream; 2]> {
+    let tcp = TcpStream::connect(to)?;
+    let mut http = TcpStream::connect(to)?;
+    // The preface, and settings: an empty frame of type 4.
+    http.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    // The server has said something, so it knows the client.
+    http.set_read_timeout(Some(PATIENCE))?;
+    http.read_exact(&mut [0; 9])?;
+    Ok([tcp, http])
 }
 
 /// A stream of access logs.
