@@ -1,13 +1,14 @@
 //! `mxctl topology`
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,15 +18,15 @@ use axum::routing::get;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Limits, Mapping, live, plain_json};
-use crate::als::Server;
+use super::{Limits, Mapping, live, plain_json, say};
+use crate::als::{Counts, Server};
 use crate::entry::Entry;
 use crate::escape::visible;
 use crate::render::{dot, html, mermaid, svg, text};
-use crate::topology::{Reading, Snapshot, Topology};
+use crate::topology::{NoteView, Reading, Snapshot, Topology};
 
 /// Draw who calls whom, from recorded entries (files), live ones (--listen), or
 /// both.
@@ -81,19 +82,73 @@ enum Format {
     Mermaid,
 }
 
-type Shared = Arc<Mutex<Topology>>;
-
-fn snapshot(topology: &Shared) -> Snapshot {
-    topology
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .snapshot()
+/// The graph while it grows, with what did not come into it.
+struct Graph {
+    topology: Mutex<Topology>,
+    /// Lines of files that are no entries.
+    bad_lines: AtomicU64,
+    /// Of the server, if there is one.
+    counts: OnceLock<Arc<Counts>>,
+    /// Held while a page is drawn: a drawing takes a whole core.
+    drawing: Arc<tokio::sync::Mutex<()>>,
 }
 
-fn record(topology: &Shared, entries: &[Entry]) {
-    let mut topology = topology.lock().unwrap_or_else(PoisonError::into_inner);
-    for entry in entries {
-        topology.record(entry);
+type Shared = Arc<Graph>;
+
+impl Graph {
+    fn new(topology: Topology) -> Self {
+        Self {
+            topology: Mutex::new(topology),
+            bad_lines: AtomicU64::new(0),
+            counts: OnceLock::new(),
+            drawing: Arc::default(),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let topology = self.topology.lock();
+        let mut snapshot = topology.unwrap_or_else(PoisonError::into_inner).snapshot();
+        let lost = self.lost().into_iter().filter(|(_, count)| *count > 0);
+        snapshot.notes.extend(lost.map(|(note, count)| NoteView {
+            note: note.to_owned(),
+            count,
+        }));
+        snapshot
+    }
+
+    /// What did not come into the graph, and how often.
+    fn lost(&self) -> [(&'static str, u64); 4] {
+        let count = |of: fn(&Counts) -> &AtomicU64| {
+            let count = self.counts.get().map(|counts| of(counts));
+            count.map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        let too_large = count(|counts| &counts.too_large);
+        let broken = count(|counts| &counts.broken).saturating_sub(too_large);
+        [
+            (
+                "a line of a file that is no entry: left out",
+                self.bad_lines.load(Ordering::Relaxed),
+            ),
+            (
+                "a stream beyond --max-streams: refused, its entries are missing",
+                count(|counts| &counts.refused),
+            ),
+            (
+                "a message beyond --max-message, or of too many entries: left out, and its stream broken off",
+                too_large,
+            ),
+            (
+                "a stream that broke off: what its Envoy had yet to send is missing",
+                broken,
+            ),
+        ]
+    }
+
+    fn record(&self, entries: &[Entry]) {
+        let mut topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            topology.record(entry);
+        }
     }
 }
 
@@ -106,37 +161,38 @@ impl Arguments {
             bail!("neither a file nor --listen: where are the entries?");
         }
         let naming = self.mapping.naming()?;
-        let topology = Arc::new(Mutex::new(Topology::new(naming, self.reading)));
+        let graph = Arc::new(Graph::new(Topology::new(naming, self.reading)));
         for path in &self.files {
-            read(path, &topology).with_context(|| path.display().to_string())?;
+            read(path, &graph).with_context(|| path.display().to_string())?;
         }
         let live = match self.listen {
-            Some(address) => Some(Live::start(address, &self.limits, &topology).await?),
+            Some(address) => Some(Live::start(address, &self.limits, &graph).await?),
             None => None,
         };
         if let Some(address) = self.serve {
             let listener = live::listen(address).await?;
-            super::say(&format!(
-                "the page is at http://{}/",
-                listener.local_addr()?
-            ));
-            tokio::spawn(serve(listener, Arc::clone(&topology)));
+            let address = listener.local_addr()?;
+            say(&format!("the page is at http://{address}/"));
+            tokio::spawn(serve(listener, Arc::clone(&graph)));
         }
         if live.is_some() || self.serve.is_some() {
-            let redrawing = self.redraw(&topology);
+            let redrawing = self.redraw(&graph);
             tokio::select! {
                 told = live::told_to_end(self.seconds) => told?,
                 failed = redrawing => failed?,
             }
         }
         if let Some(live) = live {
-            live.end().await?;
+            // What was received is shown all the same.
+            if let Err(error) = live.end().await {
+                say(&format!("{error:#}"));
+            }
         }
-        self.write(&snapshot(&topology))
+        self.write(&graph.snapshot())
     }
 
     /// Shows the table again and again, if a person looks at it.
-    async fn redraw(&self, topology: &Shared) -> Result<()> {
+    async fn redraw(&self, graph: &Graph) -> Result<()> {
         const EVERY: Duration = Duration::from_secs(2);
         let is_watched =
             self.format == Format::Table && self.out.is_none() && io::stdout().is_terminal();
@@ -144,7 +200,7 @@ impl Arguments {
             return std::future::pending().await;
         }
         loop {
-            let table = text::table(&snapshot(topology), width());
+            let table = text::table(&graph.snapshot(), width());
             let mut out = io::stdout().lock();
             write!(out, "\x1b[H\x1b[2J{table}")?;
             out.flush()?;
@@ -175,17 +231,58 @@ fn width() -> Option<u16> {
     terminal_size::terminal_size().map(|(width, _)| width.0)
 }
 
+/// The longest line that is read: some times the longest entry.
+const MAX_LINE: u64 = 32 << 20;
+
 /// A recording may have been cut off: a line that is no entry is told, and the
-/// others are read.
-fn read(path: &Path, topology: &Shared) -> Result<()> {
+/// others are read. A file without any entry is no recording.
+fn read(path: &Path, graph: &Graph) -> Result<()> {
     let lines: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
         Box::new(BufReader::new(File::open(path)?))
     };
-    let mut bad = 0_u64;
-    for (number, line) in lines.split(b'\n').enumerate() {
-        let line = line?;
+    let read = read_lines(lines, |entry| graph.record(&[entry]))?;
+    let Lines { good, bad, first } = read;
+    graph.bad_lines.fetch_add(bad, Ordering::Relaxed);
+    let Some((number, why)) = first else {
+        return Ok(());
+    };
+    let why = visible(&why);
+    ensure!(
+        good > 0,
+        "no line is an entry, so this is no recording of `mxctl collect --json` or `--out`; line {number}: {why}"
+    );
+    let path = path.display();
+    say(&format!("{path}:{number}: no entry: {why}"));
+    if bad > 1 {
+        say(&format!("{path}: {bad} lines are no entries"));
+    }
+    Ok(())
+}
+
+/// What the lines of a file are.
+#[derive(Debug, Default)]
+struct Lines {
+    good: u64,
+    bad: u64,
+    /// The first bad one: its number, and why it is bad.
+    first: Option<(u64, String)>,
+}
+
+fn read_lines(mut from: impl BufRead, mut each: impl FnMut(Entry)) -> Result<Lines> {
+    let mut lines = Lines::default();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            break;
+        }
+        ensure!(
+            (line.len() as u64) < MAX_LINE,
+            "line {number} is longer than {MAX_LINE} bytes: no recording of `mxctl collect` has such lines"
+        );
         if line.trim_ascii().is_empty() {
             continue;
         }
@@ -193,21 +290,17 @@ fn read(path: &Path, topology: &Shared) -> Result<()> {
             .map_err(anyhow::Error::from)
             .and_then(Entry::of_line);
         match entry {
-            Ok(entry) => record(topology, std::slice::from_ref(&entry)),
+            Ok(entry) => {
+                lines.good += 1;
+                each(entry);
+            }
             Err(error) => {
-                bad += 1;
-                if bad == 1 {
-                    let (path, line) = (path.display(), number + 1);
-                    let error = visible(&error.to_string());
-                    super::say(&format!("{path}:{line}: no entry: {error}"));
-                }
+                lines.bad += 1;
+                lines.first.get_or_insert((number, error.to_string()));
             }
         }
     }
-    if bad > 1 {
-        super::say(&format!("{}: {bad} lines are no entries", path.display()));
-    }
-    Ok(())
+    Ok(lines)
 }
 
 /// Entries on their way to the graph.
@@ -217,9 +310,10 @@ struct Live {
 }
 
 impl Live {
-    async fn start(address: SocketAddr, limits: &Limits, topology: &Shared) -> Result<Self> {
+    async fn start(address: SocketAddr, limits: &Limits, graph: &Shared) -> Result<Self> {
         let (server, entries) = live::receive(address, limits.of_server()).await?;
-        let recorder = tokio::spawn(recorder(entries, Arc::clone(topology)));
+        let _first = graph.counts.set(Arc::clone(&server.counts));
+        let recorder = tokio::spawn(recorder(entries, Arc::clone(graph)));
         Ok(Self { server, recorder })
     }
 
@@ -230,20 +324,20 @@ impl Live {
     }
 }
 
-async fn recorder(mut entries: mpsc::Receiver<live::Received>, topology: Shared) {
+async fn recorder(mut entries: mpsc::Receiver<live::Received>, graph: Shared) {
     while let Some(batch) = entries.recv().await {
-        record(&topology, &batch.entries);
+        graph.record(&batch.entries);
     }
 }
 
-async fn serve(listener: TcpListener, topology: Shared) {
+async fn serve(listener: TcpListener, graph: Shared) {
     let router = Router::new()
         .route("/", get(page))
         .route("/topology.json", get(data))
-        .with_state(topology)
+        .with_state(graph)
         .layer(middleware::from_fn(only_for_addresses));
     if let Err(error) = axum::serve(listener, router).await {
-        super::say(&format!("the page is gone: {error}"));
+        say(&format!("the page is gone: {error}"));
     }
 }
 
@@ -251,17 +345,26 @@ async fn page() -> impl IntoResponse {
     axum::response::Html(html::live_page())
 }
 
-async fn data(State(topology): State<Shared>) -> Response {
-    // The drawing takes its time, which others need not wait for.
-    let drawn = tokio::task::spawn_blocking(move || html::data(&snapshot(&topology)));
-    match drawn
-        .await
-        .map_err(anyhow::Error::from)
-        .and_then(|data| data)
-    {
+async fn data(State(graph): State<Shared>) -> Response {
+    match draw(graph).await {
         Ok(data) => ([(header::CONTENT_TYPE, "application/json")], data).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Draws on a thread of its own: it takes its time, which others need not wait
+/// for, nor does the end of the process. One at a time, even if nobody waits for
+/// it any more.
+async fn draw(graph: Shared) -> Result<String> {
+    let turn = Arc::clone(&graph.drawing).lock_owned().await;
+    let (drawn, is_drawn) = oneshot::channel();
+    std::thread::spawn(move || {
+        let data = html::data(&graph.snapshot());
+        drop(turn);
+        // Nobody may be there to see it any more.
+        let _ = drawn.send(data);
+    });
+    is_drawn.await.context("the drawing has died")?
 }
 
 /// Answers requests to an address or to localhost only: another name may be a

@@ -1,9 +1,11 @@
 //! `mxctl topology`, of recorded entries
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::tool::run;
+use crate::tool::{PATIENCE, Stream, Tool, peer, run, run_unheard, silent_connections};
 
 /// A recorded call to the service `callee`.
 pub(crate) fn line(caller: &str, callee: &str, status: u32) -> String {
@@ -128,6 +130,107 @@ fn services_are_named_by_a_rule_of_ones_own() -> Result<()> {
     ensure!(
         done.stderr.contains("mapping.yaml: serviceName: "),
         "{done:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn bad_lines_are_counted_in_the_graph_and_nobody_need_hear_of_them() -> Result<()> {
+    let lines = line("a", "b", 200) + "{\"version\":9}\nx\n";
+    let done = run(&["topology", "-", "--json"], lines.as_bytes())?;
+    let note = "a line of a file that is no entry: left out";
+    assert_eq!(done.json()?["notes"], json!([{ "note": note, "count": 2 }]));
+    let arguments = ["topology", "-", "--out", "/dev/null"];
+    let unheard = run_unheard(&arguments, lines.as_bytes())?;
+    ensure!(unheard.success(), "{unheard}");
+    Ok(())
+}
+
+#[test]
+fn a_file_without_any_entry_is_an_error() -> Result<()> {
+    let newer = line("a", "b", 200).replace("\"version\":1", "\"version\":9");
+    for (lines, told) in [
+        ("root:x:0:0\nbin:x:1:1\n", "expected value"),
+        (&*newer, "an entry of version 9"),
+    ] {
+        let done = run(&["topology", "-"], lines.as_bytes())?;
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        ensure!(
+            done.stderr.starts_with("mxctl: -: no line is an entry") && done.stderr.contains(told),
+            "{done:?}"
+        );
+        let done = run(&["topology", "-", "--json"], lines.as_bytes())?;
+        let error: Value = serde_json::from_str(&done.stderr)?;
+        ensure!(error["error"].is_string(), "{done:?}");
+    }
+    // One that is still empty is no error.
+    let done = run(&["topology", "-"], b"\n")?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn a_line_without_end_is_an_error() -> Result<()> {
+    let done = run(&["topology", "/dev/zero"], b"")?;
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    ensure!(
+        done.stderr.contains("/dev/zero: line 1 is longer than "),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+const LIVE: [&str; 3] = ["topology", "--listen", "127.0.0.1:0"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("top.json");
+    let out = path.to_str().unwrap_or_default();
+    let mut tool = Tool::start(&[&LIVE[..], &["--json", "--out", out]].concat())?;
+    let address = tool.collector()?;
+    let _silent = silent_connections(address)?;
+    let stream = Stream::open(address, "a/outbound", "a").await?;
+    stream.request(&peer("b"), "/", 200).await?;
+    // A stream that has ended in peace has been read.
+    ensure!(stream.end().await?.is_ok(), "a stream was broken off");
+    tool.signal("-INT")?;
+    let done = tool.end()?;
+    ensure!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    let graph: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    assert_eq!(graph["edges"][0]["client"]["calls"], json!(1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_noted() -> Result<()> {
+    let limits = ["--max-streams", "1", "--max-message", "2000", "--json"];
+    let mut tool = Tool::start(&[&LIVE[..], &limits].concat())?;
+    let address = tool.collector()?;
+    let first = Stream::open(address, "a/outbound", "a").await?;
+    first.request(&peer("b"), "/", 200).await?;
+    // Until the first has its place, the second may take it.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let second = Stream::open(address, "b/outbound", "b").await?;
+        if second.end().await?.is_err() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "nothing is refused");
+    }
+    first.request(&peer("b"), &"/".repeat(3000), 200).await?;
+    ensure!(first.end().await?.is_err(), "the long message was taken");
+    tool.signal("-INT")?;
+    let graph = tool.end()?.json()?;
+    let note = |note: &str| json!({ "note": note, "count": 1 });
+    assert_eq!(
+        graph["notes"],
+        json!([
+            note("a stream beyond --max-streams: refused, its entries are missing"),
+            note(
+                "a message beyond --max-message, or of too many entries: left out, and its stream broken off"
+            ),
+        ])
     );
     Ok(())
 }
