@@ -239,6 +239,10 @@ fn going_away() -> Status {
 
 impl<S: Sink> Shared<S> {
     async fn read_stream(&self, mut messages: Streaming<Bytes>) -> Result<(), Status> {
+        // Then whoever stops the server takes all places, and nobody is refused.
+        if self.stopped.has_changed().is_err() {
+            return Err(going_away());
+        }
         let _stream = self.streams.try_acquire().map_err(|error| match error {
             TryAcquireError::Closed => going_away(),
             TryAcquireError::NoPermits => {

@@ -393,6 +393,45 @@ fn is_address(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::naming::Naming;
+
+    fn empty() -> Shared {
+        Arc::new(Graph::new(Topology::new(Naming::default(), Reading::Mesh)))
+    }
+
+    #[tokio::test]
+    async fn one_drawing_is_made_at_a_time() {
+        let graph = empty();
+        let turn = Arc::clone(&graph.drawing).lock_owned().await;
+        tokio::select! {
+            drawn = draw(Arc::clone(&graph)) => panic!("drawn beside another: {drawn:?}"),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        drop(turn);
+        draw(graph).await.unwrap();
+    }
+
+    /// A runtime that ends waits for what blocks it, and so does the process.
+    #[test]
+    fn the_end_does_not_wait_for_a_drawing() {
+        let graph = empty();
+        let topology = graph.topology.lock();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let drawing = runtime.spawn(draw(Arc::clone(&graph)));
+        // The drawing waits for the graph, which it does not get.
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while graph.drawing.try_lock().is_ok() {
+            assert!(std::time::Instant::now() < deadline, "nothing is drawn");
+            std::thread::yield_now();
+        }
+        let (ended, is_ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            ended.send(()).unwrap();
+        });
+        is_ended.recv_timeout(Duration::from_secs(30)).unwrap();
+        drop((drawing, topology));
+    }
 
     #[test]
     fn names_of_others_are_no_addresses() {
