@@ -1,5 +1,6 @@
 //! What the admin interface of an Envoy says.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -54,24 +55,104 @@ async fn ask(authority: &str, path: &str) -> Result<Value> {
         let reply = sender.send_request(request).await?;
         let status = reply.status();
         let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
-        if !status.is_success() {
-            bail!("it answers {status}");
-        }
-        serde_json::from_slice(&body).context("it answers no JSON")
+        let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
+        anyhow::Ok((status, body))
     };
-    tokio::select! {
-        answer = exchange => answer,
-        ended = connection => match ended {
-            Ok(()) => bail!("it closed the connection"),
-            Err(error) => Err(error.into()),
+    let mut exchange = pin!(exchange);
+    let answer = tokio::select! {
+        answer = &mut exchange => answer,
+        // An answer may end with its connection, and is whole nevertheless.
+        ended = connection => match (exchange.await, ended) {
+            (Err(_), Err(error)) => Err(error.into()),
+            (answer, _) => answer,
         },
+    };
+    let (status, body) = answer?;
+    if !status.is_success() {
+        bail!("it answers {status}");
     }
+    serde_json::from_slice(&body).context("it answers no JSON")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener};
+    use std::thread;
+
+    use serde_json::json;
+
     use super::*;
+
+    /// Answers the first request, whatever it asks, with `answer`, and closes.
+    fn closing(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut part = [0; 1024];
+            while !asked.ends_with(b"\r\n\r\n") {
+                let length = stream.read(&mut part).unwrap();
+                asked.extend_from_slice(&part[..length]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        address
+    }
+
+    async fn answer(answer: &'static str) -> Result<Value> {
+        get(&closing(answer).to_string(), "/any").await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_though_the_connection_ends_with_it() {
+        for whole in [
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"a\": 1}",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\n{\"a\": 1}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{\"a\": 1}",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+             8\r\n{\"a\": 1}\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n{\"a\": 1}",
+        ] {
+            assert_eq!(answer(whole).await.unwrap(), json!({ "a": 1 }), "{whole}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_is_told() {
+        for (part, expected) in [
+            ("", "connection closed before message completed"),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-le",
+                "connection closed before message completed",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{}",
+                "end of file",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}",
+                "unexpected EOF",
+            ),
+            (
+                "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n{}",
+                "404 Not Found",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
+                "no JSON",
+            ),
+            ("SSH-2.0-OpenSSH\r\n", "invalid HTTP version"),
+        ] {
+            let error = format!("{:#}", answer(part).await.unwrap_err());
+            assert!(
+                error.starts_with("no /any of 127.0.0.1:"),
+                "{part:?}: {error}"
+            );
+            assert!(error.contains(expected), "{part:?}: {error}");
+        }
+    }
 
     #[test]
     fn an_admin_is_named_by_address_or_url() {
