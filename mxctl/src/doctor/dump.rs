@@ -1,5 +1,6 @@
 //! What matters of a `/config_dump`.
 
+use anyhow::{Context as _, Result};
 use metadata_exchange::config::Config;
 use metadata_exchange::exchange::Direction;
 use serde_json::Value;
@@ -72,14 +73,18 @@ const PASSIVE: [&str; 5] = [
 ];
 
 impl<'a> Dump<'a> {
-    pub(super) fn read(dump: &'a Value, filter: &str) -> Self {
+    pub(super) fn read(dump: &'a Value, filter: &str) -> Result<Self> {
         let sections = || list(&dump["configs"]);
         let of_type =
             |name: &'static str| sections().filter(move |one| type_of(one).ends_with(name));
+        // Every Envoy has one, and nothing else does.
         let node = of_type(".BootstrapConfigDump")
             .map(|section| &section["bootstrap"]["node"])
             .next()
-            .unwrap_or(&Value::Null);
+            .context(
+                "its /config_dump has no BootstrapConfigDump, and so is not that of an Envoy: \
+                 ask Envoy's admin interface, in Istio's proxies 127.0.0.1:15000",
+            )?;
         let discovered: Vec<&Value> = of_type(".EcdsConfigDump")
             .flat_map(|section| list(&section["ecds_filters"]))
             .map(|one| &one["ecds_filter"])
@@ -99,11 +104,11 @@ impl<'a> Dump<'a> {
                 Some((text(&one["name"]), details))
             }));
         }
-        Self {
+        Ok(Self {
             node,
             managers,
             refused_listeners,
-        }
+        })
     }
 
     /// The filters in question.

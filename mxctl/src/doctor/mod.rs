@@ -7,6 +7,7 @@ mod tests;
 
 use std::time::Duration;
 
+use anyhow::Result;
 use metadata_exchange::config::Mode;
 use metadata_exchange::exchange::Direction;
 use serde::Serialize;
@@ -130,9 +131,17 @@ pub fn has_to_wait(stats: &Value) -> bool {
 /// What is wrong with the Envoy that has this `/config_dump` and these
 /// `/stats?format=json`, now and [`LATER`]; `Null` if there was no need to wait.
 /// The filter is known by `filter` or by its usual name.
-#[must_use]
-pub fn examine(config_dump: &Value, stats: &Value, later: &Value, filter: &str) -> Vec<Finding> {
-    let dump = Dump::read(config_dump, filter);
+///
+/// # Errors
+///
+/// If they are not those of an Envoy, whatever else they say.
+pub fn examine(
+    config_dump: &Value,
+    stats: &Value,
+    later: &Value,
+    filter: &str,
+) -> Result<Vec<Finding>> {
+    let dump = Dump::read(config_dump, filter)?;
     let mut findings = Vec::new();
     findings.extend(node(dump.node));
     for (listener, details) in &dump.refused_listeners {
@@ -154,11 +163,11 @@ pub fn examine(config_dump: &Value, stats: &Value, later: &Value, filter: &str) 
     for manager in &dump.managers {
         examine_manager(manager, &mut findings);
     }
-    findings.extend(stats::examine(stats, later, &dump));
+    findings.extend(stats::examine(stats, later, &dump)?);
     findings.sort_by_key(|finding| (finding.severity, finding.code));
     // Several filter chains of a listener have the same fault.
     findings.dedup();
-    findings
+    Ok(findings)
 }
 
 fn node(node: &Value) -> Option<Finding> {

@@ -1,5 +1,6 @@
 //! What the statistics tell.
 
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::dump::{Dump, HttpFilter, list};
@@ -8,7 +9,16 @@ use super::{Code, Finding};
 /// Under which the filter counts, whatever its names.
 const COUNTERS: &str = "wasmcustom.metadata_exchange.";
 
-pub(super) fn examine(stats: &Value, later: &Value, dump: &Dump<'_>) -> Vec<Finding> {
+pub(super) fn examine(stats: &Value, later: &Value, dump: &Dump<'_>) -> Result<Vec<Finding>> {
+    let is_asked = |stats: &&Value| !stats.is_null();
+    for answer in std::iter::once(stats).chain(Some(later).filter(is_asked)) {
+        if !answer["stats"].is_array() {
+            bail!(
+                "its /stats?format=json has no list of stats, and so is not that of an Envoy: ask \
+                 Envoy's admin interface, in Istio's proxies 127.0.0.1:15000"
+            );
+        }
+    }
     let stats = Stats::read(stats);
     let mut findings = stats.of_counters();
     let mut is_configured = false;
@@ -32,7 +42,7 @@ pub(super) fn examine(stats: &Value, later: &Value, dump: &Dump<'_>) -> Vec<Find
     if is_configured {
         findings.extend(stats.standstill(&Stats::read(later)));
     }
-    findings
+    Ok(findings)
 }
 
 /// Whether it takes a second look, after [`super::LATER`], to know more.

@@ -41,8 +41,9 @@ fn wasm(configuration: &Value) -> Value {
 
 fn found(dump: &Value) -> Vec<(Code, String)> {
     let stats = json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
-    let findings = examine(dump, &stats, &Value::Null, FILTER).into_iter();
-    findings.map(|one| (one.code, one.place)).collect()
+    let findings = examine(dump, &stats, &Value::Null, FILTER).unwrap();
+    let found = findings.into_iter().map(|one| (one.code, one.place));
+    found.collect()
 }
 
 const NAME: &str = "extensions.istio.io/trafficextension/istio-system.metadata-exchange~istio-translated-wasmplugin";
@@ -56,8 +57,8 @@ fn a_filter_that_ticks_no_more_has_died() {
         json!({ "stats": [{ "name": name, "value": count }] })
     };
     let found = |now: &Value, later: &Value| {
-        let findings = examine(&dump, now, later, FILTER).into_iter();
-        findings.map(|one| one.code).collect::<Vec<_>>()
+        let findings = examine(&dump, now, later, FILTER).unwrap();
+        findings.iter().map(|one| one.code).collect::<Vec<_>>()
     };
     assert_eq!(found(&ticks(7), &ticks(10)), []);
     assert_eq!(found(&ticks(7), &ticks(7)), [Code::VmFailed]);
@@ -115,10 +116,8 @@ fn host_errors_and_refused_listeners_are_told() {
     dump["configs"][1]["dynamic_listeners"][0]["error_state"] = json!({ "details": "no" });
     let stats =
         json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.host_error", "value": 3 }] });
-    let codes: Vec<_> = examine(&dump, &stats, &Value::Null, FILTER)
-        .iter()
-        .map(|one| one.code)
-        .collect();
+    let findings = examine(&dump, &stats, &Value::Null, FILTER).unwrap();
+    let codes: Vec<_> = findings.iter().map(|one| one.code).collect();
     assert_eq!(codes, [Code::ConfigurationRefused, Code::HostErrors]);
 }
 
@@ -140,18 +139,31 @@ fn listeners_of_istio_itself_need_no_filter() {
 }
 
 #[test]
-fn any_json_is_examined() {
-    for json in [
-        json!(null),
+fn only_what_an_envoy_says_is_examined() {
+    let bootstrap = "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump";
+    let least = json!({ "configs": [1, {}, { "@type": 5 }, { "@type": bootstrap }] });
+    let no_stats = json!({ "stats": [] });
+    let findings = examine(&least, &no_stats, &Value::Null, FILTER).unwrap();
+    let codes: Vec<_> = findings.iter().map(|one| one.code).collect();
+    assert_eq!(codes, [Code::FilterMissing, Code::NoNodeMetadata]);
+
+    for other in [
         json!([]),
-        json!({ "configs": [1, {}, { "@type": 5 }] }),
+        json!({ "status": "ok" }),
+        json!({ "configs": [1, {}, { "@type": 5 }], "stats": {} }),
     ] {
-        let codes: Vec<_> = examine(&json, &json, &json, FILTER)
-            .iter()
-            .map(|one| one.code)
-            .collect();
-        assert_eq!(codes, [Code::FilterMissing, Code::NoNodeMetadata], "{json}");
+        for (dump, stats, later, expected) in [
+            (&other, &no_stats, &no_stats, "/config_dump has no"),
+            (&least, &other, &no_stats, "/stats?format=json has no"),
+            (&least, &no_stats, &other, "/stats?format=json has no"),
+        ] {
+            let error = examine(dump, stats, later, FILTER).unwrap_err().to_string();
+            assert!(error.contains(expected), "{other}: {error}");
+        }
     }
+    let nothing = Value::Null;
+    assert!(examine(&nothing, &no_stats, &nothing, FILTER).is_err());
+    assert!(examine(&least, &nothing, &nothing, FILTER).is_err());
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! `mxctl doctor` and real Envoys with one fault each.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+
 use anyhow::{Context as _, Result, ensure};
 use envoy_test::bootstrap::{lua_filter, pass_through};
 use envoy_test::client::PEER_HEADERS;
@@ -10,6 +14,7 @@ use crate::tool::{Done, run};
 
 envoy_test::stories!(
     nothing_is_wrong,
+    an_answer_ends_with_its_connection,
     a_filter_is_missing,
     a_listener_has_no_direction,
     filters_stand_in_the_wrong_order,
@@ -104,6 +109,61 @@ async fn nothing_is_wrong(lab: &Lab) -> Result<()> {
     let reports = done.json()?;
     assert!(reports[0]["error"].is_string(), "{reports}");
     assert_eq!(reports[1]["findings"], json!([]));
+    Ok(())
+}
+
+/// Answers each request with the JSON that `answer` has for its path, and closes,
+/// until it gives none.
+fn closing(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || -> Result<()> {
+        loop {
+            let (stream, _) = listener.accept()?;
+            let mut lines = BufReader::new(&stream).lines();
+            let first = lines.next().context("no request")??;
+            for line in lines {
+                if line?.is_empty() {
+                    break;
+                }
+            }
+            let path = first.split(' ').nth(1).context("no path")?;
+            let Some(json) = answer(path) else {
+                return Ok(());
+            };
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            (&stream).write_all(format!("{head}{json}").as_bytes())?;
+        }
+    });
+    Ok(address)
+}
+
+/// As behind a proxy that keeps no connections.
+async fn an_answer_ends_with_its_connection(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    let admin = mesh.envoy("ratings")?.admin_url();
+    let mut answers = BTreeMap::new();
+    for path in ["/config_dump", "/stats?format=json"] {
+        answers.insert(path, mxctl::admin::get(&admin, path).await?.to_string());
+    }
+    let address = closing(move |path| answers.get(path).cloned())?.to_string();
+    let done = run(&["doctor", &address], b"")?;
+    assert_eq!(done.stdout, format!("{address}: nothing is wrong\n"));
+    let done = run(&["encode", "--admin", &address], b"")?;
+    assert!(done.stdout.contains("x-envoy-peer-metadata: "), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_envoy_is_not_examined() -> Result<()> {
+    for json in [r#"{"status":"ok"}"#, "[]", "null"] {
+        let address = closing(move |_| Some(json.to_owned()))?.to_string();
+        let done = run(&["doctor", "--json", &address], b"")?;
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        let error = &done.json()?[0]["error"];
+        let error = error.as_str().context("no error")?;
+        assert!(error.contains("not that of an Envoy"), "{error}");
+    }
     Ok(())
 }
 
