@@ -1,9 +1,11 @@
 //! What matters of a `/config_dump`.
 
 use anyhow::{Context as _, Result};
+use base64::DecodeError;
+use base64::prelude::{BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD, Engine as _};
 use metadata_exchange::config::Config;
 use metadata_exchange::exchange::Direction;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The configuration of an Envoy.
 pub(super) struct Dump<'a> {
@@ -99,10 +101,18 @@ impl<'a> Dump<'a> {
             for listener in fixed.chain(active) {
                 managers.extend(reader.managers(listener));
             }
-            refused_listeners.extend(dynamic().filter_map(|one| {
-                let details = one["error_state"]["details"].as_str()?;
-                Some((text(&one["name"]), details))
-            }));
+            for one in dynamic() {
+                let error = &one["error_state"];
+                let Some(details) = error["details"].as_str() else {
+                    continue;
+                };
+                // Envoy states it twice, once without the listener's name.
+                let named = one.get("name");
+                let name = text(named.unwrap_or(&error["failed_configuration"]["name"]));
+                if !refused_listeners.contains(&(name, details)) {
+                    refused_listeners.push((name, details));
+                }
+            }
         }
         Ok(Self {
             node,
@@ -190,8 +200,16 @@ impl<'a> Reader<'a, '_> {
     /// 1.30 with a suffix.
     fn names(&self, name: &str) -> bool {
         let plain = name.split('~').next().unwrap_or(name);
-        let last = plain.rsplit(['.', '/']).next().unwrap_or(plain);
-        name == self.filter || last.replace('-', "_") == self.filter
+        let resource = plain.rsplit('/').next().unwrap_or(plain);
+        // The namespace has no dots; the plugin's name may.
+        let (_, plugin) = resource.split_once('.').unwrap_or(("", resource));
+        let (_, last) = plugin.rsplit_once('.').unwrap_or(("", plugin));
+        // Names in Kubernetes have no underscores.
+        let alike = |name: &str| name.replace('-', "_");
+        let filter = alike(self.filter);
+        [name, plain, resource, plugin, last]
+            .into_iter()
+            .any(|name| alike(name) == filter)
     }
 }
 
@@ -203,14 +221,36 @@ fn is_of_istio_itself(manager: &Value) -> bool {
     clusters.peek().is_some() && clusters.all(|cluster| CLUSTERS_OF_ISTIO_ITSELF.contains(&cluster))
 }
 
-/// The plugin's configuration: a text, a `Struct`, or a message that is one.
+/// The plugin's configuration, as Envoy hands it over: the text of a
+/// `StringValue` or the bytes of a `BytesValue`. Any other message comes in
+/// Protobuf's own encoding, in which only an empty one is a configuration.
 fn configuration(any: &Value) -> Result<Config, String> {
-    let json = match &any["value"] {
-        Value::Null => String::new(),
-        Value::String(json) => json.clone(),
-        other => other.to_string(),
+    let (kind, value) = (type_of(any), text(&any["value"]));
+    let json = if kind.ends_with(".BytesValue") {
+        bytes(value).map_err(|error| format!("its BytesValue is no base64: {error}"))?
+    } else if kind.ends_with(".StringValue") {
+        value.as_bytes().to_vec()
+    } else if is_empty(any) {
+        Vec::new()
+    } else {
+        return Err(format!(
+            "Envoy does not hand over {kind} as JSON: state it as text, in a \
+             google.protobuf.StringValue"
+        ));
     };
-    Config::parse(json.as_bytes()).map_err(|error| error.to_string())
+    Config::parse(&json).map_err(|error| error.to_string())
+}
+
+/// Bytes as JSON states them in Protobuf: in either alphabet, padded or not.
+fn bytes(base64: &str) -> Result<Vec<u8>, DecodeError> {
+    let plain = base64.replace('-', "+").replace('_', "/");
+    STANDARD_NO_PAD.decode(plain.trim_end_matches('='))
+}
+
+fn is_empty(any: &Value) -> bool {
+    let is_nothing = |value: &Value| *value == Value::Null || *value == json!({});
+    let mut fields = any.as_object().into_iter().flatten();
+    fields.all(|(name, value)| name == "@type" || is_nothing(value))
 }
 
 /// The type of a message and the message, also of one that `EnvoyFilter`s wrap.

@@ -77,12 +77,20 @@ fn a_plugin_of_istio_is_known_by_its_resource() {
     assert_eq!(found(&dump(&filters, &json!([]))), [refused]);
 }
 
+/// The plugin's configuration as a message of that type.
+fn message(kind: &str, value: &Value) -> Value {
+    json!({ "@type": format!("type.googleapis.com/google.protobuf.{kind}"), "value": value })
+}
+
 #[test]
-fn configurations_are_texts_structs_and_wrapped() {
-    let text = json!({ "value": r#"{ "mode": "observe" }"# });
-    let object = json!({ "value": { "mode": "observe" } });
+fn configurations_are_texts_bytes_and_wrapped() {
+    let json = r#"{ "mode": "observe" }"#;
+    let text = message("StringValue", &json!(json));
+    // Standard, and as other tools write it.
+    let bytes = ["eyAibW9kZSI6ICJvYnNlcnZlIiB9", "eyJtb2RlIjoib2JzZXJ2ZSJ9"];
+    let [first, second] = bytes.map(|base64| message("BytesValue", &json!(base64)));
     let nothing = (Code::NothingToObserve, "virtualInbound".to_owned());
-    for configuration in [text, object] {
+    for configuration in [text, first, second] {
         let plain = wasm(&configuration);
         let wrapped = json!({
             "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
@@ -96,6 +104,78 @@ fn configurations_are_texts_structs_and_wrapped() {
                 std::slice::from_ref(&nothing)
             );
         }
+    }
+}
+
+#[test]
+fn messages_are_no_json() {
+    let sound = [
+        message("BytesValue", &json!("e30=")),
+        message("BytesValue", &json!("e30")),
+        message("BytesValue", &json!("")),
+        message("StringValue", &json!("")),
+        message("Struct", &json!({})),
+        message("Empty", &Value::Null),
+        Value::Null,
+    ];
+    let refused = [
+        (message("BytesValue", &json!("e30!")), "no base64"),
+        (message("BytesValue", &json!("W10=")), "not a JSON object"),
+        (
+            message("Struct", &json!({ "mode": "observe" })),
+            "google.protobuf.Struct as JSON",
+        ),
+        (
+            message("Int32Value", &json!(5)),
+            "google.protobuf.Int32Value as JSON",
+        ),
+    ];
+    let findings = |configuration: &Value| {
+        let filters = json!([{ "name": FILTER, "typed_config": wasm(configuration) }]);
+        let stats =
+            json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
+        examine(&dump(&filters, &json!([])), &stats, &Value::Null, FILTER).unwrap()
+    };
+    for configuration in sound {
+        assert_eq!(findings(&configuration), [], "{configuration}");
+    }
+    for (configuration, why) in refused {
+        let findings = findings(&configuration);
+        let [finding] = findings.as_slice() else {
+            panic!("{configuration}: {findings:?}");
+        };
+        assert_eq!(finding.code, Code::ConfigurationRefused, "{finding:?}");
+        assert!(finding.what.contains(why), "{finding:?}");
+    }
+}
+
+#[test]
+fn names_are_alike_with_hyphens_and_underscores() {
+    let plugin = "extensions.istio.io/wasmplugin/istio-system.my-plugin";
+    let dotted = "extensions.istio.io/trafficextension/shop.my.plugin~suffix";
+    for (name, filter, is_it) in [
+        (plugin, "my-plugin", true),
+        (plugin, "my_plugin", true),
+        (plugin, "istio-system.my-plugin", true),
+        (plugin, plugin, true),
+        (plugin, "plugin", false),
+        (plugin, "my-plugin-2", false),
+        (dotted, "my.plugin", true),
+        (dotted, "shop.my.plugin", true),
+        ("my-plugin", "my-plugin", true),
+        ("my-plugin", FILTER, false),
+    ] {
+        let filters = json!([{ "name": name, "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        } }]);
+        let stats =
+            json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
+        let findings = examine(&dump(&filters, &json!([])), &stats, &Value::Null, filter).unwrap();
+        assert_eq!(
+            findings.is_empty(),
+            is_it,
+            "{name} as {filter}: {findings:?}"
+        );
     }
 }
 
@@ -114,6 +194,11 @@ fn host_errors_and_refused_listeners_are_told() {
     let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }]);
     let mut dump = dump(&filters, &json!([]));
     dump["configs"][1]["dynamic_listeners"][0]["error_state"] = json!({ "details": "no" });
+    let again = json!({ "failed_configuration": { "name": "virtualInbound" }, "details": "no" });
+    let listeners = dump["configs"][1]["dynamic_listeners"]
+        .as_array_mut()
+        .unwrap();
+    listeners.push(json!({ "error_state": again }));
     let stats =
         json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.host_error", "value": 3 }] });
     let findings = examine(&dump, &stats, &Value::Null, FILTER).unwrap();

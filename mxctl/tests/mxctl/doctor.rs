@@ -25,6 +25,7 @@ envoy_test::stories!(
     peers_are_refused,
     a_configuration_is_refused,
     a_first_configuration_is_refused,
+    configurations_come_as_text_or_bytes,
     a_vm_died,
     a_vm_died_for_good,
     another_module_runs,
@@ -178,6 +179,22 @@ async fn a_filter_is_missing(lab: &Lab) -> Result<()> {
     let url = mesh.envoy("ratings")?.admin_url();
     let done = run(&["doctor", &url, "--filter", "other", "--json"], b"")?;
     assert_eq!(findings(&done)?, ["filter_missing inbound"]);
+
+    let plugin = |listener: &mut Listener| {
+        "extensions.istio.io/wasmplugin/shop.my-plugin".clone_into(&mut listener.plugin.filter);
+        "shop.my-plugin".clone_into(&mut listener.plugin.name);
+    };
+    let workload = sidecar()?.listener("inbound", plugin);
+    let mesh = start(lab, workload.listener("outbound", plugin)).await?;
+    assert_found(
+        &mesh,
+        &["filter_missing inbound", "filter_missing outbound"],
+    )?;
+    let url = mesh.envoy("ratings")?.admin_url();
+    for name in ["my-plugin", "my_plugin"] {
+        let done = run(&["doctor", "--json", &url, "--filter", name], b"")?;
+        assert_eq!(findings(&done)?, [""; 0], "{name}");
+    }
     Ok(())
 }
 
@@ -360,6 +377,36 @@ async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
         assert_found(&mesh, &["configuration_refused metadata_exchange"])?;
     }
     Ok(())
+}
+
+async fn configurations_come_as_text_or_bytes(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?.watching_listeners()).await?;
+    let given = async |kind: &str, value: Value, expected: &[&str]| {
+        let kind = format!("type.googleapis.com/google.protobuf.{kind}");
+        let configuration = json!({ "@type": kind, "value": value });
+        mesh.change_listeners("ratings", |listener| {
+            if listener["name"] == "inbound" {
+                let ours = &mut manager(listener)["http_filters"][0];
+                ours["typed_config"]["config"]["configuration"] = configuration.clone();
+            }
+        })
+        .await?;
+        until(&format!("{expected:?} of {configuration}"), async || {
+            Ok((findings(&doctor(&mesh)?)? == expected).then_some(()))
+        })
+        .await
+    };
+    let observing = ["nothing_to_observe inbound"];
+    // {"mode":"observe"} and {}
+    given("BytesValue", json!("eyJtb2RlIjoib2JzZXJ2ZSJ9"), &observing).await?;
+    given("BytesValue", json!("e30="), &[]).await?;
+    given("StringValue", json!(r#"{"mode":"observe"}"#), &observing).await?;
+    // Envoy does not make JSON of it, and the filter refuses what it is given.
+    let refused = [
+        "nothing_to_observe inbound",
+        "configuration_refused inbound",
+    ];
+    given("Struct", json!({ "mode": "exchange" }), &refused).await
 }
 
 /// Another module in the filter's place, that of this text.
