@@ -254,7 +254,7 @@ fn is_empty(any: &Value) -> bool {
 }
 
 /// The type of a message and the message, also of one that `EnvoyFilter`s wrap.
-fn typed(any: &Value) -> (&str, &Value) {
+pub(super) fn typed(any: &Value) -> (&str, &Value) {
     if type_of(any).ends_with(".TypedStruct") {
         (text(&any["type_url"]), &any["value"])
     } else {

@@ -13,18 +13,11 @@ use metadata_exchange::exchange::Direction;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::entry::Side;
 use dump::{Dump, HttpFilter, Manager};
 
 /// What the filter is called, if it is given no other name.
 pub const FILTER: &str = "metadata_exchange";
-
-/// The keys that hold the peers in the filter state.
-const KEYS: [&str; 4] = [
-    "wasm.downstream_peer",
-    "wasm.downstream_peer_id",
-    "wasm.upstream_peer",
-    "wasm.upstream_peer_id",
-];
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -32,7 +25,7 @@ const KEYS: [&str; 4] = [
 pub enum Severity {
     /// Peers are missing or wrong, or requests fail.
     Error,
-    /// Some peers may be missing.
+    /// Some peers, or a part of them, may be missing.
     Warning,
 }
 
@@ -46,7 +39,7 @@ pub enum Code {
     NoDirection,
     /// The filter stands where it does not see the headers.
     WrongOrder,
-    /// No access log names the keys.
+    /// The access log does not name the keys.
     KeysNotLogged,
     /// Istio's own exchange and this one.
     NativeExchange,
@@ -207,7 +200,12 @@ fn examine_manager(manager: &Manager<'_>, findings: &mut Vec<Finding>) {
     let Some((ours, behind)) = rest.split_first() else {
         return;
     };
-    findings.extend(access_logs(place, manager.access_logs));
+    let configured = ours.configuration.as_ref().ok();
+    let direction = configured
+        .and_then(|configuration| configuration.direction)
+        .or(manager.direction)
+        .unwrap_or(Direction::Gateway);
+    findings.extend(access_logs(place, direction, manager.access_logs));
     let configuration = match &ours.configuration {
         Ok(configuration) => configuration,
         Err(problem) => {
@@ -230,8 +228,6 @@ fn examine_manager(manager: &Manager<'_>, findings: &mut Vec<Finding>) {
              with \"direction\": \"gateway\"",
         ));
     }
-    let direction = configuration.direction.or(manager.direction);
-    let direction = direction.unwrap_or(Direction::Gateway);
     findings.extend(match configuration.mode {
         Mode::Exchange => exchange_order(place, direction, ahead, behind),
         Mode::Observe => observe_order(place, direction, ahead, behind),
@@ -312,42 +308,51 @@ fn observe_order(
     })
 }
 
-/// One log that names the keys is enough.
-fn access_logs(place: &str, logs: &[Value]) -> Option<Finding> {
-    let mut missing_of_grpc = None;
-    for log in logs {
-        let config = &log["typed_config"];
-        let is_grpc = dump::type_of(config).ends_with(".HttpGrpcAccessLogConfig");
-        if !is_grpc {
-            let config = config.to_string();
-            if ["wasm.downstream_peer", "wasm.upstream_peer"]
-                .iter()
-                .any(|key| config.contains(key))
-            {
-                return None;
-            }
-            continue;
-        }
+/// One gRPC log that names the keys is enough. Where there is one, `SkyWalking`
+/// reads it, and what it lacks no other log makes up for.
+fn access_logs(place: &str, direction: Direction, logs: &[Value]) -> Option<Finding> {
+    const CURE: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC access \
+                        log; with Istio in filterStateObjectsToLog of the provider";
+    // Of the other side the filter stores nobody that a reader would look for.
+    let sides: &[Side] = match direction {
+        Direction::Inbound => &[Side::Downstream],
+        Direction::Outbound => &[Side::Upstream],
+        Direction::Gateway => &[Side::Downstream, Side::Upstream],
+    };
+    let logs = logs.iter().map(|log| dump::typed(&log["typed_config"]));
+    let (grpc, others): (Vec<_>, Vec<_>) =
+        logs.partition(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
+    let missing = grpc.iter().map(|(_, config)| {
         let logged = &config["common_config"]["filter_state_objects_to_log"];
-        let has = |key: &str| {
-            let logged = logged.as_array().into_iter().flatten();
-            logged.into_iter().any(|one| one == key)
-        };
-        let missing: Vec<&str> = KEYS.into_iter().filter(|key| !has(key)).collect();
-        if missing.is_empty() {
+        let is_missing = |key: &&str| dump::list(logged).all(|one| one != key);
+        let peers = sides.iter().map(|side| side.peer_key()).filter(is_missing);
+        let ids = sides.iter().map(|side| side.id_key()).filter(is_missing);
+        (peers.collect::<Vec<_>>(), ids.collect::<Vec<_>>())
+    });
+    let error = |what| Some(Finding::error(Code::KeysNotLogged, place, what, CURE));
+    let Some((peers, ids)) = missing.min_by_key(|(peers, ids)| (peers.len(), ids.len())) else {
+        let is_named = others.iter().any(|(_, config)| {
+            let config = config.to_string();
+            sides.iter().any(|side| config.contains(side.peer_key()))
+        });
+        if is_named {
             return None;
         }
-        missing_of_grpc.get_or_insert(missing);
-    }
-    let what = match missing_of_grpc {
-        Some(missing) => format!("the gRPC access log does not name {}", missing.join(", ")),
-        None => "no access log names the keys of the filter".to_owned(),
+        let keys: Vec<&str> = sides.iter().map(|side| side.peer_key()).collect();
+        return error(format!("no access log names {}", keys.join(" or ")));
     };
-    Some(Finding::error(
-        Code::KeysNotLogged,
-        place,
-        what,
-        "list all four wasm.* keys in filter_state_objects_to_log of the gRPC access log; with \
-         Istio in filterStateObjectsToLog of the provider",
-    ))
+    let lacks = |keys: &[&str]| {
+        let keys = keys.join(", ");
+        format!("the gRPC access log does not name {keys}")
+    };
+    if !peers.is_empty() {
+        return error(lacks(&[peers, ids].concat()));
+    }
+    (!ids.is_empty()).then(|| {
+        let what = format!(
+            "{}: SkyWalking needs no ids, but by them mxctl tells replicas and gateways",
+            lacks(&ids)
+        );
+        Finding::warning(Code::KeysNotLogged, place, what, CURE)
+    })
 }

@@ -5,13 +5,15 @@ use serde_json::json;
 
 /// A listener with those HTTP filters, in `/config_dump`.
 fn dump(filters: &Value, discovered: &Value) -> Value {
+    let sides = [Side::Downstream, Side::Upstream];
+    let keys = sides.map(|side| [side.peer_key(), side.id_key()]).concat();
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "http_filters": filters,
         "access_log": [{
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
-                "common_config": { "filter_state_objects_to_log": KEYS },
+                "common_config": { "filter_state_objects_to_log": keys },
             },
         }],
     });

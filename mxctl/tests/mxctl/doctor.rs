@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use envoy_test::bootstrap::{lua_filter, pass_through};
+use envoy_test::bootstrap::{lua_filter, pass_through, text_log};
 use envoy_test::client::PEER_HEADERS;
 use envoy_test::{FailurePolicy, Lab, Listener, Mesh, Node, Plugin, Workload, until};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ envoy_test::stories!(
     a_listener_has_no_direction,
     filters_stand_in_the_wrong_order,
     keys_are_not_logged,
+    keys_of_one_side_are_not_logged,
     the_native_exchange_is_on_too,
     an_observer_has_its_place,
     a_node_has_no_metadata,
@@ -217,51 +219,94 @@ async fn filters_stand_in_the_wrong_order(lab: &Lab) -> Result<()> {
     assert_finds(lab, "outbound", behind, &["wrong_order outbound"]).await
 }
 
-async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
-    let mesh = start(lab, sidecar()?.watching_listeners()).await?;
-    let with_logs = async |logs: Value, expected: &[&str]| {
-        mesh.change_listeners("ratings", |listener| {
-            if listener["name"] == "inbound" {
-                manager(listener)["access_log"] = logs.clone();
-            }
-        })
-        .await?;
-        until("the doctor to see it", async || {
-            Ok((findings(&doctor(&mesh)?)? == expected).then_some(()))
-        })
-        .await
-    };
-    let some_keys = json!([{
+/// A gRPC log that names these keys.
+fn grpc_log(keys: &[&str]) -> Value {
+    json!({
         "name": "envoy.access_loggers.http_grpc",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
             "common_config": {
-                "log_name": "some-keys",
+                "log_name": "any",
                 "transport_api_version": "V3",
                 "grpc_service": { "envoy_grpc": { "cluster_name": "app" } },
-                "filter_state_objects_to_log": ["wasm.downstream_peer", "wasm.upstream_peer"],
+                "filter_state_objects_to_log": keys,
             },
         },
-    }]);
-    with_logs(some_keys, &["keys_not_logged inbound"]).await?;
-    let done = doctor(&mesh)?;
-    let missing = "does not name wasm.downstream_peer_id, wasm.upstream_peer_id";
-    assert!(done.stdout.contains(missing), "{done:?}");
-    let file = |format: &str| {
-        json!([{
-            "name": "envoy.access_loggers.file",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-                "path": "/dev/null",
-                "log_format": { "text_format_source": { "inline_string": format } },
-            },
-        }])
+    })
+}
+
+async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?.watching_listeners()).await?;
+    // Each step changes what is found, so that no step sees the one before.
+    let log = async |listener: &str, logs: &[&Value], expected: &str| {
+        mesh.change_listeners("ratings", |json| {
+            if json["name"] == listener {
+                manager(json)["access_log"] = json!(logs);
+            }
+        })
+        .await?;
+        until(&format!("{expected:?} of {logs:?}"), async || {
+            let done = doctor(&mesh)?;
+            let findings = done.json()?[0]["findings"].clone();
+            let is_it = match findings.as_array().context("no findings")?.as_slice() {
+                [] => expected == SOUND,
+                [finding] => {
+                    let text = |key: &str| finding[key].as_str().unwrap_or_default();
+                    let what = text("what").split(':').next().unwrap_or_default();
+                    text("code") == "keys_not_logged"
+                        && text("place") == listener
+                        && format!("{}: {what}", text("severity")) == expected
+                }
+                _ => false,
+            };
+            Ok(is_it.then_some(()))
+        })
+        .await
     };
-    for without in [json!([]), file("%RESPONSE_CODE%")] {
-        with_logs(file("%FILTER_STATE(wasm.downstream_peer_id:PLAIN)%"), &[]).await?;
-        with_logs(without, &["keys_not_logged inbound"]).await?;
-    }
-    Ok(())
+    let text = |format: &str| text_log(Path::new("/dev/null"), format);
+    let of_caller = text("%FILTER_STATE(wasm.downstream_peer_id:PLAIN)%");
+    let of_callee = text("%CEL(filter_state['wasm.upstream_peer'].workload_name)%");
+    let status = text("%RESPONSE_CODE%");
+    let [down, down_id] = ["wasm.downstream_peer", "wasm.downstream_peer_id"];
+    let [up, up_id] = ["wasm.upstream_peer", "wasm.upstream_peer_id"];
+    let no_keys = grpc_log(&[]);
+
+    let none = "error: no access log names wasm.downstream_peer";
+    log("inbound", &[], none).await?;
+    log("inbound", &[&of_caller], SOUND).await?;
+    log("inbound", &[&status, &of_callee], none).await?;
+    // SkyWalking does not read the text.
+    let lacks =
+        "error: the gRPC access log does not name wasm.downstream_peer, wasm.downstream_peer_id";
+    log("inbound", &[&no_keys, &of_caller], lacks).await?;
+    log("inbound", &[&no_keys, &grpc_log(&[down, down_id])], SOUND).await?;
+    log("inbound", &[&grpc_log(&[up, up_id])], lacks).await?;
+    let no_id = "warning: the gRPC access log does not name wasm.downstream_peer_id";
+    log("inbound", &[&grpc_log(&[down, up])], no_id).await?;
+    let lacks = "error: the gRPC access log does not name wasm.downstream_peer";
+    log("inbound", &[&grpc_log(&[down_id])], lacks).await?;
+    log("inbound", &[&grpc_log(&[down, down_id])], SOUND).await?;
+
+    let none = "error: no access log names wasm.upstream_peer";
+    log("outbound", &[&status, &of_caller], none).await?;
+    log("outbound", &[&of_callee], SOUND).await?;
+    let no_id = "warning: the gRPC access log does not name wasm.upstream_peer_id";
+    log("outbound", &[&no_keys, &grpc_log(&[up])], no_id).await?;
+    log("outbound", &[&grpc_log(&[up, up_id])], SOUND).await
+}
+
+/// What the doctor tells of an Envoy without fault.
+const SOUND: &str = "nothing";
+
+/// On a gateway the filter stores peers of both sides.
+async fn keys_of_one_side_are_not_logged(lab: &Lab) -> Result<()> {
+    let [down, down_id] = ["wasm.downstream_peer", "wasm.downstream_peer_id"];
+    let one_side = |listener: &mut Listener| {
+        listener.logged_keys = vec![down, down_id];
+        listener.plugin.configuration = json!({ "direction": "gateway" });
+    };
+    let found = ["keys_not_logged outbound"];
+    assert_finds(lab, "outbound", one_side, &found).await
 }
 
 fn manager(listener: &mut Value) -> &mut Value {
