@@ -23,8 +23,10 @@ pub(super) struct Manager<'a> {
     pub(super) listener: &'a str,
     /// The listener's direction, if it has one.
     pub(super) direction: Option<Direction>,
-    /// The HTTP filters, in the order of requests.
+    /// The HTTP filters that see requests, in their order.
     pub(super) filters: Vec<HttpFilter<'a>>,
+    /// Whether the metadata exchange is among those that see none.
+    pub(super) is_disabled: bool,
     /// The access logs.
     pub(super) access_logs: &'a [Value],
 }
@@ -36,6 +38,8 @@ pub(super) struct HttpFilter<'a> {
     pub(super) name: &'a str,
     /// Whether it is the metadata exchange.
     pub(super) is_ours: bool,
+    /// Which requests it sees.
+    pub(super) sees: Sees,
     /// Whether it is Istio's own exchange.
     pub(super) is_native: bool,
     /// Whether it neither answers nor changes routes.
@@ -48,6 +52,17 @@ pub(super) struct HttpFilter<'a> {
     pub(super) plugin: &'a str,
     /// Whether it comes by extension discovery.
     pub(super) is_discovered: bool,
+}
+
+/// Which requests an HTTP filter sees.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sees {
+    /// All, unless a route disables it.
+    All,
+    /// Those of routes that enable it.
+    Some,
+    /// None.
+    None,
 }
 
 /// Of Istio's listeners for itself the routes lead to these.
@@ -91,7 +106,18 @@ impl<'a> Dump<'a> {
             .flat_map(|section| list(&section["ecds_filters"]))
             .map(|one| &one["ecds_filter"])
             .collect();
-        let reader = Reader { filter, discovered };
+        let routes = of_type(".RoutesConfigDump")
+            .flat_map(|section| {
+                let of = |key: &str| list(&section[key]);
+                of("static_route_configs").chain(of("dynamic_route_configs"))
+            })
+            .map(|one| &one["route_config"])
+            .collect();
+        let reader = Reader {
+            filter,
+            discovered,
+            routes,
+        };
         let mut managers = Vec::new();
         let mut refused_listeners = Vec::new();
         for section in of_type(".ListenersConfigDump") {
@@ -133,6 +159,8 @@ struct Reader<'a, 'f> {
     filter: &'f str,
     /// The extension configurations that Envoy has discovered.
     discovered: Vec<&'a Value>,
+    /// The route configurations that Envoy knows by name.
+    routes: Vec<&'a Value>,
 }
 
 impl<'a> Reader<'a, '_> {
@@ -150,18 +178,37 @@ impl<'a> Reader<'a, '_> {
             .filter(|(kind, config)| {
                 kind.ends_with(".HttpConnectionManager") && !is_of_istio_itself(config)
             })
-            .map(|(_, config)| Manager {
-                listener: text(&listener["name"]),
-                direction,
-                filters: list(&config["http_filters"])
-                    .map(|filter| self.http_filter(filter))
-                    .collect(),
-                access_logs: config["access_log"].as_array().map_or(&[], Vec::as_slice),
+            .map(|(_, config)| {
+                let routes = self.routes(config);
+                let filters = list(&config["http_filters"]);
+                let (disabled, filters): (Vec<_>, Vec<_>) = filters
+                    .map(|filter| self.http_filter(filter, &routes))
+                    .partition(|filter| filter.sees == Sees::None);
+                Manager {
+                    listener: text(&listener["name"]),
+                    direction,
+                    filters,
+                    is_disabled: disabled.iter().any(|filter| filter.is_ours),
+                    access_logs: config["access_log"].as_array().map_or(&[], Vec::as_slice),
+                }
             })
             .collect()
     }
 
-    fn http_filter(&self, filter: &'a Value) -> HttpFilter<'a> {
+    /// The routes of a connection manager. Where their name is not known, as
+    /// those of scoped routes, they may be any.
+    fn routes(&self, manager: &'a Value) -> Vec<&'a Value> {
+        if let Some(routes) = manager.get("route_config") {
+            return vec![routes];
+        }
+        let name = &manager["rds"]["route_config_name"];
+        let routes = self.routes.iter().copied();
+        routes
+            .filter(|routes| name.is_null() || routes["name"] == *name)
+            .collect()
+    }
+
+    fn http_filter(&self, filter: &'a Value, routes: &[&Value]) -> HttpFilter<'a> {
         let name = text(&filter["name"]);
         let is_discovered = filter.get("config_discovery").is_some();
         let config = if is_discovered {
@@ -180,6 +227,7 @@ impl<'a> Reader<'a, '_> {
         HttpFilter {
             name,
             is_ours,
+            sees: sees(filter, routes),
             is_native: !is_ours
                 && (NATIVE_NAMES.contains(&name)
                     || NATIVE_TYPES.iter().any(|native| kind.ends_with(native))),
@@ -210,6 +258,43 @@ impl<'a> Reader<'a, '_> {
         [name, plain, resource, plugin, last]
             .into_iter()
             .any(|name| alike(name) == filter)
+    }
+}
+
+/// A filter that is disabled sees the requests of those routes that have a
+/// configuration of it, be it an empty one.
+fn sees(filter: &Value, routes: &[&Value]) -> Sees {
+    if filter["disabled"] != true {
+        return Sees::All;
+    }
+    let name = text(&filter["name"]);
+    let is_whole = |routes: &&Value| {
+        let mut hosts = list(&routes["virtual_hosts"]).peekable();
+        enables(routes, name) || hosts.peek().is_some() && hosts.all(|host| enables(host, name))
+    };
+    if !routes.is_empty() && routes.iter().all(is_whole) {
+        Sees::All
+    } else if routes.iter().any(|routes| enables_within(routes, name)) {
+        Sees::Some
+    } else {
+        Sees::None
+    }
+}
+
+/// Whether these routes, virtual host or route enable the filter.
+fn enables(routes: &Value, filter: &str) -> bool {
+    let configured = routes["typed_per_filter_config"].get(filter);
+    configured.is_some_and(|config| config["disabled"] != true)
+}
+
+/// Whether they do, or anything in them.
+fn enables_within(routes: &Value, filter: &str) -> bool {
+    match routes {
+        Value::Object(fields) => {
+            enables(routes, filter) || fields.values().any(|one| enables_within(one, filter))
+        }
+        Value::Array(items) => items.iter().any(|one| enables_within(one, filter)),
+        _ => false,
     }
 }
 

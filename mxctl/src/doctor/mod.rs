@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::entry::Side;
-use dump::{Dump, HttpFilter, Manager};
+use dump::{Dump, HttpFilter, Manager, Sees};
 
 /// What the filter is called, if it is given no other name.
 pub const FILTER: &str = "metadata_exchange";
@@ -33,7 +33,7 @@ pub enum Severity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// No filter on a listener.
+    /// No filter on a listener, or one that is disabled.
     FilterMissing,
     /// A listener without traffic direction.
     NoDirection,
@@ -187,19 +187,37 @@ fn node(node: &Value) -> Option<Finding> {
 fn examine_manager(manager: &Manager<'_>, findings: &mut Vec<Finding>) {
     let place = manager.listener;
     let Some(position) = manager.filters.iter().position(|one| one.is_ours) else {
-        findings.push(Finding::error(
-            Code::FilterMissing,
-            place,
-            "the filter is not among the HTTP filters".to_owned(),
-            "put it there: first on inbound listeners, directly before the router on others; if \
-             it has another name, say so with --filter",
-        ));
+        let (what, cure) = if manager.is_disabled {
+            (
+                "the filter is disabled among the HTTP filters, and no route enables it",
+                "take `disabled` away from it, or have the routes enable it in \
+                 typed_per_filter_config, with an empty `config` in a \
+                 envoy.config.route.v3.FilterConfig",
+            )
+        } else {
+            (
+                "the filter is not among the HTTP filters",
+                "put it there: first on inbound listeners, directly before the router on others; \
+                 if it has another name, say so with --filter",
+            )
+        };
+        let what = what.to_owned();
+        findings.push(Finding::error(Code::FilterMissing, place, what, cure));
         return;
     };
     let (ahead, rest) = manager.filters.split_at(position);
     let Some((ours, behind)) = rest.split_first() else {
         return;
     };
+    if ours.sees == Sees::Some {
+        findings.push(Finding::warning(
+            Code::FilterMissing,
+            place,
+            "the filter is disabled among the HTTP filters, and only some routes enable it"
+                .to_owned(),
+            "take `disabled` away from it, if the requests of other routes matter",
+        ));
+    }
     let configured = ours.configuration.as_ref().ok();
     let direction = configured
         .and_then(|configuration| configuration.direction)

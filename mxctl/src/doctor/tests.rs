@@ -181,6 +181,46 @@ fn names_are_alike_with_hyphens_and_underscores() {
     }
 }
 
+/// The routes of a listener may have been discovered.
+#[test]
+fn routes_enable_a_filter() {
+    let filters = json!([{ "name": FILTER, "disabled": true, "typed_config": wasm(&Value::Null) }]);
+    let mut dump = dump(&filters, &json!([]));
+    let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
+    listener["default_filter_chain"] = json!({});
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["rds"] = json!({ "route_config_name": "ours" });
+    let with = |name: &str, key: &str, config: &Value| {
+        let mut dump = dump.clone();
+        let given = json!({ FILTER: config });
+        let mut routes = json!({ "name": name, "virtual_hosts": [
+            { "routes": [{ "route": { "weighted_clusters": { "clusters": [{}] } } }] }, {},
+        ] });
+        routes.pointer_mut(key).unwrap()["typed_per_filter_config"] = given;
+        dump["configs"].as_array_mut().unwrap().push(json!({
+            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
+            "dynamic_route_configs": [{ "route_config": routes }],
+        }));
+        let stats =
+            json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
+        let findings = examine(&dump, &stats, &Value::Null, FILTER).unwrap();
+        let found = findings.into_iter().map(|one| (one.severity, one.code));
+        found.collect::<Vec<_>>()
+    };
+    let on = json!({ "config": {} });
+    let off = json!({ "disabled": true });
+    let missing = [(Severity::Error, Code::FilterMissing)];
+    let partly = [(Severity::Warning, Code::FilterMissing)];
+    let cluster = "/virtual_hosts/0/routes/0/route/weighted_clusters/clusters/0";
+    assert_eq!(with("ours", "", &on), []);
+    assert_eq!(with("ours", "", &off), missing);
+    assert_eq!(with("other", "", &on), missing);
+    for place in ["/virtual_hosts/0", "/virtual_hosts/0/routes/0", cluster] {
+        assert_eq!(with("ours", place, &on), partly, "{place}");
+        assert_eq!(with("ours", place, &off), missing, "{place}");
+    }
+}
+
 #[test]
 fn the_native_exchange_is_known_by_type() {
     for kind in dump::NATIVE_TYPES {

@@ -17,6 +17,7 @@ envoy_test::stories!(
     nothing_is_wrong,
     an_answer_ends_with_its_connection,
     a_filter_is_missing,
+    a_filter_is_disabled,
     a_listener_has_no_direction,
     filters_stand_in_the_wrong_order,
     keys_are_not_logged,
@@ -198,6 +199,81 @@ async fn a_filter_is_missing(lab: &Lab) -> Result<()> {
         assert_eq!(findings(&done)?, [""; 0], "{name}");
     }
     Ok(())
+}
+
+async fn a_filter_is_disabled(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?.watching_listeners()).await?;
+    let found = async |change: &dyn Fn(&mut Value), expected: &[&str]| {
+        mesh.change_listeners("ratings", |listener| {
+            if listener["name"] == "inbound" {
+                change(manager(listener));
+            }
+        })
+        .await?;
+        until(&format!("{expected:?}"), async || {
+            Ok((findings(&doctor(&mesh)?)? == expected).then_some(()))
+        })
+        .await
+    };
+    let missing = ["filter_missing inbound"];
+    let disable = |manager: &mut Value| manager["http_filters"][0]["disabled"] = true.into();
+    found(&disable, &missing).await?;
+    let [metadata, id] = PEER_HEADERS;
+    let call = async || {
+        let call = mesh
+            .call("outsider", "ratings")?
+            .header(metadata, "no base64!")?;
+        anyhow::Ok(call.header(id, "any")?.send().await?)
+    };
+    call().await?;
+    let done = doctor(&mesh)?;
+    assert!(done.stdout.contains("no route enables it"), "{done:?}");
+    // The filter would have refused it.
+    assert_eq!(findings(&done)?, missing);
+
+    let enabled = json!({ "metadata_exchange": {
+        "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+        "config": {},
+    } });
+    found(
+        &|manager| manager["route_config"]["typed_per_filter_config"] = enabled.clone(),
+        &[],
+    )
+    .await?;
+    call().await?;
+    let refused = "wasmcustom.metadata_exchange.refused_base64";
+    mesh.envoy("ratings")?.counts(refused, 1).await?;
+    let refused = format!("peers_refused {refused}");
+    assert_found(&mesh, &[&refused])?;
+
+    // Of two routes one enables it.
+    found(
+        &|manager| {
+            let routes = &mut manager["route_config"];
+            routes["typed_per_filter_config"] = json!({});
+            let routes = &mut routes["virtual_hosts"][0]["routes"];
+            let mut first = routes[0].clone();
+            first["match"] = json!({ "prefix": "/some" });
+            first["typed_per_filter_config"] = enabled.clone();
+            *routes = json!([first, routes[0]]);
+        },
+        &["filter_missing inbound", &refused],
+    )
+    .await?;
+    assert_eq!(first_severity(&mesh)?, "warning");
+
+    // What is disabled disturbs nothing.
+    found(
+        &|manager| {
+            let mut other = named("other");
+            other["disabled"] = true.into();
+            let mut ours = manager["http_filters"][0].clone();
+            ours["disabled"] = false.into();
+            manager["http_filters"] = json!([other, ours, manager["http_filters"][1]]);
+        },
+        &[&refused],
+    )
+    .await
 }
 
 async fn a_listener_has_no_direction(lab: &Lab) -> Result<()> {
