@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use metadata_exchange::peer::wire::{self, Strict};
 use metadata_exchange::peer::{Field, Map, Peer, Refused, Slot, Text, text};
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
@@ -41,16 +41,16 @@ fn may_hold_group(mut data: &[u8]) -> bool {
         let Ok((number, wire_type)) = decode_key(&mut data) else {
             return false;
         };
-        let inner = data;
+        let mut inner = data;
         match wire_type {
             WireType::StartGroup | WireType::EndGroup => return true,
             _ if skip_field(wire_type, number, &mut data, DecodeContext::default()).is_err() => {
                 return false;
             }
             WireType::LengthDelimited => {
-                let inner = &inner[..inner.len() - data.len()];
-                let (_, inner) = inner.split_at(length_delimiter_len(inner));
-                if may_hold_group(inner) {
+                // It has just been stepped over, so it is whole.
+                let len = decode_varint(&mut inner).unwrap_or_default();
+                if may_hold_group(&inner[..usize::try_from(len).unwrap()]) {
                     return true;
                 }
             }
@@ -58,12 +58,6 @@ fn may_hold_group(mut data: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// The bytes of the varint ahead of a length-delimited field.
-fn length_delimiter_len(field: &[u8]) -> usize {
-    let more = field.iter().take_while(|byte| **byte >= 0x80);
-    (more.count() + 1).min(field.len())
 }
 
 fn count_numbers(message: &Struct) -> usize {
