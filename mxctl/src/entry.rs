@@ -24,6 +24,8 @@ use prost::{Message as _, Name as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::als::{Batch, Gone, Sink};
+
 /// The version of the JSON form. It changes when a reader of the one before
 /// would misread it.
 pub const VERSION: u32 = 1;
@@ -300,6 +302,24 @@ impl Entry {
 
     fn of_tcp(reporter: Arc<Reporter>, entry: TcpAccessLogEntry) -> Self {
         Self::new(reporter, Protocol::Tcp, entry.common_properties)
+    }
+}
+
+/// Hands each entry that a server receives to a function, one after the other.
+#[derive(Debug)]
+pub struct Each<F>(pub F);
+
+impl<F: Fn(&Entry) + Send + Sync + 'static> Sink for Each<F> {
+    type Source = Reporter;
+
+    fn identify(&self, identifier: Identifier) -> Reporter {
+        Reporter::from(identifier)
+    }
+
+    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
+        let Self(each) = self;
+        entries(&batch.source, batch.entries).iter().for_each(each);
+        Ok(())
     }
 }
 

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
-use mxctl::als::{Batch, Gone, Limits, Server, Sink};
-use mxctl::entry::{Entry, Reporter, Side, entries};
+use mxctl::als::{Limits, Server};
+use mxctl::entry::{Each, Entry, Side};
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;
@@ -58,7 +57,11 @@ impl Recorder {
     pub(super) async fn start() -> Result<Self> {
         let records = Records::default();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let sink = Recording(Arc::clone(&records));
+        let recording = Arc::clone(&records);
+        let sink = Each(move |entry: &Entry| {
+            let phase = entry.path.split_once('?').map_or("", |(_, phase)| phase);
+            record_of(&mut lock(&recording), phase).add(entry);
+        });
         let server = Server::start(listener, Limits::default(), sink)?;
         Ok(Self {
             address: server.address,
@@ -69,32 +72,12 @@ impl Recorder {
 
     /// What there is of a phase so far.
     pub(super) fn read<T>(&self, phase: &str, read: impl FnOnce(&Record) -> T) -> T {
-        read(
-            lock(&self.records)
-                .entry(phase.to_owned())
-                .or_insert_with(Record::new),
-        )
+        read(record_of(&mut lock(&self.records), phase))
     }
 }
 
-struct Recording(Records);
-
-impl Sink for Recording {
-    type Source = Reporter;
-
-    fn identify(&self, identifier: Identifier) -> Reporter {
-        Reporter::from(identifier)
-    }
-
-    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
-        let mut records = lock(&self.0);
-        for entry in entries(&batch.source, batch.entries) {
-            let phase = entry.path.split_once('?').map_or("", |(_, phase)| phase);
-            let record = records.entry(phase.to_owned()).or_insert_with(Record::new);
-            record.add(&entry);
-        }
-        Ok(())
-    }
+fn record_of<'r>(records: &'r mut BTreeMap<String, Record>, phase: &str) -> &'r mut Record {
+    records.entry(phase.to_owned()).or_insert_with(Record::new)
 }
 
 /// Entries are added one by one, so that a reader that failed leaves whole ones.

@@ -1,13 +1,12 @@
 //! `examples/skywalking`: both sidecars run as its compose file starts them, with
 //! a collector that reads as the OAP server's analyser does.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use envoy_test::{Lab, Node, Workload, repository, until};
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
-use mxctl::als::{Batch, Gone, Limits, Server, Sink};
-use mxctl::entry::{Reporter, entries};
+use mxctl::als::{Limits, Server};
+use mxctl::entry::{Each, Entry};
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;
@@ -25,25 +24,12 @@ const EXAMPLE: &str = "examples/skywalking/docker-compose.yaml";
 struct Analyser(Arc<Mutex<Topology>>);
 
 impl Analyser {
+    fn topology(&self) -> MutexGuard<'_, Topology> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn snapshot(&self) -> Snapshot {
-        let topology = self.0.lock();
-        topology.unwrap_or_else(PoisonError::into_inner).snapshot()
-    }
-}
-
-impl Sink for Analyser {
-    type Source = Reporter;
-
-    fn identify(&self, identifier: Identifier) -> Reporter {
-        Reporter::from(identifier)
-    }
-
-    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
-        let mut topology = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in entries(&batch.source, batch.entries) {
-            topology.record(&entry);
-        }
-        Ok(())
+        self.topology().snapshot()
     }
 }
 
@@ -69,7 +55,9 @@ async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
     let analyser = Topology::new(naming, Reading::Skywalking);
     let analyser = Analyser(Arc::new(Mutex::new(analyser)));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let oap = Server::start(listener, Limits::default(), analyser.clone())?;
+    let recording = analyser.clone();
+    let sink = Each(move |entry: &Entry| recording.topology().record(entry));
+    let oap = Server::start(listener, Limits::default(), sink)?;
     let log_to_oap = |bootstrap: &mut Value| {
         let clusters = bootstrap["static_resources"]["clusters"].as_array_mut();
         let cluster = clusters
