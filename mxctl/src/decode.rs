@@ -56,7 +56,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 /// As the filter reads it: padding is optional.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -2,10 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use base64::DecodeError;
-use base64::prelude::{BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD, Engine as _};
+use base64::Engine as _;
 use metadata_exchange::config::Config;
 use metadata_exchange::exchange::Direction;
 use serde_json::{Value, json};
+
+use crate::decode::BASE64;
 
 /// The configuration of an Envoy.
 pub(super) struct Dump<'a> {
@@ -329,7 +331,7 @@ fn configuration(any: &Value) -> Result<Config, String> {
 /// Bytes as JSON states them in Protobuf: in either alphabet, padded or not.
 fn bytes(base64: &str) -> Result<Vec<u8>, DecodeError> {
     let plain = base64.replace('-', "+").replace('_', "/");
-    STANDARD_NO_PAD.decode(plain.trim_end_matches('='))
+    BASE64.decode(plain.trim_end_matches('='))
 }
 
 fn is_empty(any: &Value) -> bool {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::entry::Side;
 use dump::{Dump, HttpFilter, Manager, Sees};
+pub use stats::has_to_wait;
 
 /// What the filter is called, if it is given no other name.
 pub const FILTER: &str = "metadata_exchange";
@@ -114,12 +115,6 @@ impl Finding {
 
 /// After what time statistics are looked at again: the filter ticks every second.
 pub const LATER: Duration = Duration::from_secs(3);
-
-/// Whether these `/stats?format=json` are worth a look [`LATER`].
-#[must_use]
-pub fn has_to_wait(stats: &Value) -> bool {
-    stats::may_stand_still(stats)
-}
 
 /// What is wrong with the Envoy that has this `/config_dump` and these
 /// `/stats?format=json`, now and [`LATER`]; `Null` if there was no need to wait.

@@ -45,8 +45,9 @@ pub(super) fn examine(stats: &Value, later: &Value, dump: &Dump<'_>) -> Result<V
     Ok(findings)
 }
 
-/// Whether it takes a second look, after [`super::LATER`], to know more.
-pub(super) fn may_stand_still(stats: &Value) -> bool {
+/// Whether these `/stats?format=json` are worth a look [`super::LATER`].
+#[must_use]
+pub fn has_to_wait(stats: &Value) -> bool {
     Stats::read(stats).ticks().is_some()
 }
 
