@@ -18,23 +18,25 @@ pub const BINARY_SCHEMA: &[u8] = include_bytes!("../../schema/node_info.bfbs");
 /// Room for a usual peer; it grows for others.
 const USUAL_SIZE: usize = 1024;
 
-/// Writes `peer` as a `FlatNode`. What the peer lacks is absent; so are empty
-/// maps, as the C++ plugin has it. Equal peers have equal bytes.
+/// Writes `peer` as a `FlatNode`. A text that the peer lacks is absent. A vector
+/// that it lacks is written empty: Envoy's CEL indexes a vector field without a
+/// look whether it is there, and an absent one ends the process. Equal peers
+/// have equal bytes.
 #[must_use]
 pub fn write(peer: &Peer<'_>) -> Vec<u8> {
     // In the order of the schema.
     let fields = [
         peer.name.as_ref().map(Value::Text),
         peer.namespace.as_ref().map(Value::Text),
-        map(peer.labels.as_ref()),
+        Some(map(peer.labels.as_ref())),
         peer.owner.as_ref().map(Value::Text),
         peer.workload_name.as_ref().map(Value::Text),
-        map(peer.platform_metadata.as_ref()),
+        Some(map(peer.platform_metadata.as_ref())),
         peer.istio_version.as_ref().map(Value::Text),
         peer.mesh_id.as_ref().map(Value::Text),
-        peer.app_containers.as_ref().map(Value::Names),
+        Some(names(peer.app_containers.as_ref())),
         peer.cluster_id.as_ref().map(Value::Text),
-        peer.instance_ips.as_ref().map(Value::Names),
+        Some(names(peer.instance_ips.as_ref())),
     ];
     let mut flat = Writer(Vec::with_capacity(USUAL_SIZE));
     let root = flat.offsets(1);
@@ -49,6 +51,7 @@ pub fn write(peer: &Peer<'_>) -> Vec<u8> {
             Value::Text(text) => flat.text(text.as_bytes()),
             Value::Names(names) => flat.names(names),
             Value::Map(map) => flat.map(map),
+            Value::None => flat.u32s([0]),
         }
         place = place.next();
     }
@@ -63,10 +66,16 @@ enum Value<'p> {
     Names(&'p Text<'p>),
     /// Sorted by key, for readers search in it.
     Map(&'p Map<'p>),
+    /// A vector without elements.
+    None,
 }
 
-fn map<'p>(map: Option<&'p Map<'p>>) -> Option<Value<'p>> {
-    map.filter(|map| !map.is_empty()).map(Value::Map)
+fn map<'p>(map: Option<&'p Map<'p>>) -> Value<'p> {
+    map.map_or(Value::None, Value::Map)
+}
+
+fn names<'p>(names: Option<&'p Text<'p>>) -> Value<'p> {
+    names.map_or(Value::None, Value::Names)
 }
 
 /// Writes front to back. All but vtables stands at multiples of four. (Lengths
@@ -190,26 +199,31 @@ pub fn read(bytes: &[u8]) -> Result<Peer<'_>, InvalidFlatbuffer> {
     };
     let node = flatbuffers::root_with_opts::<FlatNode<'_>>(&bounds, bytes)?;
     Ok(Peer {
-        app_containers: node.app_containers().map(names_of),
+        app_containers: node.app_containers().and_then(names_of),
         cluster_id: node.cluster_id().map(Text::from),
-        instance_ips: node.instance_ips().map(names_of),
+        instance_ips: node.instance_ips().and_then(names_of),
         istio_version: node.istio_version().map(Text::from),
-        labels: node.labels().map(map_of),
+        labels: node.labels().and_then(map_of),
         mesh_id: node.mesh_id().map(Text::from),
         name: node.name().map(Text::from),
         namespace: node.namespace().map(Text::from),
         owner: node.owner().map(Text::from),
-        platform_metadata: node.platform_metadata().map(map_of),
+        platform_metadata: node.platform_metadata().and_then(map_of),
         workload_name: node.workload_name().map(Text::from),
     })
 }
 
-fn names_of<'a>(names: Vector<'a, ForwardsUOffset<&'a str>>) -> Text<'a> {
-    names.iter().collect::<Vec<_>>().join(",").into()
+/// `None` for an empty vector, which is as good as an absent one.
+fn names_of<'a>(names: Vector<'a, ForwardsUOffset<&'a str>>) -> Option<Text<'a>> {
+    (!names.is_empty()).then(|| names.iter().collect::<Vec<_>>().join(",").into())
 }
 
 /// Sorted here, for other writers need not sort (the C++ plugin does not).
-fn map_of<'a>(map: Vector<'a, ForwardsUOffset<KeyVal<'a>>>) -> Map<'a> {
+/// `None` for an empty vector, which is as good as an absent one.
+fn map_of<'a>(map: Vector<'a, ForwardsUOffset<KeyVal<'a>>>) -> Option<Map<'a>> {
+    if map.is_empty() {
+        return None;
+    }
     let mut map: Map<'a> = map
         .iter()
         .map(|entry| {
@@ -218,5 +232,27 @@ fn map_of<'a>(map: Vector<'a, ForwardsUOffset<KeyVal<'a>>>) -> Map<'a> {
         })
         .collect();
     map.sort();
-    map
+    Some(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vector_is_there_whatever_the_peer_lacks() {
+        let named = Peer {
+            name: Some("a".into()),
+            ..Peer::default()
+        };
+        for peer in [Peer::default(), named] {
+            let bytes = write(&peer);
+            let node = flatbuffers::root::<FlatNode<'_>>(&bytes).unwrap();
+            assert_eq!(node.labels().map(|map| map.len()), Some(0));
+            assert_eq!(node.platform_metadata().map(|map| map.len()), Some(0));
+            assert_eq!(node.app_containers().map(|names| names.len()), Some(0));
+            assert_eq!(node.instance_ips().map(|names| names.len()), Some(0));
+            assert_eq!(read(&bytes).unwrap(), peer);
+        }
+    }
 }
