@@ -33,13 +33,11 @@ pub mod bytes;
 #[forbid(unsafe_code)]
 pub mod cache;
 #[forbid(unsafe_code)]
-pub mod clusters;
-#[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
 pub mod counters;
 #[forbid(unsafe_code)]
-pub mod endpoint;
+pub mod direction;
 #[forbid(unsafe_code)]
 pub mod exchange;
 #[forbid(unsafe_code)]
@@ -49,11 +47,11 @@ mod json;
 #[forbid(unsafe_code)]
 pub mod local;
 #[forbid(unsafe_code)]
+pub mod pattern;
+#[forbid(unsafe_code)]
 pub mod peer;
 #[cfg(target_arch = "wasm32")]
 mod plugin;
-#[forbid(unsafe_code)]
-pub mod share;
 #[forbid(unsafe_code)]
 pub mod trust;
 

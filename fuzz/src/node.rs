@@ -2,14 +2,14 @@
 //! message and field by field, the metadata of clusters and of endpoints, and
 //! the name in a certificate.
 
-use metadata_exchange::clusters::Clusters;
-use metadata_exchange::config::Config;
-use metadata_exchange::endpoint;
+use metadata_exchange::exchange::clusters::Clusters;
+use metadata_exchange::exchange::endpoint;
+use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
+use metadata_exchange::pattern::Pattern;
 use metadata_exchange::peer::header::{self, Limits};
 use metadata_exchange::peer::wire::{self, Strict};
 use metadata_exchange::peer::{Field, flat};
-use metadata_exchange::share::{Pattern, Share};
 use metadata_exchange::trust::vouches;
 
 use super::source::{Source, assert_fit, without_empty_maps};
@@ -35,7 +35,7 @@ pub fn run(data: &[u8]) {
     if let Some(peer) = endpoint::peer(rest) {
         assert_fit(&peer);
     }
-    let mut clusters = Clusters::new(&Config::default());
+    let mut clusters = Clusters::new(true, Vec::new());
     let is_told = clusters.is_told(b"cluster", || Some(rest.to_vec()));
     assert_eq!(clusters.is_told(b"cluster", || None::<Vec<u8>>), is_told);
     assert!(!vouches(rest, b"", &[]));

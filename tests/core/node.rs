@@ -1,9 +1,9 @@
 //! The local node: what of it is sent.
 
 use metadata_exchange::config::Config;
+use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node, Note};
 use metadata_exchange::peer::{Peer, Refused, flat, header};
-use metadata_exchange::share::Share;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 

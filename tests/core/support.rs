@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use metadata_exchange::host::{HeaderMap, Host, HostError, HostResult, StateKey};
+use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
-use metadata_exchange::share::Share;
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use base64::DecodeError;
 use base64::Engine as _;
 use metadata_exchange::config::Config;
-use metadata_exchange::exchange::Direction;
+use metadata_exchange::direction::Direction;
 use serde_json::{Value, json};
 
 use crate::decode::BASE64;

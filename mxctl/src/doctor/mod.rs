@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use metadata_exchange::config::Mode;
-use metadata_exchange::exchange::Direction;
+use metadata_exchange::direction::Direction;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -10,10 +10,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::exchange::Direction;
+use crate::direction::Direction;
 use crate::json::{Json, Quoted};
+use crate::local::share::Share;
+use crate::pattern::Pattern;
+use crate::peer::Field;
 use crate::peer::header::Limits;
-use crate::share::{Pattern, Share};
 use crate::trust::Trust;
 
 /// Who exchanges metadata with the peers.
@@ -226,7 +228,7 @@ impl Config {
                 };
             }
             "record_local_node" => self.record_local_node = value.as_bool()?,
-            "share" => self.share = Share::parse(value)?,
+            "share" => self.share = share(value)?,
             "trust" => self.trust = trust(value)?,
             "trust_domains" => self.trust_domains = strings(value)?,
             "upstream_trust" => self.upstream_trust = trust(value)?,
@@ -244,6 +246,30 @@ fn trust(value: &Json) -> Option<Trust> {
         "none" => Some(Trust::None),
         _ => None,
     }
+}
+
+/// Reads the configuration's value; `None` if it is not allowed.
+fn share(value: &Json) -> Option<Share> {
+    if let Some(preset) = value.as_str() {
+        return match preset {
+            "all" => Some(Share::All),
+            "minimal" => Some(Share::Minimal),
+            _ => None,
+        };
+    }
+    let (mut fields, mut labels) = (None, None);
+    for (key, value) in value.as_object()? {
+        match key.as_str() {
+            "fields" => {
+                let keys = strings(value)?;
+                let known = keys.iter().map(|key| Field::of_key(key.as_bytes()));
+                fields = Some(known.collect::<Option<_>>()?);
+            }
+            "labels" => labels = Some(patterns(value)?),
+            _ => return None,
+        }
+    }
+    Some(Share::Only { fields, labels })
 }
 
 /// An integer from `min` to `max`. Written as a float it counts, too, for that
@@ -270,7 +296,7 @@ fn integer<T: TryFrom<u64>>(value: &Json, min: u64, max: u64) -> Option<T> {
 }
 
 /// A list of strings, none of them empty.
-pub(crate) fn strings(value: &Json) -> Option<Vec<String>> {
+fn strings(value: &Json) -> Option<Vec<String>> {
     value
         .as_list()?
         .iter()
@@ -280,7 +306,7 @@ pub(crate) fn strings(value: &Json) -> Option<Vec<String>> {
 }
 
 /// A list of patterns.
-pub(crate) fn patterns(value: &Json) -> Option<Vec<Pattern>> {
+fn patterns(value: &Json) -> Option<Vec<Pattern>> {
     let patterns = strings(value)?;
     patterns
         .iter()

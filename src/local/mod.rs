@@ -13,7 +13,10 @@ use crate::peer::header::{self, Limits};
 use crate::peer::text::{self, BadText};
 use crate::peer::wire::{self, Fields, Unusable, Wire, sort_last_wins};
 use crate::peer::{self, Field, Peer, Refused, SERVICE_LABELS, Slot, Text, Value, flat};
-use crate::share::Share;
+
+pub mod share;
+
+use share::Share;
 
 /// What this proxy says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use hashbrown::HashTable;
 
 use crate::bytes::{equal, quick_hash};
 use crate::cache::{Place, insert_place};
-use crate::config::Config;
+use crate::pattern::Pattern;
 use crate::peer::wire::{self, Fields};
-use crate::share::Pattern;
 
 /// Istio's name for traffic to addresses that it does not know.
 const PASSTHROUGH: &[u8] = b"PassthroughCluster";
@@ -40,12 +39,13 @@ struct Known {
 }
 
 impl Clusters {
-    /// Decides as `config` says.
+    /// Tells clusters outside the mesh nothing, if `skip_external`. They are those
+    /// that say so in their metadata, and those of `external_names`.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(skip_external: bool, external_names: Vec<Pattern>) -> Self {
         Self {
-            skip_external: config.skip_external_clusters,
-            external_names: config.external_cluster_names.clone(),
+            skip_external,
+            external_names,
             known: Vec::new(),
             index: HashTable::new(),
             latest: 0,

@@ -12,106 +12,28 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::ops::Deref;
 
 use crate::bytes::equal;
 use crate::cache::{KnownPeer, PeerCache};
-use crate::clusters::Clusters;
 use crate::config::{Config, Mode};
 use crate::counters::{Counter, Counters};
-use crate::endpoint;
-use crate::host::{HeaderMap, Host, Property, StateKey};
+use crate::direction::Direction;
+use crate::host::{HeaderMap, Host, Property};
 use crate::local::LocalNode;
 use crate::peer::Refused;
-use crate::peer::header::{self, PEER_METADATA, PEER_METADATA_ID};
-use crate::trust::{Distrust, Trust, vouches};
+use crate::peer::header;
+use crate::trust::{Distrust, Trust};
 
-/// On which side of the workload the listener stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// In front of the workload.
-    Inbound,
-    /// Behind the workload.
-    Outbound,
-    /// Between workloads: a listener without direction, or so configured.
-    Gateway,
-}
+mod callee;
+pub mod clusters;
+pub mod endpoint;
+mod headers;
+mod side;
+mod trust;
 
-/// Who speaks in a header map: the caller in requests, the callee in responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Downstream,
-    Upstream,
-}
-
-impl Side {
-    fn peer_key(self) -> StateKey {
-        match self {
-            Self::Downstream => StateKey::DownstreamPeer,
-            Self::Upstream => StateKey::UpstreamPeer,
-        }
-    }
-
-    fn id_key(self) -> StateKey {
-        match self {
-            Self::Downstream => StateKey::DownstreamPeerId,
-            Self::Upstream => StateKey::UpstreamPeerId,
-        }
-    }
-}
-
-/// The two headers as a header map has them.
-struct PeerHeaders<B> {
-    metadata: Header<B>,
-    id: Header<B>,
-}
-
-/// A header as it was found.
-enum Header<B> {
-    Absent,
-    Present(B),
-    /// It cannot be read, but may be there: not believed, and stripped.
-    Unreadable,
-}
-
-impl<B: Deref<Target = [u8]>> Header<B> {
-    /// The value; empty is as good as absent, but for its being stripped.
-    fn value(&self) -> &[u8] {
-        match self {
-            Self::Present(value) => value,
-            Self::Absent | Self::Unreadable => &[],
-        }
-    }
-
-    fn may_be_there(&self) -> bool {
-        !matches!(self, Self::Absent)
-    }
-}
-
-/// Something that each of the two headers has of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Both<T> {
-    metadata: T,
-    id: T,
-}
-
-/// Neither header.
-const NEITHER: Both<bool> = Both {
-    metadata: false,
-    id: false,
-};
-
-/// The id without metadata.
-const ID_ALONE: Both<bool> = Both {
-    metadata: false,
-    id: true,
-};
-
-/// Each header.
-const EACH: Both<bool> = Both {
-    metadata: true,
-    id: true,
-};
+use clusters::Clusters;
+use headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
+use side::Side;
 
 /// What is remembered of a stream between its request and its response.
 #[derive(Debug, Default)]
@@ -157,7 +79,10 @@ impl Exchange {
         Self {
             peers: cache(),
             endpoints: cache(),
-            clusters: RefCell::new(Clusters::new(&config)),
+            clusters: RefCell::new(Clusters::new(
+                config.skip_external_clusters,
+                config.external_cluster_names.clone(),
+            )),
             counters,
             paths: Cell::new(Paths::Unknown),
             message: RefCell::default(),
@@ -222,53 +147,6 @@ impl Exchange {
             Some(2) => Direction::Outbound,
             _ => Direction::Gateway,
         }
-    }
-
-    #[inline(always)] // On the way of every request.
-    fn read<H: Host>(&self, host: &H, map: HeaderMap) -> PeerHeaders<H::Bytes> {
-        let read = |name| match self.counters.survive(host.header(map, name)) {
-            Some(Some(value)) => Header::Present(value),
-            Some(None) => Header::Absent,
-            None => Header::Unreadable,
-        };
-        PeerHeaders {
-            metadata: read(PEER_METADATA),
-            id: read(PEER_METADATA_ID),
-        }
-    }
-
-    /// Leaves in `map` the local node's headers as `give` says, and removes what
-    /// else is there; `headers` is what was read, if it was. Tells whether any
-    /// was given.
-    #[inline(always)] // On the way of every request.
-    fn write<H: Host>(
-        &self,
-        host: &H,
-        map: HeaderMap,
-        headers: Option<&PeerHeaders<H::Bytes>>,
-        give: Both<bool>,
-    ) -> bool {
-        let write = |name, own: Option<&str>, is_there: bool| {
-            let is_given = own.is_some_and(|own| {
-                let set = host.set_header(map, name, own.as_bytes());
-                self.counters.survive(set).is_some()
-            });
-            if !is_given && is_there {
-                self.counters.survive(host.remove_header(map, name));
-            }
-            is_given
-        };
-        let is_metadata_given = write(
-            PEER_METADATA,
-            self.local.header.as_deref().filter(|_| give.metadata),
-            headers.is_none_or(|headers| headers.metadata.may_be_there()),
-        );
-        let is_id_given = write(
-            PEER_METADATA_ID,
-            self.local.id.as_deref().filter(|_| give.id),
-            headers.is_none_or(|headers| headers.id.may_be_there()),
-        );
-        is_metadata_given || is_id_given
     }
 
     /// Stores the peer in `headers` and tells which of them were received: not
@@ -403,81 +281,6 @@ impl Exchange {
         equal(own_value.as_bytes(), value)
     }
 
-    fn trust(&self, side: Side) -> Trust {
-        match side {
-            Side::Downstream => self.config.trust,
-            Side::Upstream => self.config.upstream_trust,
-        }
-    }
-
-    fn check_connection(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
-        match self.trust(side) {
-            Trust::Any => Ok(()),
-            Trust::None => Err(Distrust::Nobody),
-            Trust::Mtls | Trust::Spiffe => self.check_certificate(host, side),
-        }
-    }
-
-    #[cold]
-    fn check_certificate(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
-        let is_there = match side {
-            Side::Downstream => {
-                let mtls = self.property(host, Property::DownstreamMtls);
-                mtls.as_deref() == Some(&[1])
-            }
-            Side::Upstream => {
-                let digest = self.property(host, Property::UpstreamCertificate);
-                digest.is_some_and(|digest| !digest.is_empty())
-            }
-        };
-        is_there.then_some(()).ok_or(Distrust::NoCertificate)
-    }
-
-    /// The verdict is of this request's connection, so it is taken for known
-    /// peers, too.
-    fn check_identity(
-        &self,
-        host: &impl Host,
-        side: Side,
-        peer: &KnownPeer,
-    ) -> Result<(), Distrust> {
-        match self.trust(side) {
-            Trust::Spiffe => self.check_namespace(host, side, peer),
-            Trust::Any | Trust::Mtls | Trust::None => Ok(()),
-        }
-    }
-
-    #[cold]
-    fn check_namespace(
-        &self,
-        host: &impl Host,
-        side: Side,
-        peer: &KnownPeer,
-    ) -> Result<(), Distrust> {
-        let uri_san = self.property(
-            host,
-            match side {
-                Side::Downstream => Property::DownstreamUriSan,
-                Side::Upstream => Property::UpstreamUriSan,
-            },
-        );
-        let uri_san = uri_san.as_deref().unwrap_or_default();
-        let namespace = peer.namespace.as_deref().unwrap_or_default();
-        vouches(uri_san, namespace, &self.config.trust_domains)
-            .then_some(())
-            .ok_or(Distrust::OtherIdentity)
-    }
-
-    #[cold]
-    fn count_distrust(&self, distrust: Distrust) {
-        log::debug!("peer not trusted: {distrust:?}");
-        self.counters.count(match distrust {
-            Distrust::Nobody => Counter::RefusedTrustNone,
-            Distrust::NoCertificate => Counter::RefusedTrustMtls,
-            Distrust::OtherIdentity => Counter::RefusedTrustSpiffe,
-        });
-    }
-
     /// Whether the callee's answer is believed: it was told who calls.
     #[inline(always)] // On the way of every request.
     fn believes_answer(&self, stream: &Stream, host: &impl Host) -> bool {
@@ -502,30 +305,6 @@ impl Exchange {
         is_told
     }
 
-    /// Stores the chosen endpoint as the callee, without an id, so that a reader
-    /// can tell it from a callee that spoke for itself.
-    fn store_endpoint(&self, host: &impl Host) {
-        let Some(workload) = self.property(host, Property::EndpointWorkload) else {
-            return;
-        };
-        let mut endpoints = self.endpoints.borrow_mut();
-        let store = |known: &KnownPeer| {
-            let stored = host.store(StateKey::UpstreamPeer, &known.flat);
-            if self.counters.survive(stored).is_some() {
-                self.counters.count(Counter::UpstreamPeerFromEndpoint);
-            }
-        };
-        let missing = match endpoints.get(&workload, b"") {
-            Ok(known) => return store(known),
-            Err(missing) => missing,
-        };
-        if let Some(peer) = endpoint::peer(&workload) {
-            let known = KnownPeer::of(&peer);
-            store(&known);
-            endpoints.insert(&missing, known);
-        }
-    }
-
     /// Stores the local node under the key of the side on which it stands, so
     /// that one entry names both. A gateway stands on neither.
     fn record_local_node(&self, host: &impl Host, direction: Direction) {
@@ -546,7 +325,7 @@ impl Exchange {
 
     /// An attribute under the path by which this Envoy knows it.
     #[inline(always)]
-    fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
+    pub(super) fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
         let get = |path| self.counters.survive(host.property(path)).flatten();
         let Some(legacy_path) = property.legacy_path() else {
             return get(property.path());

@@ -1,46 +1,9 @@
 //! What of the local node is sent.
 
-use alloc::borrow::ToOwned;
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::config::{patterns, strings};
-use crate::json::Json;
+use crate::pattern::Pattern;
 use crate::peer::{Field, Peer};
-
-/// A name, or the start of names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// This name only.
-    Exact(String),
-    /// Every name that starts so.
-    Prefix(String),
-}
-
-impl Pattern {
-    /// Reads a name, or a prefix with `*` at its end; `None` if a `*` stands
-    /// elsewhere.
-    #[must_use]
-    pub fn parse(pattern: &str) -> Option<Self> {
-        let prefix = pattern.strip_suffix('*');
-        if prefix.unwrap_or(pattern).contains('*') {
-            return None;
-        }
-        Some(match prefix {
-            Some(prefix) => Self::Prefix(prefix.to_owned()),
-            None => Self::Exact(pattern.to_owned()),
-        })
-    }
-
-    /// Whether `name` is meant.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(exact) => name == exact,
-            Self::Prefix(prefix) => name.starts_with(prefix),
-        }
-    }
-}
 
 /// Which fields and labels are sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,30 +43,6 @@ pub const MINIMAL_LABELS: [&str; 4] = [
 ];
 
 impl Share {
-    /// Reads the configuration's value; `None` if it is not allowed.
-    pub(crate) fn parse(value: &Json) -> Option<Self> {
-        if let Some(preset) = value.as_str() {
-            return match preset {
-                "all" => Some(Self::All),
-                "minimal" => Some(Self::Minimal),
-                _ => None,
-            };
-        }
-        let (mut fields, mut labels) = (None, None);
-        for (key, value) in value.as_object()? {
-            match key.as_str() {
-                "fields" => {
-                    let keys = strings(value)?;
-                    let known = keys.iter().map(|key| Field::of_key(key.as_bytes()));
-                    fields = Some(known.collect::<Option<_>>()?);
-                }
-                "labels" => labels = Some(patterns(value)?),
-                _ => return None,
-            }
-        }
-        Some(Self::Only { fields, labels })
-    }
-
     /// Takes out of `peer` what is not shared.
     pub fn apply(&self, peer: &mut Peer<'_>) {
         match self {

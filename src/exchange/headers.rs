@@ -1,0 +1,109 @@
+//! The two headers of the exchange in a header map: read, set and removed.
+
+use core::ops::Deref;
+
+use super::Exchange;
+use crate::host::{HeaderMap, Host};
+use crate::peer::header::{PEER_METADATA, PEER_METADATA_ID};
+
+/// The two headers as a header map has them.
+pub(super) struct PeerHeaders<B> {
+    pub(super) metadata: Header<B>,
+    pub(super) id: Header<B>,
+}
+
+/// A header as it was found.
+pub(super) enum Header<B> {
+    Absent,
+    Present(B),
+    /// It cannot be read, but may be there: not believed, and stripped.
+    Unreadable,
+}
+
+impl<B: Deref<Target = [u8]>> Header<B> {
+    /// The value; empty is as good as absent, but for its being stripped.
+    pub(super) fn value(&self) -> &[u8] {
+        match self {
+            Self::Present(value) => value,
+            Self::Absent | Self::Unreadable => &[],
+        }
+    }
+
+    pub(super) fn may_be_there(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
+}
+
+/// Something that each of the two headers has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Both<T> {
+    pub(super) metadata: T,
+    pub(super) id: T,
+}
+
+/// Neither header.
+pub(super) const NEITHER: Both<bool> = Both {
+    metadata: false,
+    id: false,
+};
+
+/// The id without metadata.
+pub(super) const ID_ALONE: Both<bool> = Both {
+    metadata: false,
+    id: true,
+};
+
+/// Each header.
+pub(super) const EACH: Both<bool> = Both {
+    metadata: true,
+    id: true,
+};
+
+impl Exchange {
+    #[inline(always)] // On the way of every request.
+    pub(super) fn read<H: Host>(&self, host: &H, map: HeaderMap) -> PeerHeaders<H::Bytes> {
+        let read = |name| match self.counters.survive(host.header(map, name)) {
+            Some(Some(value)) => Header::Present(value),
+            Some(None) => Header::Absent,
+            None => Header::Unreadable,
+        };
+        PeerHeaders {
+            metadata: read(PEER_METADATA),
+            id: read(PEER_METADATA_ID),
+        }
+    }
+
+    /// Leaves in `map` the local node's headers as `give` says, and removes what
+    /// else is there; `headers` is what was read, if it was. Tells whether any
+    /// was given.
+    #[inline(always)] // On the way of every request.
+    pub(super) fn write<H: Host>(
+        &self,
+        host: &H,
+        map: HeaderMap,
+        headers: Option<&PeerHeaders<H::Bytes>>,
+        give: Both<bool>,
+    ) -> bool {
+        let write = |name, own: Option<&str>, is_there: bool| {
+            let is_given = own.is_some_and(|own| {
+                let set = host.set_header(map, name, own.as_bytes());
+                self.counters.survive(set).is_some()
+            });
+            if !is_given && is_there {
+                self.counters.survive(host.remove_header(map, name));
+            }
+            is_given
+        };
+        let is_metadata_given = write(
+            PEER_METADATA,
+            self.local.header.as_deref().filter(|_| give.metadata),
+            headers.is_none_or(|headers| headers.metadata.may_be_there()),
+        );
+        let is_id_given = write(
+            PEER_METADATA_ID,
+            self.local.id.as_deref().filter(|_| give.id),
+            headers.is_none_or(|headers| headers.id.may_be_there()),
+        );
+        is_metadata_given || is_id_given
+    }
+}

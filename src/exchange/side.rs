@@ -1,0 +1,26 @@
+//! The two sides of a stream, with the keys of filter state under which each is stored.
+
+use crate::host::StateKey;
+
+/// Who speaks in a header map: the caller in requests, the callee in responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Downstream,
+    Upstream,
+}
+
+impl Side {
+    pub(super) fn peer_key(self) -> StateKey {
+        match self {
+            Self::Downstream => StateKey::DownstreamPeer,
+            Self::Upstream => StateKey::UpstreamPeer,
+        }
+    }
+
+    pub(super) fn id_key(self) -> StateKey {
+        match self {
+            Self::Downstream => StateKey::DownstreamPeerId,
+            Self::Upstream => StateKey::UpstreamPeerId,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Whether a peer is believed: what its connection shows, held against the
+//! configured [`Trust`].
+
+use super::Exchange;
+use super::side::Side;
+use crate::cache::KnownPeer;
+use crate::counters::Counter;
+use crate::host::{Host, Property};
+use crate::trust::{Distrust, Trust, vouches};
+
+impl Exchange {
+    pub(super) fn trust(&self, side: Side) -> Trust {
+        match side {
+            Side::Downstream => self.config.trust,
+            Side::Upstream => self.config.upstream_trust,
+        }
+    }
+
+    pub(super) fn check_connection(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
+        match self.trust(side) {
+            Trust::Any => Ok(()),
+            Trust::None => Err(Distrust::Nobody),
+            Trust::Mtls | Trust::Spiffe => self.check_certificate(host, side),
+        }
+    }
+
+    #[cold]
+    pub(super) fn check_certificate(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
+        let is_there = match side {
+            Side::Downstream => {
+                let mtls = self.property(host, Property::DownstreamMtls);
+                mtls.as_deref() == Some(&[1])
+            }
+            Side::Upstream => {
+                let digest = self.property(host, Property::UpstreamCertificate);
+                digest.is_some_and(|digest| !digest.is_empty())
+            }
+        };
+        is_there.then_some(()).ok_or(Distrust::NoCertificate)
+    }
+
+    /// The verdict is of this request's connection, so it is taken for known
+    /// peers, too.
+    pub(super) fn check_identity(
+        &self,
+        host: &impl Host,
+        side: Side,
+        peer: &KnownPeer,
+    ) -> Result<(), Distrust> {
+        match self.trust(side) {
+            Trust::Spiffe => self.check_namespace(host, side, peer),
+            Trust::Any | Trust::Mtls | Trust::None => Ok(()),
+        }
+    }
+
+    #[cold]
+    pub(super) fn check_namespace(
+        &self,
+        host: &impl Host,
+        side: Side,
+        peer: &KnownPeer,
+    ) -> Result<(), Distrust> {
+        let uri_san = self.property(
+            host,
+            match side {
+                Side::Downstream => Property::DownstreamUriSan,
+                Side::Upstream => Property::UpstreamUriSan,
+            },
+        );
+        let uri_san = uri_san.as_deref().unwrap_or_default();
+        let namespace = peer.namespace.as_deref().unwrap_or_default();
+        vouches(uri_san, namespace, &self.config.trust_domains)
+            .then_some(())
+            .ok_or(Distrust::OtherIdentity)
+    }
+
+    #[cold]
+    pub(super) fn count_distrust(&self, distrust: Distrust) {
+        log::debug!("peer not trusted: {distrust:?}");
+        self.counters.count(match distrust {
+            Distrust::Nobody => Counter::RefusedTrustNone,
+            Distrust::NoCertificate => Counter::RefusedTrustMtls,
+            Distrust::OtherIdentity => Counter::RefusedTrustSpiffe,
+        });
+    }
+}
