@@ -5,6 +5,7 @@
 
 mod apps;
 mod boutique;
+mod cel;
 mod configuration;
 mod ends;
 mod failure_policy;
