@@ -85,7 +85,7 @@ impl Shared {
 
 impl App {
     /// Starts the app on a free port.
-    pub(crate) async fn start() -> Result<Self> {
+    pub async fn start() -> Result<Self> {
         Self::start_at(FREE_PORT).await
     }
 

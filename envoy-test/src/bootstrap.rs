@@ -11,6 +11,12 @@ use crate::workload::{Listener, Plugin};
 
 const COLLECTOR: &str = "access-log-collector";
 
+/// A module that imports nothing and does nothing, in base64; its source stands in `deploy/envoy/v8-first.yaml`.
+const EMPTY_MODULE: &str = concat!(
+    "AGFzbQEAAAABCQJgAABgAX8BfwMDAgABBQMBAAEHPwMGbWVtb3J5AgAXcHJveHlfYWJpX3ZlcnNpb25f",
+    "MF8yXzEAABhwcm94eV9vbl9tZW1vcnlfYWxsb2NhdGUAAQoJAgIACwQAQQAL",
+);
+
 /// The cluster of a proxy's own app.
 pub(crate) const APP: &str = "app";
 
@@ -33,6 +39,28 @@ pub(crate) fn bootstrap(
     })
 }
 
+/// The bootstrap extension of `deploy/envoy/v8-first.yaml`: it starts V8 before the workers, which an Envoy up to 1.37
+/// needs where its first Wasm filter arrives late.
+#[must_use]
+pub fn v8_first() -> Value {
+    json!([{
+        "name": "envoy.bootstrap.wasm",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.wasm.v3.WasmService",
+            "singleton": true,
+            "config": {
+                "name": "v8_first",
+                "failure_policy": "FAIL_OPEN",
+                "vm_config": {
+                    "vm_id": "v8_first",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": { "local": { "inline_bytes": EMPTY_MODULE } },
+                },
+            },
+        },
+    }])
+}
+
 /// Moves the listeners of `bootstrap` to the watched file `path`, so that they
 /// can change. Returns what the file is to hold.
 pub(crate) fn watch_listeners(bootstrap: &mut Value, path: &Path) -> Value {
@@ -40,6 +68,7 @@ pub(crate) fn watch_listeners(bootstrap: &mut Value, path: &Path) -> Value {
     for listener in listeners.as_array_mut().into_iter().flatten() {
         listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
     }
+    bootstrap["bootstrap_extensions"] = v8_first();
     bootstrap["dynamic_resources"]["lds_config"] = json!({
         "path_config_source": { "path": path },
     });
@@ -138,7 +167,8 @@ pub(crate) fn virtual_host(
 }
 
 /// The plugin as an HTTP filter.
-pub(crate) fn wasm_filter(plugin: &Plugin, module: &Path) -> Value {
+#[must_use]
+pub fn wasm_filter(plugin: &Plugin, module: &Path) -> Value {
     json!({ "name": plugin.filter, "typed_config": wasm_config(plugin, module) })
 }
 

@@ -149,6 +149,9 @@ impl Lab {
         }
         let clusters = self.clusters(address);
         let mut bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters, &services);
+        if proxy.listeners().any(|listener| listener.plugin.watched) {
+            bootstrap["bootstrap_extensions"] = bootstrap::v8_first();
+        }
         if proxy.watches_listeners {
             let path = mesh.listeners_file(name);
             let listeners = bootstrap::watch_listeners(&mut bootstrap, &path);

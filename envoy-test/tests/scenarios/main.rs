@@ -15,6 +15,7 @@ mod gateways;
 mod hostile;
 mod image;
 mod istio_plugin;
+mod late_wasm;
 mod lifecycle;
 mod local_node;
 mod local_replies;
