@@ -71,11 +71,15 @@ impl Bench {
             contender("noop", &self.noop, true),
             contender("filter", &self.lab.module().to_owned(), false),
         ];
-        modules.extend(self.others.iter().map(|module| {
-            let name = module.file_stem().unwrap_or_default();
-            contender(&name.to_string_lossy(), module, false)
-        }));
+        let others = self.others.iter().zip(self.others());
+        modules.extend(others.map(|(module, name)| contender(&name, module, false)));
         modules
+    }
+
+    /// The names of the modules that were named besides.
+    pub(crate) fn others(&self) -> Vec<String> {
+        let name = |module: &PathBuf| Some(module.file_stem()?.to_string_lossy().into_owned());
+        self.others.iter().filter_map(name).collect()
     }
 
     /// `usual`, or a tenth of it in a quick run.

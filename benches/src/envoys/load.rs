@@ -62,6 +62,11 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     add_chart(bench, &setups, &cases)?;
+    for other in bench.others() {
+        if let Some(table) = comparison(&setups, &cases, &other) {
+            bench.add_table(table);
+        }
+    }
     bench.add_table(Table {
         name: "load",
         about: "Envoy's processor time per request, peer cached, one worker, no access log: median and quartiles of all \
@@ -134,6 +139,48 @@ impl Case {
         };
         setups.iter().enumerate().map(row).collect()
     }
+}
+
+/// What the filter adds, as a multiple of what the module `other` adds: by kind of traffic, and of the sums.
+fn comparison(setups: &[Setup], cases: &[Case], other: &str) -> Option<Table> {
+    let index_of = |name: &str| setups.iter().position(|setup| setup.name == name);
+    let (filter, other) = (index_of("filter")?, index_of(other)?);
+    let ratio_of = |new: &[f64], old: &[f64]| -> [Cell; 3] {
+        [
+            Spread::of(new).into(),
+            Spread::of(old).into(),
+            Spread::of_ratio(new, old).into(),
+        ]
+    };
+    let row = |kind: &str, direction: &str, figures: [Cell; 3]| {
+        let names = [Cell::from(kind), Cell::from(direction)];
+        names.into_iter().chain(figures).collect()
+    };
+    let mut rows: Vec<Vec<Cell>> = cases
+        .iter()
+        .map(|case| {
+            let figures = ratio_of(&case.added(filter), &case.added(other));
+            row(case.kind.name(), name_of(case.direction), figures)
+        })
+        .collect();
+    let sum = |setup| {
+        let added = cases.iter().map(|case| case.added(setup));
+        added.reduce(|sums, added| sums.iter().zip(added).map(|(sum, one)| sum + one).collect())
+    };
+    rows.push(row("all", "both", ratio_of(&sum(filter)?, &sum(other)?)));
+    Some(Table {
+        name: "comparison",
+        about: "the filter beside the other module, in the same rounds: what each adds to Envoy's processor time per \
+                request, median and quartiles, and the ratio with its 95 % interval",
+        columns: &[
+            "traffic",
+            "direction",
+            "filter adds, us",
+            "other adds, us",
+            "filter / other",
+        ],
+        rows,
+    })
 }
 
 /// Without the large bodies, beside which the others are too small to be seen.
