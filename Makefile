@@ -45,6 +45,8 @@ test: lint image ## Check everything: lint, then the tests of every layer, the q
 	$(call step,test: the module without vectors)
 	@$(BIN)/python tools/build_wasm.py --no-simd --output target/without-vectors.wasm
 	@MODULE="$$PWD/target/without-vectors.wasm" cargo test --package wasm-host --test filter -- received:: hostile:: trust::
+	$(call step,test: the access-log server)
+	@cargo test --package access-log
 	$(call step,test: the operator's tool)
 	@cargo test --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::CALL;
 use crate::node::Node;
+pub use crate::workload::FILTER;
 use crate::workload::{Listener, Plugin};
 
 const COLLECTOR: &str = "access-log-collector";
@@ -208,8 +209,6 @@ pub fn pass_through() -> Value {
     json!({ "@type": format!("type.googleapis.com/{RBAC}") })
 }
 
-/// The name of the plugin among the HTTP filters, if it is given no other.
-pub const FILTER: &str = "metadata_exchange";
 const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 

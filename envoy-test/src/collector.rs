@@ -1,21 +1,15 @@
 //! The access-log collector: Envoy's gRPC Access Log Service, v3, as `SkyWalking`
 //! runs one. It keeps every HTTP entry with the node that sent it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use access_log::{Each, Limits, Protocol, Server, State};
+pub use access_log::{Reporter, Side};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
-use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-    Identifier, LogEntries,
-};
-use metadata_exchange::peer::{Peer, flat};
-use mxctl::als::{Batch, Gone, Limits, Server, Sink};
-use mxctl::entry::open;
-pub use mxctl::entry::{Reporter, Side};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
@@ -23,71 +17,61 @@ use tokio::time::timeout;
 use crate::client::CALL;
 use crate::wait::PATIENCE;
 
-/// One entry of an access log.
+/// An entry of an access log, for which a peer that cannot be read is an error.
 #[derive(Debug)]
-pub struct Entry {
-    /// Who logged it.
-    pub source: Arc<Reporter>,
-    /// The call that the request belongs to.
-    pub call: String,
-    /// The request's path.
-    pub path: String,
-    /// The response's status, 0 if there was none.
-    pub status: u32,
-    /// Why there was that response, in Envoy's words: `via_upstream`, ...
-    pub details: String,
-    /// The filter state that was logged: bytes, or why there are none.
-    state: BTreeMap<String, Result<Vec<u8>, String>>,
+pub struct Entry(access_log::Entry);
+
+impl Deref for Entry {
+    type Target = access_log::Entry;
+
+    fn deref(&self) -> &access_log::Entry {
+        &self.0
+    }
+}
+
+impl From<access_log::Entry> for Entry {
+    fn from(entry: access_log::Entry) -> Self {
+        Self(entry)
+    }
 }
 
 impl Entry {
+    /// The call that the request belongs to.
+    #[must_use]
+    pub fn call(&self) -> &str {
+        self.request_headers.get(CALL).map_or("", String::as_str)
+    }
+
     /// The filter-state keys that the entry has, sorted, with the length of
     /// each value.
     pub fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
-        let length = |bytes: &Result<Vec<u8>, String>| bytes.as_ref().map_or(0, Vec::len);
-        self.state
-            .iter()
-            .map(move |(key, bytes)| (key.as_str(), length(bytes)))
+        let length = |state: &State| match state {
+            State::Flat { bytes, .. } | State::Other { bytes, .. } => *bytes,
+            State::Id { id } => id.len(),
+            State::Struct { .. } | State::Broken { .. } => 0,
+        };
+        let state = self.state.iter();
+        state.map(move |(key, state)| (key.as_str(), length(state)))
     }
 
-    /// The peer of that side. An error if the state is not a `FlatNode` in the
-    /// envelope that readers expect.
-    pub fn peer(&self, side: Side) -> Result<Option<Peer<'_>>> {
+    /// The metadata of the peer on that side. An error if the state is not a
+    /// `FlatNode` in the envelope that readers expect.
+    pub fn peer(&self, side: Side) -> Result<Option<&Value>> {
         let key = side.peer_key();
-        let Some(bytes) = self.bytes(key)? else {
-            return Ok(None);
-        };
-        let peer = flat::read(bytes).map_err(|error| anyhow!("{key} is no FlatNode: {error}"))?;
-        Ok(Some(peer))
+        match self.state.get(key) {
+            None => Ok(None),
+            Some(State::Flat { metadata, .. }) => Ok(Some(metadata)),
+            Some(other) => bail!("{key} is no FlatNode: {other:?}"),
+        }
     }
 
     /// The id of that side's node.
     pub fn id(&self, side: Side) -> Result<Option<&str>> {
-        let bytes = self.bytes(side.id_key())?;
-        Ok(bytes.map(str::from_utf8).transpose()?)
-    }
-
-    /// An entry of `call` with that filter state, as no collector gets it.
-    #[cfg(test)]
-    pub(crate) fn of_state(call: &str, state: &[(&str, &[u8])]) -> Self {
-        let state = state.iter();
-        Self {
-            source: Arc::default(),
-            call: call.to_owned(),
-            path: "/".to_owned(),
-            status: 200,
-            details: String::new(),
-            state: state
-                .map(|(key, bytes)| ((*key).to_owned(), Ok(bytes.to_vec())))
-                .collect(),
-        }
-    }
-
-    fn bytes(&self, key: &str) -> Result<Option<&[u8]>> {
+        let key = side.id_key();
         match self.state.get(key) {
             None => Ok(None),
-            Some(Ok(bytes)) => Ok(Some(bytes)),
-            Some(Err(reason)) => bail!("{key}: {reason}"),
+            Some(State::Id { id }) => Ok(Some(id)),
+            Some(other) => bail!("{key} is no id: {other:?}"),
         }
     }
 }
@@ -161,14 +145,8 @@ impl Collector {
     fn listing(&self) -> String {
         let entries = self.store.entries.borrow();
         let line = |entry: &Arc<Entry>| {
-            let Entry {
-                source,
-                call,
-                path,
-                status,
-                ..
-            } = entry.as_ref();
-            format!("  {} call {call} {path} {status}\n", source.log)
+            let (log, call) = (&entry.reporter.log, entry.call());
+            format!("  {log} call {call} {} {}\n", entry.path, entry.status)
         };
         entries.iter().map(line).collect()
     }
@@ -190,80 +168,20 @@ impl fmt::Debug for Drain {
 }
 
 impl Store {
-    fn take(&self, entries: impl Iterator<Item = Entry>) {
+    fn add(&self, entry: Entry) {
         match self.drain.get() {
-            Some(Drain(drain)) => entries.for_each(|entry| drain(&entry)),
-            None => self
-                .entries
-                .send_modify(|all| all.extend(entries.map(Arc::new))),
+            Some(Drain(drain)) => drain(&entry),
+            None => self.entries.send_modify(|all| all.push(Arc::new(entry))),
         }
     }
 }
 
-/// The store as the server knows it.
-struct Shared(Arc<Store>);
-
-impl Sink for Shared {
-    type Source = Reporter;
-
-    fn identify(&self, identifier: Identifier) -> Reporter {
-        Reporter::from(identifier)
-    }
-
-    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
-        self.0
-            .take(http_entries(&batch.source, Some(batch.entries)));
-        Ok(())
-    }
-}
-
 fn serve(listener: TcpListener, store: &Arc<Store>) -> Result<Server> {
-    Server::start(listener, Limits::default(), Shared(Arc::clone(store)))
-}
-
-/// The HTTP entries of a message. `source` is who sent the stream's messages so far.
-pub(crate) fn entries_of(
-    source: &mut Arc<Reporter>,
-    message: StreamAccessLogsMessage,
-) -> impl Iterator<Item = Entry> {
-    if let Some(identifier) = message.identifier {
-        *source = Arc::new(Reporter::from(identifier));
-    }
-    http_entries(source, message.log_entries)
-}
-
-fn http_entries(
-    source: &Arc<Reporter>,
-    entries: Option<LogEntries>,
-) -> impl Iterator<Item = Entry> + use<> {
-    let entries = match entries {
-        Some(LogEntries::HttpLogs(logs)) => logs.log_entry,
-        _ => Vec::new(),
-    };
-    let source = Arc::clone(source);
-    entries
-        .into_iter()
-        .map(move |entry| entry_of(Arc::clone(&source), entry))
-}
-
-fn entry_of(source: Arc<Reporter>, entry: HttpAccessLogEntry) -> Entry {
-    let request = entry.request.unwrap_or_default();
-    let response = entry.response.unwrap_or_default();
-    let common = entry.common_properties.unwrap_or_default();
-    Entry {
-        source,
-        call: request
-            .request_headers
-            .get(CALL)
-            .cloned()
-            .unwrap_or_default(),
-        path: request.path,
-        status: response.response_code.map_or(0, |code| code.value),
-        details: response.response_code_details,
-        state: common
-            .filter_state_objects
-            .into_iter()
-            .map(|(key, any)| (key, open(&any)))
-            .collect(),
-    }
+    let store = Arc::clone(store);
+    let each = Each(move |entry: &access_log::Entry| {
+        if entry.protocol == Protocol::Http {
+            store.add(Entry(entry.clone()));
+        }
+    });
+    Server::start(listener, Limits::default(), each)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::collector::{Entry, Side};
 use crate::mesh::{Lab, Mesh};
-use crate::node::{Node, peer_json};
+use crate::node::Node;
 use crate::report::{Call, Key, Party, Report, View};
 use crate::workload::Workload;
 
@@ -117,8 +117,8 @@ async fn one_entry(lab: &Lab, mesh: &Mesh, client: &Member, server: &Member) -> 
 
 fn view(role: &str, entry: &Entry) -> Result<View> {
     let local = Node {
-        id: entry.source.id.clone(),
-        metadata: entry.source.metadata.clone(),
+        id: entry.reporter.id.clone(),
+        metadata: entry.reporter.metadata.clone(),
     };
     let keys = entry.keys().map(|(name, bytes)| Key {
         name: name.to_owned(),
@@ -126,7 +126,7 @@ fn view(role: &str, entry: &Entry) -> Result<View> {
     });
     Ok(View {
         role: role.to_owned(),
-        log: entry.source.log.clone(),
+        log: entry.reporter.log.clone(),
         local: Party::of_node(&local),
         downstream: party(entry, Side::Downstream)?,
         upstream: party(entry, Side::Upstream)?,
@@ -139,6 +139,6 @@ fn party(entry: &Entry, side: Side) -> Result<Option<Party>> {
     let id = entry.id(side)?.map(str::to_owned);
     Ok(peer.map(|peer| Party {
         id,
-        metadata: peer_json(&peer),
+        metadata: peer.clone(),
     }))
 }

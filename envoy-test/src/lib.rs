@@ -44,6 +44,7 @@ pub mod traffic;
 mod wait;
 mod workload;
 
+pub use access_log::Direction;
 pub use app::{App, Received};
 pub use client::Reply;
 pub use collector::{Collector, Entry, Reporter, Side};
@@ -51,7 +52,7 @@ pub use envoy::{Envoy, Release};
 pub use mesh::{Lab, Mesh};
 pub use node::Node;
 pub use wait::until;
-pub use workload::{Direction, FailurePolicy, Listener, Plugin, Workload};
+pub use workload::{FailurePolicy, Listener, Plugin, Workload};
 
 use std::path::{Path, PathBuf};
 

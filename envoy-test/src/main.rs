@@ -58,6 +58,9 @@ enum Command {
     Collector {
         #[arg(long)]
         listen: SocketAddr,
+        /// Where it serves the entries that it received.
+        #[arg(long)]
+        serve: SocketAddr,
     },
     /// Hundreds of callers, honest and hostile, call one sidecar; every reply and
     /// every access-log entry is checked.
@@ -130,8 +133,8 @@ async fn main() -> Result<ExitCode> {
             unless_interrupted(container::app(listen, &outbound)).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Collector { listen } => {
-            unless_interrupted(container::collector(listen)).await?;
+        Command::Collector { listen, serve } => {
+            unless_interrupted(container::collector(listen, serve)).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Soak(soak) => unless_interrupted(Box::pin(soak.run())).await,

@@ -198,7 +198,7 @@ impl Lab {
         let what = format!("call {call} in {log}");
         self.collector
             .wait_for(&what, count, |entry| {
-                entry.call == call && entry.source.log == log
+                entry.call() == call && entry.reporter.log == log
             })
             .await
     }

@@ -1,8 +1,8 @@
 //! Envoy's node: how a proxy is told which workload it stands for.
 
+pub use access_log::state::json_of_peer as peer_json;
 use anyhow::{Context as _, Result};
 use metadata_exchange::peer::Field;
-pub use mxctl::entry::json_of_peer as peer_json;
 use serde_json::{Value, json};
 
 /// A node as a bootstrap has it.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::collector::{Entry, Side};
 use crate::envoy::{Release, named_by_environment};
 use crate::mesh::Lab;
-use crate::node::{Node, peer_json};
+use crate::node::Node;
 
 /// Tells a story in a lab of that release. An error fails the test; every
 /// Envoy's log is shown.
@@ -36,10 +36,9 @@ pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>)
 /// # Panics
 /// If it does not.
 pub fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
-    let peer = entry.peer(side)?.map(|peer| peer_json(&peer));
     assert_eq!(
-        peer,
-        Some(node.as_peer()),
+        entry.peer(side)?,
+        Some(&node.as_peer()),
         "{} in {entry:?}",
         side.peer_key()
     );

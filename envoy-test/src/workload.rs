@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use access_log::Direction;
 use serde_json::{Value, json};
 
-use crate::bootstrap::FILTER;
 use crate::collector::Side;
 use crate::node::Node;
 
@@ -190,24 +190,6 @@ impl Proxy {
     }
 }
 
-/// A listener's `traffic_direction`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Towards the app.
-    Inbound,
-    /// Towards the mesh; Istio's gateways, too.
-    Outbound,
-}
-
-impl Direction {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Inbound => "INBOUND",
-            Self::Outbound => "OUTBOUND",
-        }
-    }
-}
-
 /// Where a listener's routes lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leads {
@@ -273,6 +255,9 @@ impl Listener {
         }
     }
 }
+
+/// The name of the plugin among the HTTP filters, if it is given no other.
+pub const FILTER: &str = "metadata_exchange";
 
 /// The plugin as an operator configures it.
 #[derive(Clone, Debug)]

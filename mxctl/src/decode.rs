@@ -19,7 +19,8 @@ use prost::Message;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::entry::{self, Reporter, json_of_peer};
+use access_log::Reporter;
+use access_log::state::json_of_peer;
 
 /// What a text or message is said to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -242,7 +243,7 @@ fn decode_als(input: &[u8]) -> Result<Value, Broken> {
             reporter = Arc::new(Reporter::from(identifier));
         }
         if let Some(logs) = message.log_entries {
-            entries.extend(entry::entries(&reporter, logs));
+            entries.extend(access_log::entries(&reporter, logs));
         }
     }
     Ok(json!({ "reporter": *reporter, "entries": entries }))

@@ -7,7 +7,7 @@ use prost::Message as _;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::entry::struct_of_json;
+use access_log::json::struct_of_json;
 
 /// What a node sends.
 #[derive(Debug, PartialEq, Eq, Serialize)]

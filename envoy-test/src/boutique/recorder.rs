@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use access_log::{Each, Entry, Limits, Server, Side};
 use anyhow::Result;
-use mxctl::als::{Limits, Server};
-use mxctl::entry::{Each, Entry, Side};
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;

@@ -5,8 +5,6 @@ mod compose;
 pub mod container;
 mod files;
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result, ensure};
 use hyper::StatusCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +22,7 @@ const INBOUND: u16 = 15006;
 const OUTBOUND: u16 = 15001;
 const APP: u16 = 8080;
 const COLLECTOR: u16 = 9090;
+const ENTRIES: u16 = 9091;
 
 /// Runs the demonstration and takes everything down again, whatever happens.
 /// An error comes with the containers' logs on standard error.
@@ -154,15 +153,15 @@ impl Story<'_> {
         let log = format!("{}/{listener}", member.name);
         until(&format!("an entry of call {call} in {log}"), async || {
             let mut entries = self.entries().await?.into_iter();
-            Ok(entries.find(|entry| entry.source.log == log && entry.call == call))
+            Ok(entries.find(|entry| entry.reporter.log == log && entry.call() == call))
         })
         .await
     }
 
     async fn entries(&self) -> Result<Vec<Entry>> {
-        let collector = self.project.port("collector", COLLECTOR).await?;
+        let collector = self.project.port("collector", ENTRIES).await?;
         let reply = Call::new(collector, "collector")
-            .path(container::MESSAGES)
+            .path(container::ENTRIES)
             .send()
             .await?;
         ensure!(
@@ -170,12 +169,10 @@ impl Story<'_> {
             "the collector answers {}",
             reply.status
         );
-        let mut source = Arc::default();
-        let mut entries = Vec::new();
-        for message in container::messages(reply.body)? {
-            entries.extend(crate::collector::entries_of(&mut source, message));
-        }
-        Ok(entries)
+        let lines = str::from_utf8(&reply.body)?.lines();
+        lines
+            .map(|line| Ok(access_log::Entry::of_line(line)?.into()))
+            .collect()
     }
 }
 

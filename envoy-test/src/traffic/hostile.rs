@@ -429,13 +429,16 @@ fn pick<'t, T>(random: &mut Random, things: &'t [T]) -> &'t T {
 
 #[cfg(test)]
 mod tests {
-    use metadata_exchange::peer::{Refused, flat};
+    use metadata_exchange::peer::Refused;
     use rand::SeedableRng as _;
 
+    use serde_json::Value;
+
     use super::*;
+    use crate::node::peer_json;
 
     /// The verdict that the native decoder gives.
-    fn verdict(message: &Message) -> Result<Option<Vec<u8>>, Refused> {
+    fn verdict(message: &Message) -> Result<Option<Value>, Refused> {
         let limits = Config::default().limits;
         let first = |values: &[Vec<u8>]| values.first().cloned().unwrap_or_default();
         let (value, id) = (first(&message.metadata), first(&message.ids));
@@ -445,7 +448,7 @@ mod tests {
         }
         let bytes = header::message(&value, limits)?;
         let peer = header::peer(&bytes, limits)?;
-        Ok(Some(flat::write(&peer)))
+        Ok(Some(peer_json(&peer)))
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use metadata_exchange::config::Config;
-use metadata_exchange::peer::{flat, header};
+use metadata_exchange::peer::header;
 use serde::Serialize;
 
 use super::{Message, Plan};
@@ -141,7 +141,7 @@ impl Ledger {
     /// Checks an entry.
     pub fn check_entry(&self, entry: &Entry) {
         if let Err(error) = self.entry(entry) {
-            self.mismatch(&format!("entry of request {}: {error:#}", entry.call));
+            self.mismatch(&format!("entry of request {}: {error:#}", entry.call()));
         }
         self.entries.fetch_add(1, Ordering::Relaxed);
     }
@@ -203,7 +203,7 @@ impl Ledger {
     }
 
     fn entry(&self, entry: &Entry) -> Result<()> {
-        let number: u64 = entry.call.parse().context("no number")?;
+        let number: u64 = entry.call().parse().context("no number")?;
         ensure!(number < self.requests(), "never sent");
         let message = self.plan.message(number);
         self.note_logged(number)?;
@@ -235,8 +235,7 @@ impl Ledger {
 fn check_peer(entry: &Entry, message: &Message) -> Result<()> {
     let Message { expected, .. } = message;
     let peer = entry.peer(Side::Downstream)?;
-    let sent = expected.peer.as_deref().map(flat::read).transpose();
-    let sent = sent.map_err(|error| anyhow!("the plan's own peer: {error}"))?;
+    let sent = expected.peer.as_ref();
     ensure!(peer == sent, "names {peer:?}");
     let id = entry.id(Side::Downstream)?.map(str::as_bytes);
     let sent = expected.id.as_deref().filter(|_| sent.is_some());
@@ -250,7 +249,12 @@ fn check_peer(entry: &Entry, message: &Message) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use access_log::State;
+    use serde_json::json;
+
     use super::*;
+    use crate::client::CALL;
+    use crate::node::peer_json;
     use crate::traffic::callers;
 
     /// A book of one caller with its id, whose only request was sent.
@@ -267,10 +271,30 @@ mod tests {
     }
 
     fn entry(call: &str, peer: usize, id: usize) -> Entry {
-        let peer = flat::write(&callers::peer(peer, 0));
+        let state = [named(Side::Downstream, peer), with_id(id)];
+        logged(call, state)
+    }
+
+    fn named(side: Side, peer: usize) -> (String, State) {
+        let metadata = peer_json(&callers::peer(peer, 0));
+        let state = State::Flat { metadata, bytes: 1 };
+        (side.peer_key().to_owned(), state)
+    }
+
+    fn with_id(id: usize) -> (String, State) {
         let id = callers::id(id);
-        let [peer_key, id_key] = [Side::Downstream.peer_key(), Side::Downstream.id_key()];
-        Entry::of_state(call, &[(peer_key, &peer), (id_key, id.as_bytes())])
+        (Side::Downstream.id_key().to_owned(), State::Id { id })
+    }
+
+    fn logged<const N: usize>(call: &str, state: [(String, State); N]) -> Entry {
+        let line = json!({
+            "version": 1, "reporter": {}, "protocol": "http", "status": 200,
+            "request_headers": { CALL: call },
+            "state": BTreeMap::from(state),
+        });
+        access_log::Entry::of_line(&line.to_string())
+            .unwrap()
+            .into()
     }
 
     #[test]
@@ -287,17 +311,14 @@ mod tests {
 
     #[test]
     fn any_other_entry_is_wrong() {
-        let [peer_key, id_key] = [Side::Upstream.peer_key(), Side::Downstream.id_key()];
-        let peer = flat::write(&callers::peer(5, 0));
-        let id = callers::id(5);
         for entry in [
             entry("0", 6, 5),
             entry("0", 5, 6),
             entry("1", 5, 5),
             entry("", 5, 5),
-            Entry::of_state("0", &[]),
-            Entry::of_state("0", &[(id_key, id.as_bytes())]),
-            Entry::of_state("0", &[(peer_key, &peer), (id_key, id.as_bytes())]),
+            logged("0", []),
+            logged("0", [with_id(5)]),
+            logged("0", [named(Side::Upstream, 5), with_id(5)]),
         ] {
             let ledger = ledger();
             ledger.check_entry(&entry);

@@ -17,9 +17,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use metadata_exchange::counters::Counter;
-use metadata_exchange::peer::{Peer, flat, header};
+use metadata_exchange::peer::{Peer, header};
 use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
+use serde_json::Value;
+
+use crate::node::peer_json;
 
 /// The generator of everything random here: the same everywhere for a seed.
 pub type Random = Xoshiro256PlusPlus;
@@ -40,9 +43,9 @@ pub struct Message {
 /// What must come of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// The caller that the entry names, as a `FlatNode`, if any; then the reply
+    /// The metadata of the caller that the entry names, if any; then the reply
     /// carries the callee's metadata.
-    pub peer: Option<Vec<u8>>,
+    pub peer: Option<Value>,
     /// The id that was received, if any: it is in the entry beside a peer, and
     /// the reply carries the callee's id.
     pub id: Option<Vec<u8>>,
@@ -71,7 +74,7 @@ impl Message {
             metadata: vec![header::encode(peer).into_bytes()],
             ids: id.iter().cloned().collect(),
             expected: Expected {
-                peer: Some(flat::write(peer)),
+                peer: Some(peer_json(peer)),
                 id,
                 refused: None,
             },

@@ -3,10 +3,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use access_log::{Each, Entry, Limits, Server};
 use anyhow::{Context as _, Result, ensure};
 use envoy_test::{Lab, Node, Workload, repository, until};
-use mxctl::als::{Limits, Server};
-use mxctl::entry::{Each, Entry};
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;

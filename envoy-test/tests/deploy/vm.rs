@@ -216,15 +216,15 @@ async fn it_exchanges(lab: &Lab) -> Result<()> {
     // What SkyWalking names the local side from.
     let entry = lab
         .collector()
-        .wait_for("the VM", 1, |entry| entry.source.log == LOG)
+        .wait_for("the VM", 1, |entry| entry.reporter.log == LOG)
         .await?
         .remove(0);
     assert!(
-        entry.source.id.starts_with("sidecar~"),
+        entry.reporter.id.starts_with("sidecar~"),
         "{}",
-        entry.source.id
+        entry.reporter.id
     );
-    assert_eq!(entry.source.metadata, vm.node.metadata);
+    assert_eq!(entry.reporter.metadata, vm.node.metadata);
     Ok(())
 }
 

@@ -82,7 +82,7 @@ async fn duplicate_headers_come_in(lab: &Lab) -> Result<()> {
     assert!(reply.starts_with(b"HTTP/1.1 200 "));
     let inbound = lab.entry("ratings/inbound", "duplicates").await?;
     let peer = inbound.peer(Side::Downstream)?;
-    assert_eq!(peer.and_then(|peer| peer.name).as_deref(), Some("x"));
+    assert_eq!(peer.map(|peer| &peer["NAME"]), Some(&json!("x")));
     let received = mesh.app("ratings")?.received("duplicates");
     assert!(
         received

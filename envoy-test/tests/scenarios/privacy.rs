@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
-use envoy_test::node::peer_json;
 use envoy_test::{Lab, Mesh, Node, Reply, Side, Workload, until};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -103,7 +102,7 @@ fn assert_told(mesh: &Mesh, callee: &str, reply: &Reply, caller: Option<&Node>) 
 
 async fn assert_answer_is_believed(lab: &Lab, reply: &Reply) -> Result<()> {
     let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    let peer = outbound.peer(Side::Upstream)?.map(|peer| peer_json(&peer));
+    let peer = outbound.peer(Side::Upstream)?.cloned();
     assert_eq!(peer, Some(json!({ "NAME": "x" })));
     Ok(())
 }
@@ -238,10 +237,10 @@ async fn both_share(lab: &Lab, share: &Value, told: &Value, answered: &Value) ->
     let reply = mesh.call("productpage", "ratings")?.send().await?;
 
     let inbound = lab.entry("ratings/inbound", &reply.call).await?;
-    let caller = inbound.peer(Side::Downstream)?.map(|peer| peer_json(&peer));
+    let caller = inbound.peer(Side::Downstream)?.cloned();
     assert_eq!(caller.as_ref(), Some(told));
     let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    let callee = outbound.peer(Side::Upstream)?.map(|peer| peer_json(&peer));
+    let callee = outbound.peer(Side::Upstream)?.cloned();
     assert_eq!(callee.as_ref(), Some(answered));
     Ok(())
 }

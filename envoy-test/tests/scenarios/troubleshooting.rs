@@ -218,7 +218,7 @@ async fn a_node_id_has_no_role(lab: &Lab) -> Result<()> {
     let call = called(&mesh, "productpage", "ratings").await?;
 
     let inbound = lab.entry("ratings/inbound", &call).await?;
-    assert_eq!(inbound.source.id, "ratings-v1");
+    assert_eq!(inbound.reporter.id, "ratings-v1");
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)?;
     shows(mesh.envoy("ratings")?, "node-id").await
 }

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Limits, Mapping, live, plain_json, say};
-use crate::entry::{Entry, Named, Protocol, Side};
 use crate::escape::visible;
 use crate::naming::Naming;
-use crate::topology::{Direction, host_of_cluster};
+use crate::topology::host_of_cluster;
+use access_log::{Direction, Entry, Named, Protocol, Side};
 
 /// Receive access logs, HTTP and TCP, and print each entry.
 ///
@@ -273,7 +273,7 @@ fn human(entry: &Entry, naming: &Naming) -> String {
     let (caller, callee) = (entry.peer(Side::Downstream), entry.peer(Side::Upstream));
     // The log's own node stands at the end that is not told.
     let (caller, callee) = match (caller, callee) {
-        (None, None) if Direction::of(entry) == Some(Direction::Outbound) => {
+        (None, None) if entry.direction() == Some(Direction::Outbound) => {
             (Some(entry.local()), None)
         }
         (None, None) => (None, Some(entry.local())),

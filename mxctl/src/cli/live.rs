@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::say;
-use crate::als::{Batch, Gone, Limits, Room, Server, Sink};
-use crate::entry::{self, Entry, Reporter};
+use access_log::server::{Batch, Gone, Room, Server, Sink};
+use access_log::{Entry, Limits, Reporter};
 
 /// How many messages wait for their reader before the streams do.
 const QUEUE: usize = 64;
@@ -35,7 +35,7 @@ impl Sink for Queue {
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
         let received = Received {
-            entries: entry::entries(&batch.source, batch.entries),
+            entries: access_log::entries(&batch.source, batch.entries),
             _room: batch.room,
         };
         self.0.send(received).await.map_err(|_| Gone)

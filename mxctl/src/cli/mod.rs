@@ -17,11 +17,11 @@ use metadata_exchange::config::Config;
 use serde_json::{Value, json};
 
 use crate::admin;
-use crate::als;
 use crate::decode::{self, Form};
 use crate::encode;
 use crate::escape::visible;
 use crate::naming::Naming;
+use access_log::limits;
 
 mod collect;
 mod doctor;
@@ -100,13 +100,13 @@ struct Encode {
 #[derive(Debug, Args)]
 struct Limits {
     /// How many streams at a time; an Envoy has one for each worker and log
-    #[arg(long, value_name = "COUNT", default_value_t = als::Limits::default().streams,
-        value_parser = up_to(als::MAX_STREAMS))]
+    #[arg(long, value_name = "COUNT", default_value_t = limits::Limits::default().streams,
+        value_parser = up_to(limits::MAX_STREAMS))]
     max_streams: usize,
     /// The longest message. What is received takes at most 128 MiB of memory, or
     /// some 70 times this if that is more; each stream may hold twice this besides
-    #[arg(long, value_name = "BYTES", default_value_t = als::Limits::default().message_bytes,
-        value_parser = up_to(als::MAX_MESSAGE_BYTES))]
+    #[arg(long, value_name = "BYTES", default_value_t = limits::Limits::default().message_bytes,
+        value_parser = up_to(limits::MAX_MESSAGE_BYTES))]
     max_message: usize,
 }
 
@@ -115,8 +115,8 @@ fn up_to(most: usize) -> impl TypedValueParser<Value = usize> {
 }
 
 impl Limits {
-    fn of_server(&self) -> als::Limits {
-        als::Limits {
+    fn of_server(&self) -> limits::Limits {
+        limits::Limits {
             streams: self.max_streams,
             message_bytes: self.max_message,
         }

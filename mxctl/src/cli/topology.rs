@@ -22,11 +22,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Limits, Mapping, live, plain_json, say};
-use crate::als::{Counts, Server};
-use crate::entry::Entry;
 use crate::escape::visible;
 use crate::render::{dot, html, mermaid, svg, text};
 use crate::topology::{NoteView, Reading, Snapshot, Topology};
+use access_log::Entry;
+use access_log::server::{Counts, Server};
 
 /// Draw who calls whom, from recorded entries (files), live ones (--listen), or
 /// both.

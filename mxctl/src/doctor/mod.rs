@@ -13,7 +13,7 @@ use metadata_exchange::direction::Direction;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::entry::Side;
+use access_log::Side;
 use dump::{Dump, HttpFilter, Manager, Sees};
 pub use stats::has_to_wait;
 

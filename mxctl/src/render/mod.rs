@@ -52,9 +52,9 @@ fn is_failing(tally: &TallyView) -> bool {
 /// A graph of names that try each output.
 #[cfg(test)]
 pub(crate) fn hostile() -> Snapshot {
-    use crate::entry::Entry;
     use crate::naming::Naming;
     use crate::topology::{Reading, Topology};
+    use access_log::Entry;
     let mut topology = Topology::new(Naming::default(), Reading::Mesh);
     let line = serde_json::json!({
         "version": 1,

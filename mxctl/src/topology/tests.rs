@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
-use serde_json::json;
+use access_log::{Named, Protocol};
+use serde_json::{Value, json};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! The page in a real browser.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -10,7 +10,8 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
-use crate::tool::{PATIENCE, Stream, Tool, peer, run};
+use crate::stream::{Stream, peer};
+use crate::tool::{PATIENCE, Tool, run};
 use crate::topology::line;
 
 const HOW: &str =
@@ -191,9 +192,11 @@ async fn the_live_page_answers_no_other_name() -> Result<()> {
     ] {
         let request =
             format!("GET /topology.json HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        let reply = envoy_test::client::raw(page, request.as_bytes()).await?;
+        let mut stream = TcpStream::connect(page)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        let reply = std::io::read_to_string(stream)?;
         let start = format!("HTTP/1.1 {status} ");
-        let reply = String::from_utf8(reply)?;
         ensure!(reply.starts_with(&start), "{host}: {reply}");
     }
     Ok(())

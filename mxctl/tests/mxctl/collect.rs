@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use access_log::{Entry, Protocol};
 use anyhow::{Result, ensure};
 use envoy_types::pb::envoy::data::accesslog::v3::HttpAccessLogEntry;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
     HttpAccessLogEntries, LogEntries,
 };
-use mxctl::entry::{Entry, Protocol};
 
-use crate::tool::{Stream, Tool, http, peer, run, run_unheard, silent_connections, tcp};
+use crate::stream::{Stream, http, peer, tcp};
+use crate::tool::{Tool, run, run_unheard, silent_connections};
 
 const LISTEN: [&str; 3] = ["collect", "--listen", "127.0.0.1:0"];
 

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use metadata_exchange::peer::{flat, header};
 use serde_json::json;
 
-use crate::tool::{peer, run};
+use crate::stream::peer;
+use crate::tool::run;
 
 #[test]
 fn a_header_goes_there_and_back() -> Result<()> {

@@ -5,8 +5,10 @@
 
 mod browser;
 mod collect;
-mod doctor;
 mod forms;
-mod mesh;
+mod stream;
 mod tool;
 mod topology;
+
+/// The tool.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mxctl");

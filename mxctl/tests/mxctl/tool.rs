@@ -1,4 +1,4 @@
-//! Runs the tool, and sends access logs to it as an Envoy does.
+//! Runs the tool as a process.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -6,23 +6,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties,
-    TcpAccessLogEntry,
-};
-use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-    HttpAccessLogEntries, Identifier, LogEntries, TcpAccessLogEntries,
-};
-use envoy_types::pb::google::protobuf::{Any, BytesValue, Duration as ProtoDuration, UInt32Value};
-use metadata_exchange::peer::{Peer, flat};
-use mxctl::entry::struct_of_json;
-use prost::{Message as _, Name as _};
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use serde_json::Value;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,7 +56,7 @@ pub(crate) fn run_unheard(arguments: &[&str], stdin: &[u8]) -> Result<ExitStatus
 }
 
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mxctl"));
+    let mut command = Command::new(crate::PROGRAM);
     command.args(arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -192,124 +176,4 @@ pub(crate) fn silent_connections(to: SocketAddr) -> Result<[TcpStream; 2]> {
     http.set_read_timeout(Some(PATIENCE))?;
     http.read_exact(&mut [0; 9])?;
     Ok([tcp, http])
-}
-
-/// A stream of access logs.
-pub(crate) struct Stream {
-    messages: mpsc::Sender<StreamAccessLogsMessage>,
-    call: tokio::task::JoinHandle<Result<(), tonic::Status>>,
-}
-
-impl Stream {
-    /// Opens a stream of the log `log` by the node of that service.
-    pub(crate) async fn open(to: SocketAddr, log: &str, service: &str) -> Result<Self> {
-        let mut client = AccessLogServiceClient::connect(format!("http://{to}")).await?;
-        let (messages, queue) = mpsc::channel(1);
-        let call = tokio::spawn(async move {
-            client
-                .stream_access_logs(ReceiverStream::new(queue))
-                .await?;
-            Ok(())
-        });
-        let identifier = Identifier {
-            node: Some(node(service)?),
-            log_name: log.to_owned(),
-        };
-        let first = StreamAccessLogsMessage {
-            identifier: Some(identifier),
-            log_entries: None,
-        };
-        messages.send(first).await?;
-        Ok(Self { messages, call })
-    }
-
-    pub(crate) async fn send(&self, entries: LogEntries) -> Result<()> {
-        let message = StreamAccessLogsMessage {
-            identifier: None,
-            log_entries: Some(entries),
-        };
-        Ok(self.messages.send(message).await?)
-    }
-
-    /// Sends a request to `path` that `service` answered so.
-    pub(crate) async fn request(&self, peer: &Peer<'_>, path: &str, status: u32) -> Result<()> {
-        self.send(LogEntries::HttpLogs(HttpAccessLogEntries {
-            log_entry: vec![http(peer, path, status)],
-        }))
-        .await
-    }
-
-    /// Ends the stream, and says how the server ended it.
-    pub(crate) async fn end(self) -> Result<Result<(), tonic::Status>> {
-        drop(self.messages);
-        Ok(tokio::time::timeout(PATIENCE, self.call).await??)
-    }
-}
-
-fn node(service: &str) -> Result<Node> {
-    let metadata = json!({
-        "NAME": format!("{service}-1"), "NAMESPACE": "shop", "LABELS": { "app": service },
-        "OWNER": "kubernetes://apis/apps/v1/namespaces/shop/deployments/x",
-    });
-    Ok(Node {
-        id: format!("sidecar~10.0.0.1~{service}-1.shop~shop.svc.cluster.local"),
-        metadata: Some(struct_of_json(&metadata)?),
-        ..Node::default()
-    })
-}
-
-/// A pod of a service.
-pub(crate) fn peer(service: &str) -> Peer<'static> {
-    Peer {
-        name: Some(format!("{service}-1").into()),
-        namespace: Some("shop".into()),
-        labels: Some(vec![("app".into(), service.to_owned().into())]),
-        app_containers: Some("main".into()),
-        ..Peer::default()
-    }
-}
-
-/// A request to `callee`.
-pub(crate) fn http(callee: &Peer<'_>, path: &str, status: u32) -> HttpAccessLogEntry {
-    HttpAccessLogEntry {
-        common_properties: Some(common(callee)),
-        request: Some(HttpRequestProperties {
-            request_method: 1,
-            path: path.to_owned(),
-            ..HttpRequestProperties::default()
-        }),
-        response: Some(HttpResponseProperties {
-            response_code: Some(UInt32Value { value: status }),
-            ..HttpResponseProperties::default()
-        }),
-        ..HttpAccessLogEntry::default()
-    }
-}
-
-/// A connection to `callee`.
-pub(crate) fn tcp(callee: &Peer<'_>) -> LogEntries {
-    LogEntries::TcpLogs(TcpAccessLogEntries {
-        log_entry: vec![TcpAccessLogEntry {
-            common_properties: Some(common(callee)),
-            ..TcpAccessLogEntry::default()
-        }],
-    })
-}
-
-fn common(callee: &Peer<'_>) -> AccessLogCommon {
-    let bytes = BytesValue {
-        value: flat::write(callee),
-    };
-    let any = Any {
-        type_url: BytesValue::type_url(),
-        value: bytes.encode_to_vec(),
-    };
-    AccessLogCommon {
-        filter_state_objects: [("wasm.upstream_peer".to_owned(), any)].into(),
-        time_to_last_downstream_tx_byte: Some(ProtoDuration {
-            seconds: 0,
-            nanos: 3_000_000,
-        }),
-        ..AccessLogCommon::default()
-    }
 }

@@ -5,7 +5,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::tool::{PATIENCE, Stream, Tool, peer, run, run_unheard, silent_connections};
+use crate::stream::{Stream, peer};
+use crate::tool::{PATIENCE, Tool, run, run_unheard, silent_connections};
 
 /// A recorded call to the service `callee`.
 pub(crate) fn line(caller: &str, callee: &str, status: u32) -> String {

@@ -2,18 +2,19 @@
 //! `MetaExchangeALSHTTPAnalyzer` and `MetaExchangeTCPAccessLogAnalyzer` do it,
 //! those of 10.2 with Istio's newer keys besides.
 
+use access_log::{Entry, Side, State};
 use serde_json::{Map, Value};
 
-use crate::entry::{Entry, Side, State};
-use crate::topology::{End, Role, Seen, Topology};
+use super::graph::{End, Graph, Seen};
+use super::kind::Role;
 
 /// The name of the unknown caller of a gateway.
-pub const UNKNOWN: &str = "UNKNOWN";
+const UNKNOWN: &str = "UNKNOWN";
 
 /// Adds the edges that `SkyWalking` would draw for `entry`.
-pub(crate) fn record(topology: &mut Topology, entry: &Entry) {
+pub(super) fn record(graph: &mut Graph, entry: &Entry) {
     let role = Role::of_id(Some(&entry.reporter.id));
-    topology.note(match role {
+    graph.note(match role {
         Role::Sidecar => "role SIDECAR",
         Role::Gateway => "role PROXY",
         Role::Waypoint => "role WAYPOINT",
@@ -22,10 +23,10 @@ pub(crate) fn record(topology: &mut Topology, entry: &Entry) {
         }
     });
     if entry.bare {
-        return topology.note("dropped: an entry without common_properties");
+        return graph.note("dropped: an entry without common_properties");
     }
     if entry.state.is_empty() {
-        return topology.note(
+        return graph.note(
             "dropped by mx-mesh: an entry without filter state (the next analyser may take it)",
         );
     }
@@ -33,9 +34,9 @@ pub(crate) fn record(topology: &mut Topology, entry: &Entry) {
     let mut edges = 0;
     let mut is_called = false;
     for side in [Side::Upstream, Side::Downstream] {
-        let peers = peers(topology, entry, side);
+        let peers = peers(graph, entry, side);
         if peers.len() > 1 {
-            topology.note(&format!(
+            graph.note(&format!(
                 "counted twice from 10.2 on: {} and {} in one entry",
                 side.peer_key(),
                 side.struct_key()
@@ -43,40 +44,40 @@ pub(crate) fn record(topology: &mut Topology, entry: &Entry) {
         }
         for (key, read) in peers {
             edges += 1;
-            note_names(topology, entry, &read);
+            note_names(graph, entry, &read);
             // Its kind is ours to tell; SkyWalking knows none.
             let Some(peer) = entry.peer_at(key, side) else {
                 continue;
             };
             let peer = End::NamedBy(peer, read);
             match side {
-                Side::Upstream => topology.edge(&local(), &peer, Seen::Client, entry),
+                Side::Upstream => graph.edge(&local(), &peer, Seen::Client, entry),
                 Side::Downstream => {
                     is_called = true;
-                    topology.edge(&peer, &local(), Seen::Server, entry);
+                    graph.edge(&peer, &local(), Seen::Server, entry);
                 }
             }
         }
     }
     if role == Role::Gateway && !is_called {
         edges += 1;
-        topology.edge(&End::Unknown(UNKNOWN), &local(), Seen::Server, entry);
+        graph.edge(&End::Unknown(UNKNOWN), &local(), Seen::Server, entry);
     }
     if edges == 0 {
-        topology.note("dropped: filter state, but no peer in it, and no gateway");
+        graph.note("dropped: filter state, but no peer in it, and no gateway");
     }
 }
 
 /// The peers that both parsers find on that side: their keys, and what is read
 /// of them.
-fn peers(topology: &mut Topology, entry: &Entry, side: Side) -> Vec<(&'static str, Value)> {
+fn peers(graph: &mut Graph, entry: &Entry, side: Side) -> Vec<(&'static str, Value)> {
     let mut peers = Vec::new();
     for key in [side.peer_key(), side.struct_key()] {
         match entry.state.get(key) {
-            Some(State::Flat { metadata }) => peers.push((key, as_read(metadata))),
+            Some(State::Flat { metadata, .. }) => peers.push((key, as_read(metadata))),
             Some(State::Struct { metadata }) => peers.push((key, metadata.clone())),
             Some(State::Broken { reason, .. }) => {
-                topology.note(&format!(
+                graph.note(&format!(
                     "an error in its log, and no edge: {key} is {reason}"
                 ));
             }
@@ -98,18 +99,18 @@ fn as_read(metadata: &Value) -> Value {
     Value::Object(fields.collect())
 }
 
-fn note_names(topology: &mut Topology, entry: &Entry, peer: &Value) {
-    let naming = topology.naming();
+fn note_names(graph: &mut Graph, entry: &Entry, peer: &Value) {
+    let naming = graph.naming();
     let local = &entry.reporter.metadata;
     let [peer_name, local_name] = [peer, local].map(|metadata| naming.service(metadata));
     let nameless = naming.nameless();
     let is_self = peer_name == local_name && naming.instance(peer) == naming.instance(local);
     for name in [&peer_name, &local_name] {
         if *name == nameless {
-            topology.note(&format!("a nameless node, drawn as {nameless}"));
+            graph.note(&format!("a nameless node, drawn as {nameless}"));
         }
     }
     if is_self {
-        topology.note("an edge from an instance to itself");
+        graph.note("an edge from an instance to itself");
     }
 }

@@ -1,0 +1,26 @@
+//! A sink for whoever wants entries one by one.
+
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
+
+use crate::entry::Entry;
+use crate::read::entries;
+use crate::reporter::Reporter;
+use crate::server::{Batch, Gone, Sink};
+
+/// Hands each entry that a server receives to a function, one after the other.
+#[derive(Debug)]
+pub struct Each<F>(pub F);
+
+impl<F: Fn(&Entry) + Send + Sync + 'static> Sink for Each<F> {
+    type Source = Reporter;
+
+    fn identify(&self, identifier: Identifier) -> Reporter {
+        Reporter::from(identifier)
+    }
+
+    async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
+        let Self(each) = self;
+        entries(&batch.source, batch.entries).iter().for_each(each);
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! One entry of an access log, and its form as a JSON line.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::reporter::Reporter;
+use crate::side::{Direction, Side};
+use crate::state::{State, node_metadata_of};
+
+/// The version of the JSON form. It changes when a reader of the one before
+/// would misread it.
+pub const VERSION: u32 = 1;
+
+/// One entry of an access log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Who logged it.
+    pub reporter: Arc<Reporter>,
+    /// What was logged.
+    pub protocol: Protocol,
+    /// When the request or connection began, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// Until the last byte to the caller, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// The request's method; empty for TCP, as all of the request.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// The request's authority.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub authority: String,
+    /// The request's path.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// The request's headers that the log names, besides those above.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub request_headers: BTreeMap<String, String>,
+    /// The response's status, 0 if there was none.
+    #[serde(default)]
+    pub status: u32,
+    /// Why there was that response, in Envoy's words: `via_upstream`, ...
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+    /// Envoy's response flags by their short names, as `UF`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Cow<'static, str>>,
+    /// The Envoy cluster that the request went to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub upstream_cluster: String,
+    /// The caller's address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub downstream_address: String,
+    /// The callee's address.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub upstream_address: String,
+    /// One of several entries of a stream, and not its last.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub intermediate: bool,
+    /// The entry lacks the properties that every one has.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub bare: bool,
+    /// The logged filter state.
+    #[serde(default)]
+    pub state: BTreeMap<String, State>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_false(bool: &bool) -> bool {
+    !bool
+}
+
+/// What an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A request.
+    Http,
+    /// A connection.
+    Tcp,
+}
+
+/// A node as an entry names it.
+#[derive(Clone, Debug)]
+pub struct Named<'e> {
+    /// Its id, if it is known.
+    pub id: Option<&'e str>,
+    /// Its metadata, under the keys of node metadata.
+    pub metadata: Cow<'e, Value>,
+}
+
+impl Entry {
+    /// The node that logged.
+    #[must_use]
+    pub fn local(&self) -> Named<'_> {
+        let id = self.reporter.id.as_str();
+        Named {
+            id: (!id.is_empty()).then_some(id),
+            metadata: Cow::Borrowed(&self.reporter.metadata),
+        }
+    }
+
+    /// The peer on that side, by this filter's key or else by Istio's.
+    #[must_use]
+    pub fn peer(&self, side: Side) -> Option<Named<'_>> {
+        let keys = [side.peer_key(), side.struct_key()];
+        keys.into_iter().find_map(|key| self.peer_at(key, side))
+    }
+
+    /// The peer on that side under one of its keys.
+    #[must_use]
+    pub fn peer_at(&self, key: &str, side: Side) -> Option<Named<'_>> {
+        match self.state.get(key)? {
+            State::Flat { metadata, .. } => Some(Named {
+                id: match self.state.get(side.id_key()) {
+                    Some(State::Id { id }) => Some(id),
+                    _ => None,
+                },
+                metadata: Cow::Borrowed(metadata),
+            }),
+            State::Struct { metadata } => Some(Named {
+                id: None,
+                metadata: Cow::Owned(node_metadata_of(metadata)),
+            }),
+            State::Id { .. } | State::Broken { .. } | State::Other { .. } => None,
+        }
+    }
+
+    /// Which way the listener leads: by the name of the Envoy cluster, as Istio
+    /// names them, or else of the log.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        let cluster = self.upstream_cluster.as_str();
+        if cluster.starts_with("inbound|") || cluster == "InboundPassthroughCluster" {
+            return Some(Direction::Inbound);
+        }
+        if cluster.starts_with("outbound|") || cluster == "PassthroughCluster" {
+            return Some(Direction::Outbound);
+        }
+        let log = self.reporter.log.to_ascii_lowercase();
+        match (log.contains("inbound"), log.contains("outbound")) {
+            (true, false) => Some(Direction::Inbound),
+            (false, true) => Some(Direction::Outbound),
+            _ => None,
+        }
+    }
+
+    /// Whether no answer came from upstream, not even an error. Of connections,
+    /// nobody knows.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        // Why Envoy answers in the place of upstream.
+        const OWN: [&str; 10] = ["DF", "DT", "LR", "NC", "UC", "UF", "UH", "UO", "UR", "UT"];
+        let is_envoys = || self.flags.iter().any(|flag| OWN.contains(&&**flag));
+        self.protocol == Protocol::Http && (self.status == 0 || self.status >= 500 && is_envoys())
+    }
+
+    /// Reads a JSON line.
+    pub fn of_line(line: &str) -> Result<Self> {
+        let entry: Self = serde_json::from_str(line)?;
+        ensure!(
+            entry.version == VERSION,
+            "an entry of version {}, but this is a reader of version {VERSION}",
+            entry.version
+        );
+        Ok(entry)
+    }
+
+    /// The entry as a JSON line, without its end.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        json!(self).to_string()
+    }
+}

@@ -1,0 +1,58 @@
+//! A `google.protobuf.Struct` and the JSON that it stands for.
+//!
+//! The map of `prost_types::Struct` is ordered, so that equal objects have equal
+//! bytes; that of Envoy's messages is not.
+
+use anyhow::{Context as _, Result};
+use prost::{DecodeError, Message};
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value as ProtoValue};
+use serde_json::Value;
+
+/// A `google.protobuf.Struct` as the JSON that it stands for.
+#[must_use]
+pub fn json_of_struct(message: Struct) -> Value {
+    let fields = message.fields.into_iter();
+    Value::Object(fields.map(|(key, value)| (key, json_of(value))).collect())
+}
+
+fn json_of(value: ProtoValue) -> Value {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::NumberValue(number)) => Value::from(number),
+        Some(Kind::StringValue(text)) => Value::from(text),
+        Some(Kind::BoolValue(bool)) => Value::from(bool),
+        Some(Kind::StructValue(fields)) => json_of_struct(fields),
+        Some(Kind::ListValue(list)) => list.values.into_iter().map(json_of).collect(),
+    }
+}
+
+/// The `google.protobuf.Struct` of a JSON object.
+pub fn struct_of_json(value: &Value) -> Result<Struct> {
+    let object = value.as_object().context("not a JSON object")?;
+    let fields = object
+        .iter()
+        .map(|(key, value)| Ok((key.clone(), value_of_json(value)?)))
+        .collect::<Result<_>>()?;
+    Ok(Struct { fields })
+}
+
+fn value_of_json(value: &Value) -> Result<ProtoValue> {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(bool) => Kind::BoolValue(*bool),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().context("no double")?),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => {
+            let values = values.iter().map(value_of_json).collect::<Result<_>>()?;
+            Kind::ListValue(ListValue { values })
+        }
+        Value::Object(_) => Kind::StructValue(struct_of_json(value)?),
+    };
+    Ok(ProtoValue { kind: Some(kind) })
+}
+
+/// The same message, of another crate's type.
+pub fn convert<M: Message + Default>(message: &impl Message) -> Result<M, DecodeError> {
+    M::decode(message.encode_to_vec().as_slice())
+}

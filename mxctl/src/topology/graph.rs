@@ -1,0 +1,271 @@
+//! Who calls whom, out of access-log entries, in bounded memory.
+//!
+//! A call may be logged twice, by the caller's proxy and by the callee's. Both
+//! are kept apart on its edge, never added.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use access_log::{Entry, Named};
+use serde_json::Value;
+
+use super::snapshot::{EdgeView, NoteView, Reading, Snapshot, WorkloadView};
+use super::tally::Tally;
+use super::workload::{Workload, cut, is_cut};
+use crate::naming::Naming;
+
+/// How many workloads are kept. Names come from the network.
+const MAX_WORKLOADS: usize = 2048;
+/// How many edges are kept.
+const MAX_EDGES: usize = 8192;
+/// How many instances of all workloads are kept.
+const MAX_ALL_INSTANCES: usize = 16_384;
+/// How many kinds of notes are kept.
+const MAX_NOTES: usize = 64;
+
+/// Which end of an edge a proxy stands at that saw its calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The caller's.
+    Client,
+    /// The callee's.
+    Server,
+}
+
+/// A workload's place in the graph.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    standing: Standing,
+    name: String,
+}
+
+/// What is known of a workload. Those without metadata are apart from a service
+/// of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It has metadata.
+    Known,
+    /// It has none.
+    Unknown,
+    /// It was called by this name and did not answer: it is whoever answers
+    /// other calls by the name.
+    Unresolved,
+}
+
+/// Who answers calls by a name.
+#[derive(Debug, PartialEq, Eq)]
+enum Answering {
+    /// One service, of this name.
+    One(String),
+    Several,
+}
+
+/// One end of an edge.
+#[derive(Debug)]
+pub(super) enum End<'e> {
+    /// A node with metadata.
+    Node(Named<'e>),
+    /// A node that is named by other metadata than what is known of it.
+    NamedBy(Named<'e>, Value),
+    /// Nobody knows who, under this name.
+    Unknown(&'e str),
+    /// Whoever answers to this name, but did not.
+    Unresolved(&'e str),
+}
+
+/// The graph.
+#[derive(Debug)]
+pub(super) struct Graph {
+    naming: Naming,
+    entries: u64,
+    workloads: BTreeMap<Key, Workload>,
+    /// How many instances all workloads have.
+    instances: usize,
+    edges: BTreeMap<(Key, Key), Edge>,
+    /// By the host of the Envoy cluster.
+    answering: BTreeMap<String, Answering>,
+    notes: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Edge {
+    client: Option<Tally>,
+    server: Option<Tally>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub(super) fn new(naming: Naming) -> Self {
+        Self {
+            naming,
+            entries: 0,
+            workloads: BTreeMap::new(),
+            instances: 0,
+            edges: BTreeMap::new(),
+            answering: BTreeMap::new(),
+            notes: BTreeMap::new(),
+        }
+    }
+
+    /// Counts an entry, whatever it says.
+    pub(super) fn count_entry(&mut self) {
+        self.entries += 1;
+    }
+
+    /// How nodes are named.
+    pub(super) fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    /// Remembers that `service` answers calls to `host`.
+    pub(super) fn answers(&mut self, host: &str, service: &str) {
+        let (host, service) = (&*cut(host), cut(service).into_owned());
+        if let Some(known) = self.answering.get_mut(host) {
+            if *known != Answering::One(service) {
+                *known = Answering::Several;
+            }
+        } else if self.answering.len() < MAX_WORKLOADS {
+            self.answering
+                .insert(host.to_owned(), Answering::One(service));
+        }
+    }
+
+    /// The workload that stands for `key` by what is known now.
+    fn resolved(&self, key: &Key) -> Key {
+        if key.standing != Standing::Unresolved {
+            return key.clone();
+        }
+        let (standing, name) = match self.answering.get(&key.name) {
+            Some(Answering::One(service)) => (Standing::Known, service),
+            Some(Answering::Several) | None => (Standing::Unknown, &key.name),
+        };
+        Key {
+            standing,
+            name: name.clone(),
+        }
+    }
+
+    /// Counts something that made no edge, or that an operator should know.
+    pub(super) fn note(&mut self, note: &str) {
+        let note = &*cut(note);
+        if let Some(count) = self.notes.get_mut(note) {
+            *count += 1;
+        } else if self.notes.len() < MAX_NOTES {
+            self.notes.insert(note.to_owned(), 1);
+        }
+    }
+
+    /// Adds a call to an edge.
+    pub(super) fn edge(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen, entry: &Entry) {
+        let (Some(from), Some(to)) = (self.workload(from), self.workload(to)) else {
+            return self.note("more than 2048 workloads: those beyond are left out");
+        };
+        let key = (from, to);
+        if self.edges.len() >= MAX_EDGES && !self.edges.contains_key(&key) {
+            return self.note("more than 8192 edges: those beyond are left out");
+        }
+        let edge = self.edges.entry(key).or_default();
+        let tally = match seen {
+            Seen::Client => &mut edge.client,
+            Seen::Server => &mut edge.server,
+        };
+        tally.get_or_insert_with(Tally::new).add(entry);
+    }
+
+    fn workload(&mut self, end: &End<'_>) -> Option<Key> {
+        let (node, metadata) = match end {
+            End::Node(node) => (Some(node), node.metadata.as_ref()),
+            End::NamedBy(node, metadata) => (Some(node), metadata),
+            End::Unknown(_) | End::Unresolved(_) => (None, &Value::Null),
+        };
+        let (standing, name) = match end {
+            End::Unknown(name) => (Standing::Unknown, cut(name).into_owned()),
+            End::Unresolved(name) => (Standing::Unresolved, cut(name).into_owned()),
+            End::Node(_) | End::NamedBy(..) => {
+                let name = self.naming.service(metadata);
+                (Standing::Known, cut(&name).into_owned())
+            }
+        };
+        let key = Key { standing, name };
+        if self.workloads.len() >= MAX_WORKLOADS && !self.workloads.contains_key(&key) {
+            return None;
+        }
+        let workload = self.workloads.entry(key.clone()).or_default();
+        if let Some(node) = node {
+            let name = cut(&self.naming.instance(metadata)).into_owned();
+            let id = node.id.map(cut);
+            let bounded = Named {
+                id: id.as_deref(),
+                metadata: Cow::Borrowed(&*node.metadata),
+            };
+            let before = workload.instances.len();
+            workload.add(name, &bounded, self.instances < MAX_ALL_INSTANCES);
+            self.instances += workload.instances.len() - before;
+            if is_cut(node) {
+                self.note("metadata of more than 8 KiB: not all of it is kept");
+            }
+        }
+        Some(key)
+    }
+
+    /// The graph as it is now.
+    pub(super) fn snapshot(&self, reading: Reading) -> Snapshot {
+        // Known ones come first, so that they are not hidden by one that is meant.
+        let mut workloads: BTreeMap<Key, &Workload> = BTreeMap::new();
+        for (key, workload) in &self.workloads {
+            workloads.entry(self.resolved(key)).or_insert(workload);
+        }
+        let numbers: BTreeMap<&Key, usize> = workloads.keys().zip(0..).collect();
+        let mut edges: BTreeMap<(usize, usize), Sum<'_>> = BTreeMap::new();
+        for ((from, to), edge) in &self.edges {
+            let ends = [from, to].map(|end| numbers[&self.resolved(end)]);
+            edges.entry((ends[0], ends[1])).or_default().add(edge);
+        }
+        let workloads = workloads.iter().map(|(key, workload)| WorkloadView {
+            name: key.name.clone(),
+            kind: workload.kind(),
+            instances: workload.views(),
+            further_instances: workload.further_instances,
+        });
+        let edges = edges.into_iter().map(|((from, to), edge)| EdgeView {
+            from,
+            to,
+            client: edge.client.map(|tally| tally.view()),
+            server: edge.server.map(|tally| tally.view()),
+        });
+        let notes = self.notes.iter().map(|(note, count)| NoteView {
+            note: note.clone(),
+            count: *count,
+        });
+        Snapshot {
+            reading,
+            entries: self.entries,
+            workloads: workloads.collect(),
+            edges: edges.collect(),
+            notes: notes.collect(),
+        }
+    }
+}
+
+/// Edges between the same ends.
+#[derive(Default)]
+struct Sum<'t> {
+    client: Option<Cow<'t, Tally>>,
+    server: Option<Cow<'t, Tally>>,
+}
+
+impl<'t> Sum<'t> {
+    fn add(&mut self, edge: &'t Edge) {
+        let sides = [
+            (&mut self.client, &edge.client),
+            (&mut self.server, &edge.server),
+        ];
+        for (sum, tally) in sides {
+            match (sum, tally) {
+                (Some(sum), Some(tally)) => sum.to_mut().add_all(tally),
+                (sum @ None, Some(tally)) => *sum = Some(Cow::Borrowed(tally)),
+                (_, None) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Who calls whom, out of access-log entries: as the entries say it ([`mesh`]) or as
+//! `SkyWalking` reads them ([`skywalking`]). Both draw into one [`graph`].
+
+use access_log::Entry;
+
+use crate::naming::Naming;
+use graph::Graph;
+
+mod graph;
+mod kind;
+mod mesh;
+mod skywalking;
+mod snapshot;
+mod tally;
+mod workload;
+
+pub use kind::{Kind, Role, kind_of};
+pub(crate) use mesh::host_of_cluster;
+pub use snapshot::{
+    EdgeView, InstanceView, LatencyView, NoteView, Reading, Snapshot, TallyView, WorkloadView,
+};
+
+/// The graph of the entries so far.
+#[derive(Debug)]
+pub struct Topology {
+    graph: Graph,
+    reading: Reading,
+}
+
+impl Topology {
+    /// An empty graph.
+    #[must_use]
+    pub fn new(naming: Naming, reading: Reading) -> Self {
+        let graph = Graph::new(naming);
+        Self { graph, reading }
+    }
+
+    /// How nodes are named.
+    #[must_use]
+    pub fn naming(&self) -> &Naming {
+        self.graph.naming()
+    }
+
+    /// Adds what an entry says.
+    pub fn record(&mut self, entry: &Entry) {
+        self.graph.count_entry();
+        match self.reading {
+            Reading::Mesh => mesh::record(&mut self.graph, entry),
+            Reading::Skywalking => skywalking::record(&mut self.graph, entry),
+        }
+    }
+
+    /// The graph as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.graph.snapshot(self.reading)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! What one side saw of an edge: calls, errors and latencies.
+
+use access_log::{Entry, Protocol};
+use hdrhistogram::Histogram;
+
+use super::snapshot::{LatencyView, TallyView};
+
+/// Latencies beyond an hour count as an hour.
+const MAX_LATENCY_US: u64 = 3_600_000_000;
+/// Percentiles are exact to one percent.
+const LATENCY_DIGITS: u8 = 2;
+
+/// What one side saw of an edge.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    calls: u64,
+    errors: u64,
+    client_errors: u64,
+    connections: u64,
+    latencies_us: Histogram<u32>,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        // It grows as needed.
+        let latencies_us =
+            Histogram::new(LATENCY_DIGITS).expect("two digits are within the histogram's bounds");
+        Self {
+            calls: 0,
+            errors: 0,
+            client_errors: 0,
+            connections: 0,
+            latencies_us,
+        }
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.calls += 1;
+        if entry.protocol == Protocol::Tcp {
+            self.connections += 1;
+            // How long a connection lasted is no latency.
+            self.errors += u64::from(!entry.flags.is_empty());
+            return;
+        }
+        self.errors += u64::from(entry.status == 0 || entry.status >= 500);
+        self.client_errors += u64::from((400..500).contains(&entry.status));
+        if let Some(duration) = entry.duration_us {
+            // The histogram grows to any value that is bounded so.
+            let _ = self.latencies_us.record(duration.min(MAX_LATENCY_US));
+        }
+    }
+
+    pub(super) fn add_all(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.errors += other.errors;
+        self.client_errors += other.client_errors;
+        self.connections += other.connections;
+        // It has the same precision and no bound, so that nothing is refused.
+        let _ = self.latencies_us.add(&other.latencies_us);
+    }
+
+    pub(super) fn view(&self) -> TallyView {
+        let latency_ms = (!self.latencies_us.is_empty()).then(|| LatencyView {
+            p50: self.percentile_ms(50.0),
+            p90: self.percentile_ms(90.0),
+            p99: self.percentile_ms(99.0),
+        });
+        TallyView {
+            calls: self.calls,
+            errors: self.errors,
+            client_errors: self.client_errors,
+            connections: self.connections,
+            latency_ms,
+        }
+    }
+
+    fn percentile_ms(&self, percentile: f64) -> f64 {
+        let us = self.latencies_us.value_at_percentile(percentile);
+        #[allow(clippy::cast_precision_loss)] // At most an hour.
+        let us = us as f64;
+        us / 1000.0
+    }
+}
