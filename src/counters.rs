@@ -26,6 +26,9 @@ pub enum Counter {
     /// The cluster is outside the mesh: nothing was sent, or, where the filter only
     /// observes, an answer was not believed.
     ExternalSkipped,
+    /// A message went without the local node's headers, or with the id alone: with
+    /// them it could have passed a header limit on its way.
+    TooLargeToSend,
     /// [`Refused::Base64`]
     RefusedBase64,
     /// [`Refused::Protobuf`]
@@ -58,7 +61,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 21] = [
+    pub const ALL: [(Self, &str); 22] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -70,6 +73,7 @@ impl Counter {
         (Self::Own, "own"),
         (Self::HostError, "host_error"),
         (Self::ExternalSkipped, "external_skipped"),
+        (Self::TooLargeToSend, "too_large_to_send"),
         (Self::RefusedBase64, "refused_base64"),
         (Self::RefusedProtobuf, "refused_protobuf"),
         (Self::RefusedEmpty, "refused_empty"),

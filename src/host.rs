@@ -125,6 +125,9 @@ pub trait Host {
     /// Removes all values of a header.
     fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()>;
 
+    /// The bytes of all names and values in a header map, pseudo-headers included.
+    fn header_bytes(&self, map: HeaderMap) -> HostResult<usize>;
+
     /// The attribute at `path`; `None` if it is absent.
     fn property(&self, path: &str) -> HostResult<Option<Self::Bytes>>;
 

@@ -41,6 +41,8 @@ pub mod direction;
 #[forbid(unsafe_code)]
 pub mod exchange;
 #[forbid(unsafe_code)]
+pub mod header_limits;
+#[forbid(unsafe_code)]
 pub mod host;
 #[forbid(unsafe_code)]
 mod json;

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::direction::Direction;
+use crate::header_limits::HeaderLimits;
 use crate::json::{Json, Quoted};
 use crate::local::share::Share;
 use crate::pattern::Pattern;
@@ -37,6 +38,10 @@ pub struct Config {
     pub direction: Option<Direction>,
     /// `max_sent_bytes`: the longest `x-envoy-peer-metadata` that is sent.
     pub max_sent_bytes: usize,
+    /// `max_request_headers_kb` and `max_request_headers_count`.
+    pub request_headers: HeaderLimits,
+    /// `max_response_headers_kb` and `max_response_headers_count`.
+    pub response_headers: HeaderLimits,
     /// `max_peer_cache_size`: peers kept per VM and plugin; 0 keeps none.
     pub max_peer_cache_size: u32,
     /// `record_local_node`: also store the local node, under the opposite key.
@@ -69,6 +74,8 @@ impl Default for Config {
             mode: Mode::Exchange,
             direction: None,
             max_sent_bytes: 16_384,
+            request_headers: HeaderLimits::DEFAULT,
+            response_headers: HeaderLimits::DEFAULT,
             max_peer_cache_size: 500,
             record_local_node: false,
             accept_own: false,
@@ -89,7 +96,7 @@ impl Default for Config {
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What may stand in the configuration: each key with what it allows.
-pub const KEYS: [(&str, &str); 16] = [
+pub const KEYS: [(&str, &str); 20] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -105,6 +112,10 @@ pub const KEYS: [(&str, &str); 16] = [
     ("max_labels", "an integer from 0 to 65536"),
     ("max_peer_cache_size", "an integer from 0 to 10000000"),
     ("max_received_bytes", "an integer from 1 to 1048576"),
+    ("max_request_headers_count", HEADERS_COUNT),
+    ("max_request_headers_kb", HEADERS_KB),
+    ("max_response_headers_count", HEADERS_COUNT),
+    ("max_response_headers_kb", HEADERS_KB),
     ("max_sent_bytes", "an integer from 0 to 1048576"),
     ("mode", "\"exchange\" or \"observe\""),
     ("record_local_node", BOOL),
@@ -119,6 +130,9 @@ pub const KEYS: [(&str, &str); 16] = [
 ];
 
 const BOOL: &str = "true or false";
+// What Envoy takes for the limits of the same names.
+const HEADERS_COUNT: &str = "an integer from 1 to 65536";
+const HEADERS_KB: &str = "an integer from 1 to 8192";
 const TRUST: &str = "\"any\", \"mtls\", \"spiffe\" or \"none\"";
 
 /// Why a configuration is refused.
@@ -219,6 +233,10 @@ impl Config {
             "max_labels" => self.limits.max_labels = integer(value, 0, 65_536)?,
             "max_peer_cache_size" => self.max_peer_cache_size = integer(value, 0, 10_000_000)?,
             "max_received_bytes" => self.limits.max_received_bytes = integer(value, 1, MAX_BYTES)?,
+            "max_request_headers_count" => self.request_headers.max_count = headers_count(value)?,
+            "max_request_headers_kb" => self.request_headers.max_kb = headers_kb(value)?,
+            "max_response_headers_count" => self.response_headers.max_count = headers_count(value)?,
+            "max_response_headers_kb" => self.response_headers.max_kb = headers_kb(value)?,
             "max_sent_bytes" => self.max_sent_bytes = integer(value, 0, MAX_BYTES)?,
             "mode" => {
                 self.mode = match value.as_str()? {
@@ -295,6 +313,14 @@ fn integer<T: TryFrom<u64>>(value: &Json, min: u64, max: u64) -> Option<T> {
     T::try_from(integer).ok()
 }
 
+fn headers_count(value: &Json) -> Option<u32> {
+    integer(value, 1, 65_536)
+}
+
+fn headers_kb(value: &Json) -> Option<u32> {
+    integer(value, 1, 8192)
+}
+
 /// A list of strings, none of them empty.
 fn strings(value: &Json) -> Option<Vec<String>> {
     value
@@ -363,13 +389,22 @@ mod tests {
             "accept_own": true, "direction": "gateway", "endpoint_fallback": false,
             "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
-            "max_received_bytes": 10, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
+            "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
+            "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
             "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
             "upstream_trust": "mtls"}"#;
         let config = Config {
             mode: Mode::Observe,
             direction: Some(Direction::Gateway),
             max_sent_bytes: 0,
+            request_headers: HeaderLimits {
+                max_kb: 12,
+                max_count: 11,
+            },
+            response_headers: HeaderLimits {
+                max_kb: 14,
+                max_count: 13,
+            },
             max_peer_cache_size: 9,
             record_local_node: true,
             accept_own: true,

@@ -29,6 +29,14 @@ impl<B: Deref<Target = [u8]>> Header<B> {
         }
     }
 
+    /// The bytes of the value; `None` if the header is absent, or cannot be read.
+    pub(super) fn size(&self) -> Option<usize> {
+        match self {
+            Self::Present(value) => Some(value.len()),
+            Self::Absent | Self::Unreadable => None,
+        }
+    }
+
     pub(super) fn may_be_there(&self) -> bool {
         !matches!(self, Self::Absent)
     }

@@ -28,11 +28,13 @@ mod callee;
 pub mod clusters;
 pub mod endpoint;
 mod headers;
+mod room;
 mod side;
 mod trust;
 
 use clusters::Clusters;
 use headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
+use room::Room;
 use side::Side;
 
 /// What is remembered of a stream between its request and its response.
@@ -51,6 +53,7 @@ pub struct Stream {
 pub struct Exchange {
     config: Config,
     local: LocalNode,
+    room: Room,
     peers: RefCell<PeerCache>,
     endpoints: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
@@ -77,6 +80,7 @@ impl Exchange {
             RefCell::new(PeerCache::new(capacity, PeerCache::BUDGET))
         };
         Self {
+            room: Room::new(&config, &local),
             peers: cache(),
             endpoints: cache(),
             clusters: RefCell::new(Clusters::new(
@@ -96,8 +100,8 @@ impl Exchange {
         self.clusters.borrow_mut().forget();
     }
 
-    /// The request headers of `stream`.
-    pub fn on_request_headers(&self, stream: &mut Stream, host: &impl Host) {
+    /// The request headers of `stream`: `count` of them, pseudo-headers included.
+    pub fn on_request_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
         let direction = self.direction(host);
         stream.direction = Some(direction);
         let headers = match direction {
@@ -111,13 +115,15 @@ impl Exchange {
         if self.config.mode == Mode::Exchange {
             let tells = direction != Direction::Inbound && self.tells_cluster(host);
             let give = if tells { EACH } else { NEITHER };
+            let give = self.fitting(host, HeaderMap::Request, count, headers.as_ref(), give);
             stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
         }
         self.record_local_node(host, direction);
     }
 
-    /// The response headers of `stream`, also those of a local reply.
-    pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host) {
+    /// The response headers of `stream`, also those of a local reply: `count` of
+    /// them, pseudo-headers included.
+    pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
         let mut headers = None;
         if direction != Direction::Inbound {
@@ -132,7 +138,9 @@ impl Exchange {
             }
         }
         if self.config.mode == Mode::Exchange {
-            self.write(host, HeaderMap::Response, headers.as_ref(), stream.asked);
+            let headers = headers.as_ref();
+            let give = self.fitting(host, HeaderMap::Response, count, headers, stream.asked);
+            self.write(host, HeaderMap::Response, headers, give);
         }
     }
 

@@ -133,15 +133,15 @@ struct HttpStream {
 }
 
 impl HttpStream {
-    fn on_request_headers(&mut self) {
+    fn on_request_headers(&mut self, count: usize) {
         if let Some(exchange) = &self.exchange {
-            exchange.on_request_headers(&mut self.stream, &Envoy);
+            exchange.on_request_headers(&mut self.stream, &Envoy, count);
         }
     }
 
-    fn on_response_headers(&mut self) {
+    fn on_response_headers(&mut self, count: usize) {
         if let Some(exchange) = &self.exchange {
-            exchange.on_response_headers(&mut self.stream, &Envoy);
+            exchange.on_response_headers(&mut self.stream, &Envoy, count);
         }
     }
 }

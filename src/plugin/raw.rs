@@ -17,7 +17,7 @@ use core::time::Duration;
 
 use log::{Level, LevelFilter};
 
-use super::{HttpStream, Root, logger, vm};
+use super::{Root, logger, vm};
 use crate::host::{HeaderMap, Host, HostError, HostResult, StateKey};
 
 const OK: u32 = 0;
@@ -75,14 +75,17 @@ extern "C" fn proxy_on_tick(id: u32) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_headers(id: u32, _count: usize, _end_of_stream: bool) -> u32 {
-    vm::with(|vm| vm.stream(id).map(HttpStream::on_request_headers));
+extern "C" fn proxy_on_request_headers(id: u32, count: usize, _end_of_stream: bool) -> u32 {
+    vm::with(|vm| vm.stream(id).map(|stream| stream.on_request_headers(count)));
     CONTINUE
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_response_headers(id: u32, _count: usize, _end_of_stream: bool) -> u32 {
-    vm::with(|vm| vm.stream(id).map(HttpStream::on_response_headers));
+extern "C" fn proxy_on_response_headers(id: u32, count: usize, _end_of_stream: bool) -> u32 {
+    vm::with(|vm| {
+        vm.stream(id)
+            .map(|stream| stream.on_response_headers(count))
+    });
     CONTINUE
 }
 
@@ -117,6 +120,7 @@ unsafe extern "C" {
         value: *const u8,
         value_size: usize,
     ) -> u32;
+    fn proxy_get_header_map_size(map: u32, size: *mut usize) -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
     fn proxy_get_property(
         path: *const u8,
@@ -285,6 +289,13 @@ impl Host for Envoy {
 
     fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()> {
         ok(unsafe { proxy_remove_header_map_value(map_type(map), name.as_ptr(), name.len()) })
+    }
+
+    #[inline(always)]
+    fn header_bytes(&self, map: HeaderMap) -> HostResult<usize> {
+        let mut size = 0;
+        ok(unsafe { proxy_get_header_map_size(map_type(map), &raw mut size) })?;
+        Ok(size)
     }
 
     #[inline(always)]

@@ -59,13 +59,13 @@ fn own_header() -> String {
 
 fn request(exchange: &Counted, host: &FakeHost) -> Stream {
     let mut stream = Stream::default();
-    exchange.on_request_headers(&mut stream, host);
+    exchange.on_request_headers(&mut stream, host, host.count(Request));
     stream
 }
 
 fn round_trip(exchange: &Counted, host: &FakeHost) {
     let mut stream = request(exchange, host);
-    exchange.on_response_headers(&mut stream, host);
+    exchange.on_response_headers(&mut stream, host, host.count(Response));
 }
 
 fn name_in(host: &FakeHost, key: &str) -> Option<String> {
@@ -165,7 +165,7 @@ fn outbound_replaces_what_the_app_sent_and_takes_in_the_answer() {
 
     host.response_header(METADATA, header("callee"));
     host.response_header(ID, "callee-id");
-    exchange.on_response_headers(&mut stream, &host);
+    exchange.on_response_headers(&mut stream, &host, host.count(Response));
     assert_eq!(name_in(&host, "upstream_peer").as_deref(), Some("callee"));
     assert_eq!(host.state("upstream_peer_id").unwrap(), b"callee-id");
     assert_stripped(&host, Response);
@@ -182,7 +182,7 @@ fn a_gateway_does_both_on_both_sides() {
         assert_eq!(host.values(Request, METADATA), [own_header().as_bytes()]);
         host.response_header(METADATA, header("callee"));
         host.response_header(ID, "callee-id");
-        exchange.on_response_headers(&mut stream, &host);
+        exchange.on_response_headers(&mut stream, &host, host.count(Response));
         assert_eq!(name_in(&host, "downstream_peer").as_deref(), Some("caller"));
         assert_eq!(name_in(&host, "upstream_peer").as_deref(), Some("callee"));
         assert_eq!(host.values(Response, METADATA), [own_header().as_bytes()]);
@@ -344,14 +344,14 @@ fn a_node_without_fields_sends_and_answers_only_its_id_and_without_id_nothing() 
     assert_stripped(&host, Request);
     // Where nothing was sent, nothing is believed.
     host.response_header(METADATA, header("callee"));
-    nothing.on_response_headers(&mut stream, &host);
+    nothing.on_response_headers(&mut stream, &host, host.count(Response));
     assert_eq!(host.state("upstream_peer"), None);
     assert_stripped(&host, Response);
 }
 
 #[test]
 fn no_status_of_the_host_fails_a_request() {
-    for failing in ["get", "set", "remove", "property", "store"] {
+    for failing in ["get", "bytes", "set", "remove", "property", "store"] {
         for mut host in [caller(), FakeHost::outbound(), FakeHost::default()] {
             host.failing = Some(failing);
             host.response_header(METADATA, header("callee"));
@@ -374,7 +374,7 @@ fn a_response_without_its_request_is_stripped() {
     for direction in [1, 2, 0] {
         let host = FakeHost::with_direction(direction);
         host.response_header(METADATA, header("callee"));
-        exchange("").on_response_headers(&mut Stream::default(), &host);
+        exchange("").on_response_headers(&mut Stream::default(), &host, host.count(Response));
         assert_stripped(&host, Response);
         assert!(host.state.borrow().is_empty());
     }
@@ -479,7 +479,7 @@ mod trust {
             let mut stream = request(&exchange, &host);
             assert_eq!(host.values(Request, METADATA), [own_header().as_bytes()]);
             host.response_header(METADATA, header("callee"));
-            exchange.on_response_headers(&mut stream, &host);
+            exchange.on_response_headers(&mut stream, &host, host.count(Response));
             assert_eq!(host.state("upstream_peer").is_some(), is_stored, "{config}");
             assert_stripped(&host, Response);
         }
@@ -537,7 +537,7 @@ mod privacy {
                 assert_stripped(&host, Request);
             }
             host.response_header(METADATA, header("callee"));
-            exchange.on_response_headers(&mut stream, &host);
+            exchange.on_response_headers(&mut stream, &host, host.count(Response));
             assert_eq!(host.state("upstream_peer").is_some(), is_told);
             assert_stripped(&host, Response);
         }
@@ -598,7 +598,7 @@ mod endpoint_fallback {
         let (exchange, host) = (exchange(""), silent());
         let mut stream = request(&exchange, &host);
         host.response_header(METADATA, header("callee"));
-        exchange.on_response_headers(&mut stream, &host);
+        exchange.on_response_headers(&mut stream, &host, host.count(Response));
         assert_eq!(name_in(&host, "upstream_peer").as_deref(), Some("callee"));
     }
 
@@ -625,7 +625,7 @@ mod observe {
     fn a_response_without_a_request_is_not_believed() {
         let host = FakeHost::outbound();
         host.response_header(METADATA, header("callee"));
-        observer().on_response_headers(&mut Stream::default(), &host);
+        observer().on_response_headers(&mut Stream::default(), &host, host.count(Response));
         assert!(host.state.borrow().is_empty());
         assert_eq!(host.values(Response, METADATA).len(), 1);
     }

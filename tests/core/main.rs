@@ -3,6 +3,7 @@
 mod cache;
 mod codec;
 mod exchange;
+mod header_limits;
 mod hostile;
 mod node;
 mod schema;

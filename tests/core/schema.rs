@@ -79,7 +79,7 @@ fn candidates() -> Vec<Json> {
     let words = "auto inbound outbound gateway any mtls spiffe none skip send all minimal exchange \
                  observe";
     values.extend(words.split(' ').map(|word| json!(word)));
-    for limit in [0, 1, 65_536, 1_048_576, 10_000_000_u64] {
+    for limit in [0, 1, 8192, 65_536, 1_048_576, 10_000_000_u64] {
         values.extend([json!(limit), json!(limit + 1)]);
     }
     values

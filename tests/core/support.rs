@@ -141,6 +141,11 @@ impl FakeHost {
         of_name.map(|(_, value)| value.clone()).collect()
     }
 
+    /// How many headers there are.
+    pub(crate) fn count(&self, map: HeaderMap) -> usize {
+        self.map(map).borrow().len()
+    }
+
     pub(crate) fn state(&self, key: &str) -> Option<Vec<u8>> {
         self.state.borrow().get(key).cloned()
     }
@@ -181,6 +186,13 @@ impl Host for FakeHost {
             .borrow_mut()
             .retain(|(header, _)| header != name);
         Ok(())
+    }
+
+    fn header_bytes(&self, map: HeaderMap) -> HostResult<usize> {
+        self.call(format!("bytes {map:?}"))?;
+        let headers = self.map(map).borrow();
+        let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
+        Ok(sizes.sum())
     }
 
     fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>> {

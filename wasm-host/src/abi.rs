@@ -221,6 +221,20 @@ fn link_header_reads(linker: &mut Linker<Host>) -> Result<()> {
     )?;
     linker.func_wrap(
         ENV,
+        "proxy_get_header_map_size",
+        |caller: Caller<'_, Host>, map: u32, size_out: u32| {
+            answer(caller, "proxy_get_header_map_size", |call| {
+                let map = map_kind(map)?;
+                call.announce(HostCall::GetHeadersSize { map })?;
+                let size = call
+                    .host()
+                    .read_map(map, |headers| Ok(headers.byte_size()))?;
+                call.write(size_out, &size.to_le_bytes())
+            })
+        },
+    )?;
+    linker.func_wrap(
+        ENV,
         "proxy_get_header_map_pairs",
         |caller: Caller<'_, Host>, map: u32, pointer_out: u32, size_out: u32| {
             answer(caller, "proxy_get_header_map_pairs", |call| {

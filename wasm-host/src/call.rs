@@ -35,6 +35,11 @@ pub enum HostCall {
         /// The header's name, as the module wrote it.
         name: String,
     },
+    /// `proxy_get_header_map_size`
+    GetHeadersSize {
+        /// Of which map.
+        map: MapKind,
+    },
     /// `proxy_get_header_map_pairs`
     GetHeaders {
         /// Which map.
@@ -131,6 +136,7 @@ impl fmt::Display for HostCall {
             Self::SetTickPeriod { milliseconds } => write!(f, "set_tick_period {milliseconds}"),
             Self::GetBuffer { buffer } => write!(f, "get_buffer {buffer}"),
             Self::GetHeader { map, name } => write!(f, "get_header {map} {name}"),
+            Self::GetHeadersSize { map } => write!(f, "get_headers_size {map}"),
             Self::GetHeaders { map } => write!(f, "get_headers {map}"),
             Self::ReplaceHeader { map, name, .. } => write!(f, "replace_header {map} {name}"),
             Self::AddHeader { map, name, .. } => write!(f, "add_header {map} {name}"),

@@ -59,6 +59,12 @@ impl Headers {
         self.0.is_empty()
     }
 
+    /// The bytes of all names and values.
+    pub(crate) fn byte_size(&self) -> u32 {
+        let sizes = self.iter().map(|(name, value)| name.len() + value.len());
+        u32::try_from(sizes.sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn add(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.to_ascii_lowercase(), value.to_vec()));
     }

@@ -63,6 +63,9 @@ fn bytes(plugin: Plugin, direction: Direction) -> Result<Vec<u8>> {
         }
     };
     let give = |module: &mut Calls, map| {
+        if plugin == Plugin::Filter {
+            module.get_headers_size(map);
+        }
         for (name, value) in &own {
             module.set_header(map, name, value);
         }
@@ -134,6 +137,12 @@ impl Calls {
         self.call("get_header", &arguments);
     }
 
+    fn get_headers_size(&mut self, map: u32) {
+        let size = ANSWERS - 4;
+        let arguments = format!("(i32.const {map}) (i32.const {size})");
+        self.call("get_headers_size", &arguments);
+    }
+
     fn set_header(&mut self, map: u32, name: &str, value: &str) {
         let (name, value) = (self.place(name.as_bytes()), self.place(value.as_bytes()));
         let arguments = format!("(i32.const {map}) {name} {value}");
@@ -179,6 +188,7 @@ impl Calls {
             import("get_property", "get_property", 4),
             import("set_property", "set_property", 4),
             import("get_header_map_value", "get_header", 5),
+            import("get_header_map_size", "get_headers_size", 2),
             import("replace_header_map_value", "set_header", 5),
             import("remove_header_map_value", "remove_header", 3),
         ]

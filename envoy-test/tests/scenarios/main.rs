@@ -12,6 +12,7 @@ mod failure_policy;
 mod fallback;
 mod faults;
 mod gateways;
+mod header_limits;
 mod hostile;
 mod image;
 mod istio_plugin;

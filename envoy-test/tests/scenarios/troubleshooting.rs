@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use envoy_test::bootstrap::{FILTER, collector_log, filter_resource, lua_filter};
-use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
+use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, Protocol, has_peer_headers};
 use envoy_test::{Direction, Envoy, FailurePolicy, Lab, Mesh, Node, Plugin, Side, Workload, until};
 use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -29,6 +30,8 @@ envoy_test::stories!(
     istios_exchange_strips_before_ours,
     a_peer_is_not_trusted,
     a_peer_is_over_a_limit,
+    a_message_has_no_room,
+    a_header_limit_is_passed,
     a_node_has_no_metadata,
     a_callee_is_outside_the_mesh,
     an_entry_has_both_kinds_of_keys,
@@ -318,6 +321,41 @@ async fn refused(lab: &Lab, configuration: &Value) -> Result<Mesh> {
     let inbound = lab.entry("ratings/inbound", &call).await?;
     assert_eq!(inbound.peer(Side::Downstream)?, None);
     Ok(mesh)
+}
+
+async fn a_message_has_no_room(lab: &Lab) -> Result<()> {
+    let (productpage, ratings) = pair()?;
+    let mesh = lab.start([productpage, ratings]).await?;
+
+    let call = mesh.call("productpage", "ratings")?;
+    let reply = call.headers(many_headers()).send().await?;
+
+    assert_eq!(reply.status, StatusCode::OK);
+    let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+    assert_no_peer(&inbound, Side::Downstream)?;
+    shows(mesh.envoy("productpage")?, "too-large-to-send").await
+}
+
+/// The filter believes that the path takes more headers than it does.
+async fn a_header_limit_is_passed(lab: &Lab) -> Result<()> {
+    let (productpage, ratings) = pair()?;
+    let productpage = productpage.configured(&json!({ "max_request_headers_count": 1000 }));
+    let mesh = lab.start([productpage, ratings]).await?;
+
+    for (protocol, status) in [(Protocol::Http1, 431), (Protocol::Http2, 503)] {
+        let call = mesh.call("productpage", "ratings")?.protocol(protocol);
+        let reply = call.headers(many_headers()).send().await?;
+        assert_eq!(reply.status.as_u16(), status);
+    }
+
+    shows(mesh.envoy("ratings")?, "header-limit").await
+}
+
+/// As many as a proxy takes by default, with those that Envoy adds.
+fn many_headers() -> HeaderMap {
+    let name = |number: usize| HeaderName::try_from(format!("x-{number}"));
+    let headers = (0..92).filter_map(|number| Some((name(number).ok()?, HeaderValue::from(1))));
+    headers.collect()
 }
 
 async fn a_node_has_no_metadata(lab: &Lab) -> Result<()> {

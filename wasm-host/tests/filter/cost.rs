@@ -23,7 +23,7 @@ fn workload(name: &str) -> Workload {
 }
 
 /// A little above what was reached, in the order of [`Path::ALL`]; see docs/cost.md.
-const CEILINGS: [u64; 5] = [1_200, 2_080, 2_420, 26_000, 26_000];
+const CEILINGS: [u64; 5] = [1_260, 2_180, 2_460, 26_000, 26_000];
 
 #[test]
 fn guest_instructions_stay_below_their_ceilings() {
@@ -49,7 +49,7 @@ fn the_module_is_small() {
     let bytes = std::fs::metadata(file).expect("the module").len();
     println!("module: {bytes} bytes");
     // A little above what was reached, see docs/cost.md.
-    assert!(bytes <= 130_000, "{bytes} bytes");
+    assert!(bytes <= 133_500, "{bytes} bytes");
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn inbound() {
     assert_eq!(
         response,
         [
+            "get_headers_size response",
             "replace_header response x-envoy-peer-metadata",
             "replace_header response x-envoy-peer-metadata-id",
         ]
@@ -67,6 +68,7 @@ fn outbound() {
         [
             "get_property xds.listener_direction",
             "get_property xds.cluster_name",
+            "get_headers_size request",
             "replace_header request x-envoy-peer-metadata",
             "replace_header request x-envoy-peer-metadata-id",
         ]

@@ -292,6 +292,15 @@ mod size {
     }
 
     #[test]
+    fn what_passes_every_header_limit_is_not_sent_and_said_once() {
+        let metadata = json!({ "NAME": "n", "OWNER": "o".repeat(60_000) });
+        let (sent, _, warnings) = sent_within(1_048_576, &metadata);
+        assert_eq!(sent, None);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("lower max_sent_bytes"), "{warnings:?}");
+    }
+
+    #[test]
     fn parts_are_left_out_in_a_fixed_order() {
         let full = large_metadata();
         let (sent, length, warnings) = sent_within(16_384, &full);

@@ -1,0 +1,208 @@
+//! Whether a message has room for the local node's headers: a proxy on its way
+//! refuses what passes one of its header limits, and telemetry must not cost a
+//! request.
+
+use alloc::string::String;
+use core::ops::Deref;
+
+use super::Exchange;
+use super::headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
+use crate::config::Config;
+use crate::counters::Counter;
+use crate::header_limits::{Headers, MAX_HEADER_BYTES};
+use crate::host::{HeaderMap, Host};
+use crate::local::LocalNode;
+use crate::peer::header::{PEER_METADATA, PEER_METADATA_ID};
+
+/// What a message may have, and what the local node's headers add.
+#[derive(Debug)]
+pub(super) struct Room {
+    request: Headers,
+    response: Headers,
+    /// The bytes of each own header, name and value: 0 if there is none.
+    own: Both<usize>,
+}
+
+impl Room {
+    pub(super) fn new(config: &Config, local: &LocalNode) -> Self {
+        let size = |name: &str, value: &Option<_>| match value.as_ref().map(String::len) {
+            Some(value) => match name.len().saturating_add(value) {
+                size if size <= MAX_HEADER_BYTES => size,
+                _ => usize::MAX,
+            },
+            None => 0,
+        };
+        let room = Self {
+            request: config.request_headers.with_room(),
+            response: config.response_headers.with_room(),
+            own: Both {
+                metadata: size(PEER_METADATA, &local.header),
+                id: size(PEER_METADATA_ID, &local.id),
+            },
+        };
+        let own = room.own(EACH).headers();
+        if !own.fit(room.request) || !own.fit(room.response) {
+            log::warn!(
+                "node metadata of {} bytes pass the header limits of every request or response, \
+                 and are not sent there: lower max_sent_bytes",
+                local.header.as_ref().map_or(0, String::len)
+            );
+        }
+        room
+    }
+
+    #[inline(always)] // On the way of every request.
+    fn most(&self, map: HeaderMap) -> Headers {
+        match map {
+            HeaderMap::Request => self.request,
+            HeaderMap::Response => self.response,
+        }
+    }
+
+    /// The own headers of those that are to be given.
+    #[inline(always)] // On the way of every request.
+    fn own(&self, give: Both<bool>) -> Both<usize> {
+        Both {
+            metadata: if give.metadata { self.own.metadata } else { 0 },
+            id: if give.id { self.own.id } else { 0 },
+        }
+    }
+}
+
+impl Both<usize> {
+    /// These headers, of which those with 0 bytes are not there.
+    #[inline(always)] // On the way of every request.
+    fn headers(self) -> Headers {
+        let is_there = |bytes| usize::from(bytes != 0);
+        Headers {
+            count: is_there(self.metadata).wrapping_add(is_there(self.id)),
+            bytes: self.metadata.saturating_add(self.id),
+        }
+    }
+}
+
+impl Headers {
+    #[inline(always)] // On the way of every request.
+    fn and(self, other: Self) -> Self {
+        Self {
+            count: self.count.saturating_add(other.count),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self {
+            count: self.count.saturating_sub(other.count),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
+impl Exchange {
+    /// Which of the headers `give` fit into `map`, which has `count` headers:
+    /// all, the id alone, or none. `headers` is what was read, if it was.
+    #[inline(always)] // On the way of every request.
+    pub(super) fn fitting<H: Host>(
+        &self,
+        host: &H,
+        map: HeaderMap,
+        count: usize,
+        headers: Option<&PeerHeaders<H::Bytes>>,
+        give: Both<bool>,
+    ) -> Both<bool> {
+        let own = self.room.own(give);
+        if own.metadata == 0 && own.id == 0 {
+            return give;
+        }
+        if let Some(headers) = headers {
+            // What replaces a header of its length adds nothing.
+            let there = headers.sizes();
+            if own.metadata <= there.metadata && own.id <= there.id {
+                return give;
+            }
+        }
+        // As if none of them were there, so that nothing need be read.
+        let (own, most) = (own.headers(), self.room.most(map));
+        let count_alone = Headers { count, bytes: 0 };
+        if count_alone.and(own).fit(most) {
+            let Some(bytes) = self.counters.survive(host.header_bytes(map)) else {
+                return NEITHER;
+            };
+            if (Headers { count, bytes }).and(own).fit(most) {
+                return give;
+            }
+        }
+        self.fitting_barely(host, map, count, headers, give)
+    }
+
+    /// The same close to a limit: what is there of the two headers makes room.
+    #[cold]
+    fn fitting_barely<H: Host>(
+        &self,
+        host: &H,
+        map: HeaderMap,
+        count: usize,
+        headers: Option<&PeerHeaders<H::Bytes>>,
+        give: Both<bool>,
+    ) -> Both<bool> {
+        // Both may be there, and at least one is added.
+        let least = Headers {
+            count: count.saturating_sub(1),
+            bytes: 0,
+        };
+        let fitting = if least.fit(self.room.most(map)) {
+            let there = match headers {
+                Some(headers) => headers.sizes(),
+                None => self.read(host, map).sizes(),
+            };
+            self.fitting_beside(host, map, count, there.headers(), give)
+        } else {
+            NEITHER
+        };
+        if fitting != give {
+            self.counters.count(Counter::TooLargeToSend);
+        }
+        fitting
+    }
+
+    /// The same, where `there` is replaced or removed.
+    fn fitting_beside(
+        &self,
+        host: &impl Host,
+        map: HeaderMap,
+        count: usize,
+        there: Headers,
+        give: Both<bool>,
+    ) -> Both<bool> {
+        let Some(bytes) = self.counters.survive(host.header_bytes(map)) else {
+            return NEITHER;
+        };
+        let others = Headers { count, bytes }.without(there);
+        let fits = |give| {
+            let own = self.room.own(give).headers();
+            others.and(own).fit(self.room.most(map))
+        };
+        if fits(give) {
+            give
+        } else if give.id && fits(ID_ALONE) {
+            ID_ALONE
+        } else {
+            NEITHER
+        }
+    }
+}
+
+impl<B: Deref<Target = [u8]>> PeerHeaders<B> {
+    /// The bytes of each header, name and value: 0 if it is absent, or cannot be
+    /// read.
+    #[inline(always)] // On the way of every request.
+    fn sizes(&self) -> Both<usize> {
+        let size = |name: &str, value: Option<usize>| {
+            value.map_or(0, |value| name.len().saturating_add(value))
+        };
+        Both {
+            metadata: size(PEER_METADATA, self.metadata.size()),
+            id: size(PEER_METADATA_ID, self.id.size()),
+        }
+    }
+}
