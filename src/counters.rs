@@ -53,6 +53,9 @@ pub enum Counter {
     RefusedTrustMtls,
     /// [`crate::trust::Distrust::OtherIdentity`]
     RefusedTrustSpiffe,
+    /// A VM was given a plugin configuration that it cannot use, and refused it or
+    /// is idle: one for Envoy's trial, and one for each VM that is idle.
+    ConfigurationError,
     /// A second went by in a VM that has served requests, which that of Envoy's
     /// main thread never does. Envoy counts no VM that died under `FAIL_OPEN`; but
     /// then this one stands still.
@@ -61,7 +64,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 22] = [
+    pub const ALL: [(Self, &str); 23] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -86,6 +89,7 @@ impl Counter {
         (Self::RefusedTrustNone, "refused_trust_none"),
         (Self::RefusedTrustMtls, "refused_trust_mtls"),
         (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
+        (Self::ConfigurationError, "configuration_errors"),
         (Self::Tick, "ticks"),
     ];
 }
@@ -105,6 +109,11 @@ impl From<Refused> for Counter {
         }
     }
 }
+
+/// The gauge, in Envoy's stats as `wasmcustom.metadata_exchange.<name>`, of plugin
+/// configurations that leave the filter idle now, each once for every VM that has
+/// it. Above 0, some listener is without the exchange.
+pub const CONFIGURATION_IDLE: &str = "configuration_idle";
 
 /// The counts since they were last taken.
 #[derive(Debug, Default)]

@@ -86,6 +86,7 @@ impl Envoy {
         binary: &Path,
         dir: &Path,
         concurrency: u32,
+        drain: Option<Duration>,
         bootstrap: &Value,
     ) -> Result<Self> {
         let config = dir.join("bootstrap.json");
@@ -93,7 +94,11 @@ impl Envoy {
         let log = dir.join("envoy.log");
         let address_file = dir.join("admin-address");
         let begin = Instant::now();
-        let process = command(binary)
+        let mut command = command(binary);
+        if let Some(drain) = drain {
+            command.args(["--drain-time-s", &drain.as_secs().to_string()]);
+        }
+        let process = command
             .arg("--config-path")
             .arg(&config)
             .arg("--admin-address-path")
@@ -279,6 +284,9 @@ fn socket_address(address: &Value) -> Result<SocketAddr> {
     Ok(SocketAddr::new(address.parse()?, u16::try_from(port)?))
 }
 
+/// What the filter logs of a plugin configuration that it cannot use.
+const CONFIGURATION_ERROR: &str = "plugin configuration refused";
+
 /// Has the Envoy `binary` check a bootstrap without running it, the plugin
 /// configurations included. An error holds Envoy's log.
 pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
@@ -295,6 +303,12 @@ pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
         bootstrap.display(),
         String::from_utf8_lossy(&checked.stderr)
     );
+    // Envoy accepts them, for the filter is only idle with them.
+    let log = String::from_utf8_lossy(&checked.stderr);
+    let told = log.lines().find(|line| line.contains(CONFIGURATION_ERROR));
+    if let Some(told) = told {
+        bail!("the filter is idle in {}:\n{told}", bootstrap.display());
+    }
     Ok(())
 }
 

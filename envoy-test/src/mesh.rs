@@ -157,9 +157,15 @@ impl Lab {
             let listeners = bootstrap::watch_listeners(&mut bootstrap, &path);
             replace(&path, &listeners).await?;
         }
-        let envoy = Envoy::start(&self.envoy, &dir, proxy.concurrency, &bootstrap)
-            .await
-            .with_context(|| format!("the proxy of {name} does not start"))?;
+        let envoy = Envoy::start(
+            &self.envoy,
+            &dir,
+            proxy.concurrency,
+            proxy.drain,
+            &bootstrap,
+        )
+        .await
+        .with_context(|| format!("the proxy of {name} does not start"))?;
         Running::behind(proxy, envoy, app).await
     }
 
@@ -169,7 +175,7 @@ impl Lab {
         let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
         let dir = dir.join("bootstrap");
         fs::create_dir(&dir).await?;
-        Envoy::start(&self.envoy, &dir, 1, bootstrap).await
+        Envoy::start(&self.envoy, &dir, 1, None, bootstrap).await
     }
 
     /// Has Envoy check the bootstrap in the file `path` without running it.

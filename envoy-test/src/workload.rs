@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use access_log::Direction;
 use serde_json::{Value, json};
@@ -40,6 +41,9 @@ pub(crate) enum AppKind {
 pub(crate) struct Proxy {
     pub(crate) node: Node,
     pub(crate) concurrency: u32,
+    /// For how long a listener that was replaced lives on; Envoy's default is ten
+    /// minutes.
+    pub(crate) drain: Option<Duration>,
     /// Takes what others send to this workload.
     pub(crate) entrance: Listener,
     /// Takes what this workload sends to others, if another listener does.
@@ -160,6 +164,15 @@ impl Workload {
         self
     }
 
+    /// Lets a listener that was replaced live on for `drain`, in whole seconds.
+    #[must_use]
+    pub fn draining_for(mut self, drain: Duration) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.drain = Some(drain);
+        }
+        self
+    }
+
     fn each_listener(mut self, change: impl Fn(&mut Listener)) -> Self {
         if let Some(proxy) = &mut self.proxy {
             change(&mut proxy.entrance);
@@ -174,6 +187,7 @@ impl Proxy {
         Self {
             node,
             concurrency: 1,
+            drain: None,
             entrance,
             exit,
             clusters: BTreeMap::new(),
@@ -238,7 +252,11 @@ impl Listener {
             name,
             direction,
             leads,
-            plugin: Plugin::default(),
+            // Listeners whose configurations may differ are told apart by it.
+            plugin: Plugin {
+                root_id: name.to_owned(),
+                ..Plugin::default()
+            },
             before: Vec::new(),
             behind: Vec::new(),
             route_action: json!({}),

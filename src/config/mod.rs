@@ -19,6 +19,8 @@ use crate::peer::Field;
 use crate::peer::header::Limits;
 use crate::trust::Trust;
 
+pub mod admission;
+
 /// Who exchanges metadata with the peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -11,7 +11,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::config::Config;
+use crate::config::admission::{Plugin, Verdict};
+use crate::config::{Config, ConfigError};
 use crate::counters::{Counter, Counters};
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, StateKey};
@@ -34,10 +35,22 @@ const TICK: Duration = Duration::from_secs(1);
 /// After how many ticks the metadata of clusters is looked at anew.
 const CLUSTER_REFRESH_TICKS: u32 = 10;
 
+/// After how many ticks without a stream a root counts as quiet.
+const QUIET_TICKS: u32 = 5;
+
+/// What a configuration error says of its consequence.
+const IDLE: &str = "the filter is idle: requests pass, nothing is exchanged or removed";
+
 /// One plugin configuration.
 #[derive(Default)]
 struct Root {
+    plugin: Plugin,
+    /// None while there is no configuration that can be used: idle.
     exchange: Option<Rc<Exchange>>,
+    /// Whether it has told that its configuration is in force.
+    is_in_force: bool,
+    /// Ticks since the last stream.
+    quiet_ticks: u32,
     /// Of all configurations that this root ever had.
     counters: Rc<Counters>,
     metrics: Metrics,
@@ -59,19 +72,27 @@ impl Root {
     /// Takes the plugin configuration; false refuses it.
     fn on_configure(&mut self) -> bool {
         self.counters.survive(logger::follow_level());
-        let configuration = raw::buffer(Buffer::PluginConfiguration);
-        let configuration = match configuration.map(|json| Config::parse(&json)) {
-            Ok(Ok(configuration)) => configuration,
-            Ok(Err(error)) => {
-                log::error!("plugin configuration refused: {error}");
-                return false;
-            }
+        self.metrics.set_idle(false, &self.counters);
+        self.metrics = Metrics::define(&self.counters);
+        let names = ["plugin_name", "plugin_root_id"].map(|name| self.property(name));
+        let [name, root_id] = names
+            .map(|name| String::from_utf8_lossy(name.as_deref().unwrap_or_default()).into_owned());
+        self.plugin = Plugin::new(&name, &root_id);
+        let configuration = match raw::buffer(Buffer::PluginConfiguration) {
+            Ok(configuration) => configuration,
             Err(HostError(status)) => {
-                log::error!("plugin configuration cannot be read: status {status}");
-                return false;
+                log::error!("plugin configuration cannot be read, status {status}; {IDLE}");
+                return self.idle();
             }
         };
-        self.metrics = Metrics::define(&self.counters);
+        match Config::parse(&configuration) {
+            Ok(configuration) => self.exchange(configuration),
+            Err(error) => self.on_error(&configuration, &error),
+        }
+    }
+
+    /// Works with a configuration from now on.
+    fn exchange(&mut self, configuration: Config) -> bool {
         for key in StateKey::ALL {
             self.counters.survive(declare(key));
         }
@@ -82,13 +103,59 @@ impl Root {
         true
     }
 
-    /// `has_served`: whether this VM has had requests.
-    fn on_tick(&mut self, has_served: bool) {
+    /// Refuses a configuration that cannot be used, or is idle with it.
+    fn on_error(&mut self, configuration: &[u8], error: &ConfigError) -> bool {
+        match self.plugin.admit(&Envoy, configuration) {
+            Verdict::Refused => {
+                log::error!("plugin configuration refused: {error}; the one before stays in force");
+                self.counters.count(Counter::ConfigurationError);
+                // This VM gets no tick.
+                self.metrics.publish(&self.counters);
+                false
+            }
+            Verdict::Idle => {
+                log::error!("plugin configuration refused: {error}; {IDLE}");
+                self.idle()
+            }
+        }
+    }
+
+    /// Does nothing from now on, but to say so.
+    fn idle(&mut self) -> bool {
+        self.exchange = None;
+        self.counters.count(Counter::ConfigurationError);
+        self.metrics.publish(&self.counters);
+        self.counters.survive(raw::set_tick_period(TICK));
+        true
+    }
+
+    /// A stream of this root begins.
+    fn on_stream(&mut self) -> HttpStream {
+        self.quiet_ticks = 0;
+        if !self.is_in_force {
+            self.mark_in_force();
+        }
+        HttpStream {
+            exchange: self.exchange.clone(),
+            stream: Stream::default(),
+        }
+    }
+
+    /// `has_served`: whether this VM has had requests. `is_succeeded`: whether it
+    /// has a root of the same plugin that is later or busy.
+    fn on_tick(&mut self, has_served: bool, is_succeeded: bool) {
         self.counters.survive(logger::follow_level());
         if has_served {
             self.counters.count(Counter::Tick);
         }
         self.metrics.publish(&self.counters);
+        // Not before the first tick: the VM of Envoy's trial never comes so far.
+        // A listener that Envoy has replaced lives on until it is drained.
+        let is_drained = is_succeeded && self.is_quiet();
+        self.quiet_ticks = self.quiet_ticks.saturating_add(1);
+        let is_idle = self.exchange.is_none() && !is_drained;
+        self.metrics.set_idle(is_idle, &self.counters);
+        self.mark_in_force();
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)
             && let Some(exchange) = &self.exchange
@@ -97,9 +164,27 @@ impl Root {
         }
     }
 
-    /// Publishes what was counted since the last tick.
-    fn on_delete(&self) {
+    /// Publishes what was counted since the last tick. `is_succeeded`: whether
+    /// another root in this VM has a configuration of the same plugin in force.
+    fn on_delete(&mut self, is_succeeded: bool) {
+        if self.is_in_force && !is_succeeded {
+            self.counters.survive(self.plugin.withdraw(&Envoy));
+        }
+        self.metrics.set_idle(false, &self.counters);
         self.metrics.publish(&self.counters);
+    }
+
+    /// Whether there was no stream for a while.
+    fn is_quiet(&self) -> bool {
+        self.quiet_ticks >= QUIET_TICKS
+    }
+
+    /// Tells the VMs of later configurations that there is one before them.
+    fn mark_in_force(&mut self) {
+        if self.exchange.is_some() {
+            self.counters.survive(self.plugin.mark_in_force(&Envoy));
+            self.is_in_force = true;
+        }
     }
 
     /// Reads the local node, and logs what of it is not sent.
@@ -127,6 +212,7 @@ impl Root {
 }
 
 /// One request and its response. Without a configuration it touches nothing.
+#[derive(Default)]
 struct HttpStream {
     exchange: Option<Rc<Exchange>>,
     stream: Stream,

@@ -18,12 +18,11 @@ use core::time::Duration;
 use log::{Level, LevelFilter};
 
 use super::{Root, logger, vm};
+use crate::config::admission::SharedData;
 use crate::host::{HeaderMap, Host, HostError, HostResult, StateKey};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
-
-const METRIC_COUNTER: u32 = 0;
 
 /// The answer to header callbacks: go on.
 const CONTINUE: u32 = 0;
@@ -144,7 +143,29 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+        number: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *const u8,
+        value_size: usize,
+        number: u32,
+    ) -> u32;
 }
+
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+}
+
+/// The clock that never goes back.
+const MONOTONIC: u32 = 1;
 
 /// The proxy that runs this VM.
 pub(super) struct Envoy;
@@ -152,6 +173,13 @@ pub(super) struct Envoy;
 /// A metric that Envoy knows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MetricId(u32);
+
+/// The type of a metric.
+#[derive(Clone, Copy)]
+pub(super) enum MetricType {
+    Counter = 0,
+    Gauge = 1,
+}
 
 /// What can be read as a whole.
 #[derive(Clone, Copy)]
@@ -311,6 +339,28 @@ impl Host for Envoy {
     }
 }
 
+impl SharedData for Envoy {
+    fn read(&self, key: &str) -> HostResult<Option<(Vec<u8>, u32)>> {
+        let mut number = 0;
+        let value = received(|value, size| unsafe {
+            proxy_get_shared_data(key.as_ptr(), key.len(), value, size, &raw mut number)
+        })?;
+        Ok(value.map(|value| (value.to_vec(), number)))
+    }
+
+    fn write(&self, key: &str, value: &[u8], number: u32) -> HostResult<()> {
+        ok(unsafe {
+            proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), number)
+        })
+    }
+
+    fn now(&self) -> HostResult<u64> {
+        let mut now = 0;
+        ok(unsafe { clock_time_get(MONOTONIC, 0, &raw mut now) })?;
+        Ok(now)
+    }
+}
+
 /// Writes a line to the proxy's log.
 pub(super) fn log(level: Level, message: &str) -> HostResult<()> {
     let level = match level {
@@ -367,14 +417,14 @@ pub(super) fn call_foreign_function(name: &str, arguments: &[u8]) -> HostResult<
     .ok_or(HostError(NOT_FOUND))
 }
 
-/// Defines a counter, or finds the one of that name.
-pub(super) fn define_counter(name: &str) -> HostResult<MetricId> {
+/// Defines a metric, or finds the one of that name.
+pub(super) fn define_metric(kind: MetricType, name: &str) -> HostResult<MetricId> {
     let mut id = 0;
-    ok(unsafe { proxy_define_metric(METRIC_COUNTER, name.as_ptr(), name.len(), &raw mut id) })?;
+    ok(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) })?;
     Ok(MetricId(id))
 }
 
-/// Adds `offset` to a counter.
+/// Adds `offset` to a counter, or to a gauge, where it may be negative.
 pub(super) fn increment_metric(id: MetricId, offset: i64) -> HostResult<()> {
     ok(unsafe { proxy_increment_metric(id.0, offset) })
 }

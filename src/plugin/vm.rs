@@ -7,7 +7,6 @@ use hashbrown::HashTable;
 use super::raw::Single;
 use super::{HttpStream, Root};
 use crate::bytes::quick_hash;
-use crate::exchange::Stream;
 
 /// Roots and streams. Two plugins in one VM have a root each; a configuration
 /// that is replaced has its root until its last stream ends.
@@ -36,26 +35,33 @@ impl Vm {
             self.roots.push((id, Root::default()));
             return;
         }
-        let root = self.root(parent);
-        let stream = HttpStream {
-            exchange: root.and_then(|root| root.exchange.clone()),
-            stream: Stream::default(),
-        };
-        self.streams.insert(id, stream);
+        let stream = self.root(parent).map(Root::on_stream);
+        self.streams.insert(id, stream.unwrap_or_default());
     }
 
     pub(super) fn on_delete(&mut self, id: u32) {
         if self.streams.remove(id).is_none()
             && let Some(place) = self.roots.iter().position(|(at, _)| *at == id)
         {
-            self.roots.swap_remove(place).1.on_delete();
+            let (_, mut root) = self.roots.swap_remove(place);
+            let is_succeeded = self
+                .roots
+                .iter()
+                .any(|(_, other)| other.plugin == root.plugin && other.exchange.is_some());
+            root.on_delete(is_succeeded);
         }
     }
 
     pub(super) fn on_tick(&mut self, id: u32) {
         let has_served = !self.streams.is_untouched();
+        let root = self.roots.iter().find(|(at, _)| *at == id);
+        let is_succeeded = root.is_some_and(|(_, root)| {
+            self.roots.iter().any(|(at, other)| {
+                *at != id && other.plugin == root.plugin && (*at > id || !other.is_quiet())
+            })
+        });
         if let Some(root) = self.root(id) {
-            root.on_tick(has_served);
+            root.on_tick(has_served, is_succeeded);
         }
     }
 

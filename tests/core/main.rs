@@ -1,5 +1,6 @@
 //! The pure core, natively: no VM, no Envoy.
 
+mod admission;
 mod cache;
 mod codec;
 mod exchange;

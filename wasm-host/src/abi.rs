@@ -94,6 +94,7 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> Result<()> {
     link_header_reads(linker)?;
     link_header_writes(linker)?;
     link_properties(linker)?;
+    link_shared_data(linker)?;
     link_metrics(linker)
 }
 
@@ -392,6 +393,49 @@ fn call_foreign_function(host: &Host, function: &str, arguments: &[u8]) -> Resul
     }
     let root = host.root().ok_or(Status::BadArgument)?;
     root.borrow_mut().declare(arguments)
+}
+
+fn link_shared_data(linker: &mut Linker<Host>) -> Result<()> {
+    linker.func_wrap(
+        ENV,
+        "proxy_get_shared_data",
+        |caller: Caller<'_, Host>,
+         key: u32,
+         key_size: u32,
+         pointer_out: u32,
+         size_out: u32,
+         cas_out: u32| {
+            answer(caller, "proxy_get_shared_data", |call| {
+                let key = call.text(key, key_size)?;
+                call.announce(HostCall::GetSharedData { key: key.clone() })?;
+                let (value, cas) = call.host().settings.shared_data.get(key.as_bytes())?;
+                call.give(&value, pointer_out, size_out)?;
+                call.write(cas_out, &cas.to_le_bytes())
+            })
+        },
+    )?;
+    linker.func_wrap(
+        ENV,
+        "proxy_set_shared_data",
+        |caller: Caller<'_, Host>,
+         key: u32,
+         key_size: u32,
+         value: u32,
+         value_size: u32,
+         cas: u32| {
+            answer(caller, "proxy_set_shared_data", |call| {
+                let key = call.text(key, key_size)?;
+                let value = call.bytes(value, value_size)?;
+                call.announce(HostCall::SetSharedData {
+                    key: key.clone(),
+                    value: value.clone(),
+                })?;
+                let shared = &call.host().settings.shared_data;
+                Ok(shared.set(key.as_bytes(), &value, cas)?)
+            })
+        },
+    )?;
+    Ok(())
 }
 
 fn link_metrics(linker: &mut Linker<Host>) -> Result<()> {

@@ -113,6 +113,18 @@ pub enum HostCall {
         /// Its name.
         name: String,
     },
+    /// `proxy_get_shared_data`
+    GetSharedData {
+        /// The key.
+        key: String,
+    },
+    /// `proxy_set_shared_data`
+    SetSharedData {
+        /// The key.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+    },
     /// `proxy_set_effective_context`
     SetEffectiveContext {
         /// The context's id.
@@ -148,6 +160,10 @@ impl fmt::Display for HostCall {
             Self::IncrementMetric { name, offset } => write!(f, "increment_metric {name} {offset}"),
             Self::RecordMetric { name, value } => write!(f, "record_metric {name} {value}"),
             Self::GetMetric { name } => write!(f, "get_metric {name}"),
+            Self::GetSharedData { key } => write!(f, "get_shared_data {}", key.replace('\0', "/")),
+            Self::SetSharedData { key, .. } => {
+                write!(f, "set_shared_data {}", key.replace('\0', "/"))
+            }
             Self::SetEffectiveContext { context } => write!(f, "set_effective_context {context}"),
             Self::Done => f.write_str("done"),
             Self::Other { name } => f.write_str(name),

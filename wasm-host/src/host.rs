@@ -4,7 +4,7 @@ use crate::call::{BufferKind, HostCall, Recorded};
 use crate::context::{RootState, StreamState};
 use crate::metrics::Metrics;
 use crate::properties::PropertyPath;
-use crate::{Headers, LogLevel, MapKind, Properties, Status};
+use crate::{Headers, LogLevel, MapKind, Properties, SharedData, Status};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,6 +23,8 @@ pub struct Settings {
     pub gives_random_numbers: bool,
     /// The time, in nanoseconds since 1970; it stands still until a test moves it.
     pub now: u64,
+    /// What it shares with the other VMs of its `vm_id`.
+    pub shared_data: SharedData,
     /// The VM's configuration.
     pub vm_configuration: Vec<u8>,
     /// The module's environment variables.
@@ -37,6 +39,7 @@ impl Default for Settings {
             seed: 0,
             gives_random_numbers: true,
             now: 1_700_000_000_000_000_000,
+            shared_data: SharedData::default(),
             vm_configuration: Vec::new(),
             environment: Vec::new(),
         }

@@ -26,10 +26,11 @@
 //! - an empty header is answered with a null pointer of size 0, an absent one with `NotFound`;
 //! - `proxy_set_property` stores under `wasm.` and the key, and cannot overwrite what was declared read-only;
 //! - the second declaration of a property is a `BadArgument`;
+//! - VMs that are given the same shared data have one `vm_id`;
 //! - a stream is logged before it is done and deleted;
 //! - no import but the log works while the module is initialised.
 //!
-//! Not carried out: HTTP and gRPC calls, shared data and queues, local responses. These answer `Unimplemented`.
+//! Not carried out: HTTP and gRPC calls, queues, local responses. These answer `Unimplemented`.
 
 #![forbid(unsafe_code)]
 
@@ -45,6 +46,7 @@ mod metrics;
 mod node;
 mod pairs;
 mod properties;
+mod shared_data;
 mod status;
 mod vm;
 mod wasi;
@@ -57,5 +59,6 @@ pub use host::{LogLine, Settings};
 pub use node::{Extension, Node};
 pub use properties::{Direction, Properties};
 pub use prost_types::value::Kind as MetadataKind;
+pub use shared_data::SharedData;
 pub use status::{Action, LogLevel, Status};
 pub use vm::{Module, Vm};

@@ -1,8 +1,9 @@
-//! Configurations that are refused, and one that changes under load.
+//! A configuration that changes under load, and an update that is refused. First
+//! configurations with an error are in [`crate::idle`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use envoy_test::{Lab, Mesh, Node, Plugin, Side, Workload, until};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -11,24 +12,9 @@ use tokio::sync::Mutex;
 use crate::assert_peer;
 
 envoy_test::stories!(
-    a_first_configuration_is_refused,
     a_configuration_changes_under_load,
     a_changed_configuration_is_refused,
 );
-
-async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
-    let workload = Workload::sidecar("productpage", Node::pod_client()?)
-        .configured(&json!({ "max_sent_byts": 1 }));
-
-    let refusal = lab.start([workload]).await.err();
-
-    let refusal = format!("{:?}", refusal.context("Envoy started")?);
-    let told = refusal
-        .lines()
-        .filter(|line| line.contains("max_sent_byts"));
-    assert_eq!(told.count(), 1, "{refusal}");
-    Ok(())
-}
 
 /// Calls that are answered under each configuration before the next one comes.
 const CALLS_PER_CHANGE: usize = 50;

@@ -95,7 +95,7 @@ pub(crate) async fn with_mortal_plugin(
     Ok(mesh)
 }
 
-fn mortal_module(lab: &Lab) -> Result<PathBuf> {
+pub(crate) fn mortal_module(lab: &Lab) -> Result<PathBuf> {
     let path = lab.dir().join("mortal.wasm");
     std::fs::write(&path, wat::parse_str(include_str!("mortal.wat"))?)?;
     Ok(path)

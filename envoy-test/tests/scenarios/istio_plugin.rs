@@ -23,7 +23,8 @@ use crate::{assert_clean, assert_no_peer, assert_peer, removal_of_peer_headers};
 envoy_test::stories!(
     one_resource_serves_both_listeners,
     an_update_reaches_both_listeners,
-    a_refused_first_configuration_costs_every_request,
+    removal_strips_where_the_filter_is_idle,
+    a_missing_module_costs_every_request,
     a_default_lets_requests_pass_meanwhile,
     a_listener_waits_for_its_plugin,
 );
@@ -63,7 +64,8 @@ async fn one_resource_serves_both_listeners(lab: &Lab) -> Result<()> {
             .start([
                 sidecar("productpage", client.clone(), &plugin),
                 sidecar("ratings", server.clone(), &plugin),
-                Workload::gateway("one-listener", Node::gateway()?),
+                Workload::gateway("one-listener", Node::gateway()?)
+                    .listener("gateway", |listener| listener.plugin = plugin.clone()),
             ])
             .await?;
 
@@ -124,9 +126,24 @@ async fn an_update_reaches_both_listeners(lab: &Lab) -> Result<()> {
     assert_peer(&outbound, Side::Downstream, &server)
 }
 
+/// A first configuration with an error: no peer header reaches the app all the
+/// same, if Envoy removes them by itself.
+async fn removal_strips_where_the_filter_is_idle(lab: &Lab) -> Result<()> {
+    let idle = plugin(NAMES[1], json!({ "max_sent_byts": 1 }));
+    let mesh = with_removal(lab, &idle).await?;
+
+    for _ in 0..3 {
+        let call = Called::new(lab, &mesh, "productpage", "ratings").await?;
+        assert_no_peer(&call.inbound, Side::Downstream)?;
+        assert_no_peer(&call.outbound, Side::Upstream)?;
+        assert_clean(&mesh, "ratings", &call.reply)?;
+    }
+    until_accepted(lab, &mesh, StatusCode::OK).await
+}
+
 /// Failing open is of plugins whose VM has died. Here there never was one, and
 /// Envoy knows no filter that it could leave out.
-async fn a_refused_first_configuration_costs_every_request(lab: &Lab) -> Result<()> {
+async fn a_missing_module_costs_every_request(lab: &Lab) -> Result<()> {
     let mesh = refused_at_first(lab, None).await?;
 
     for _ in 0..3 {
@@ -156,27 +173,29 @@ async fn a_default_lets_requests_pass_meanwhile(lab: &Lab) -> Result<()> {
 const FLAGS: &str = "flags.log";
 
 async fn refused_at_first(lab: &Lab, default_config: Option<Value>) -> Result<Mesh> {
-    let refused = Plugin {
+    let missing = Plugin {
         default_config,
-        ..plugin(NAMES[1], json!({ "max_sent_byts": 1 }))
+        module: Some(lab.dir().join("missing.wasm")),
+        ..plugin(NAMES[1], json!({}))
     };
-    let ratings = Workload::sidecar("ratings", Node::vm_server()?);
-    let ratings = ratings.listener("inbound", |listener| {
-        listener.plugin = refused.clone();
-        listener.virtual_host = removal_of_peer_headers();
-        let flags = text_log(&lab.dir().join(FLAGS), "%RESPONSE_FLAGS%");
-        listener.access_logs.push(flags);
-    });
-    let mesh = lab
-        .start([
-            Workload::sidecar("productpage", Node::pod_client()?),
-            ratings,
-        ])
-        .await?;
+    let mesh = with_removal(lab, &missing).await?;
     let envoy = mesh.envoy("ratings")?;
     let rejected = statistic(NAMES[1], "update_rejected");
     assert_eq!(envoy.counts(&rejected, 1).await?, 1);
     Ok(mesh)
+}
+
+/// A callee with that plugin, whose Envoy removes peer headers by itself.
+async fn with_removal(lab: &Lab, plugin: &Plugin) -> Result<Mesh> {
+    let ratings = Workload::sidecar("ratings", Node::vm_server()?);
+    let ratings = ratings.listener("inbound", |listener| {
+        listener.plugin = plugin.clone();
+        listener.virtual_host = removal_of_peer_headers();
+        let flags = text_log(&lab.dir().join(FLAGS), "%RESPONSE_FLAGS%");
+        listener.access_logs.push(flags);
+    });
+    let productpage = Workload::sidecar("productpage", Node::pod_client()?);
+    lab.start([productpage, ratings]).await
 }
 
 /// Mends the configuration. Until it is there, requests are answered with
@@ -271,7 +290,7 @@ impl Called {
     }
 }
 
-fn statistic(filter: &str, name: &str) -> String {
+pub(crate) fn statistic(filter: &str, name: &str) -> String {
     format!("extension_config_discovery.http_filter.{filter}.{name}")
 }
 

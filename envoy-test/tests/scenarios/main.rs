@@ -14,6 +14,7 @@ mod faults;
 mod gateways;
 mod header_limits;
 mod hostile;
+mod idle;
 mod image;
 mod istio_plugin;
 mod late_wasm;

@@ -41,8 +41,8 @@ envoy_test::stories!(
     a_listener_has_no_direction,
     a_discovered_listener_has_no_direction,
     a_listener_has_the_wrong_direction,
-    a_configuration_is_refused_at_start,
-    a_discovered_configuration_is_refused,
+    a_bootstrap_leaves_the_filter_idle,
+    a_discovered_configuration_leaves_the_filter_idle,
     a_discovered_module_is_missing,
     there_is_no_module,
     envoy_lacks_the_runtime,
@@ -513,20 +513,27 @@ async fn directed(
     Ok(mesh)
 }
 
-async fn a_configuration_is_refused_at_start(lab: &Lab) -> Result<()> {
+async fn a_bootstrap_leaves_the_filter_idle(lab: &Lab) -> Result<()> {
     let (_, ratings) = pair()?;
     let ratings = ratings.configured(&json!({ "trsut": "mtls" }));
-    lab.start([ratings]).await.err().context("Envoy started")?;
-    showed(lab, "configuration-refused").await
+    let mesh = lab.start([ratings]).await?;
+    shows(mesh.envoy("ratings")?, "configuration-refused").await?;
+    shows(mesh.envoy("ratings")?, "configuration-idle").await
 }
 
-async fn a_discovered_configuration_is_refused(lab: &Lab) -> Result<()> {
+async fn a_discovered_configuration_leaves_the_filter_idle(lab: &Lab) -> Result<()> {
     let refused = Plugin {
         configuration: json!({ "trsut": "mtls" }),
         ..discovered()
     };
-    let mesh = with_refused(lab, refused).await?;
-    shows(mesh.envoy("ratings")?, "configuration-refused").await
+    let (productpage, ratings) = pair()?;
+    let ratings = ratings.listener("inbound", |listener| listener.plugin = refused.clone());
+    let mesh = lab.start([productpage, ratings]).await?;
+    let call = called(&mesh, "productpage", "ratings").await?;
+    let inbound = lab.entry("ratings/inbound", &call).await?;
+    assert_no_peer(&inbound, Side::Downstream)?;
+    shows(mesh.envoy("ratings")?, "configuration-refused").await?;
+    shows(mesh.envoy("ratings")?, "configuration-idle").await
 }
 
 async fn a_discovered_module_is_missing(lab: &Lab) -> Result<()> {

@@ -1,20 +1,27 @@
-//! Configurations that are refused, so that Envoy keeps the old one.
+//! Configurations that cannot be used, and what is said of them. What becomes of them is in [`crate::idle`].
 
 use crate::support::{Proxy, Workload, assert_stored, module};
-use wasm_host::{LogLevel, Settings, Vm};
+use wasm_host::{Direction, LogLevel, Properties, Settings, Vm};
 
-/// The error lines of a configuration that must be refused.
+/// The error line of a configuration that cannot be used: the first one, which leaves the filter idle.
 #[track_caller]
-fn refusal(configuration: &str) -> String {
+fn refusal(configuration: impl AsRef<[u8]>) -> String {
+    let configuration = configuration.as_ref();
+    let text = String::from_utf8_lossy(configuration);
     let mut vm = Vm::start(module(), Settings::default()).expect("the VM starts");
     let root = vm.configure(configuration).expect("no trap");
-    assert!(!root.accepted(), "accepted: {configuration}");
+    assert!(root.accepted(), "refused: {text}");
+    let stream = vm.open(&root, Properties::new().direction(Direction::Inbound));
+    let request = vm.request_headers(&stream, Workload::new("caller").headers());
+    request.expect("no trap");
+    let keys = stream.filter_state_keys();
+    assert!(keys.is_empty(), "not idle: {text}");
     let errors: Vec<_> = vm
         .logs()
         .iter()
         .filter(|line| line.level >= LogLevel::Error)
         .collect();
-    assert_eq!(errors.len(), 1, "{configuration}: {errors:?}");
+    assert_eq!(errors.len(), 1, "{text}: {errors:?}");
     let message = errors[0].message.clone();
     assert!(!message.contains('\n'), "{message}");
     message
@@ -88,17 +95,13 @@ fn a_key_is_named_with_its_value_and_what_is_allowed() {
 
 #[test]
 fn bytes_that_are_no_text_are_refused() {
-    let mut vm = Vm::start(module(), Settings::default()).expect("the VM starts");
-    assert!(
-        !vm.configure(b"{\"direction\": \"\xff\"}")
-            .expect("no trap")
-            .accepted()
-    );
+    refusal(b"{\"direction\": \"\xff\"}");
 }
 
 #[test]
 fn a_refused_update_leaves_the_old_plugin_working() {
     let mut proxy = Proxy::plain("local");
+    proxy.vm.tick(&proxy.root).expect("no trap");
     let refused = proxy.vm.configure("nonsense").expect("no trap");
     assert!(!refused.accepted());
     proxy.vm.remove(&refused).expect("no trap");
@@ -107,7 +110,7 @@ fn a_refused_update_leaves_the_old_plugin_working() {
 }
 
 #[test]
-fn streams_of_a_refused_plugin_do_not_trap() {
+fn streams_of_an_idle_plugin_do_not_trap() {
     let mut proxy = Proxy::plain("local");
     proxy.root = proxy.vm.configure("nonsense").expect("no trap");
     let stream = proxy.inbound(&Workload::new("caller").headers());

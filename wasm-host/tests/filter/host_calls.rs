@@ -120,7 +120,9 @@ fn a_tick_with_nothing_to_tell_is_cheap() {
         steps(&mut proxy),
         [
             "get_log_level",
-            "increment_metric metadata_exchange.ticks 1"
+            "increment_metric metadata_exchange.ticks 1",
+            "clock_time_get",
+            "set_shared_data metadata_exchange///in_force",
         ]
     );
 }
@@ -140,6 +142,8 @@ fn a_tick_publishes_what_was_counted() {
             "increment_metric metadata_exchange.cache_hit 1",
             "increment_metric metadata_exchange.cache_miss 1",
             "increment_metric metadata_exchange.ticks 1",
+            "clock_time_get",
+            "set_shared_data metadata_exchange///in_force",
         ]
     );
 }

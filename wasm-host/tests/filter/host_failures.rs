@@ -153,13 +153,18 @@ fn nothing_that_fails_at_configure_traps_or_refuses() {
         for status in Status::FAILURES {
             match configure_failing(&call, status) {
                 Err(error) => failures.push(format!("{call} = {status}: {error}")),
+                // Absent, it gives the defaults; not to be read, it leaves the filter idle.
+                Ok(mut proxy) if call == READS_CONFIGURATION && status != Status::NotFound => {
+                    assert!(proxy.root.accepted(), "{call} = {status}");
+                    let stream = run(&mut proxy, Direction::Inbound);
+                    assert_eq!(stream.filter_state_keys(), [""; 0], "{call} = {status}");
+                }
                 Ok(mut proxy) if proxy.root.accepted() => {
                     let stream = run(&mut proxy, Direction::Inbound);
                     assert_stripped(&stream.request_headers());
                     let caller = Workload::new("caller").metadata;
                     assert_eq!(peer(&stream, DOWNSTREAM), Some(caller), "{call} = {status}");
                 }
-                Ok(_) if call == READS_CONFIGURATION => {}
                 Ok(_) => failures.push(format!("{call} = {status} refuses the configuration")),
             }
         }

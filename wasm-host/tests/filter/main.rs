@@ -14,6 +14,7 @@ mod endpoint_fallback;
 mod host_calls;
 mod host_failures;
 mod hostile;
+mod idle;
 mod local_node;
 mod many_peers;
 mod observe;
