@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 use crate::bytes::{PairHasher, equal, quick_hash};
-use crate::peer::{Peer, flat};
+use crate::peer::{Peer, Text, flat};
 
 /// What was made of a peer's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,11 @@ pub struct KnownPeer {
     pub flat: Box<[u8]>,
     /// The namespace that it claims.
     pub namespace: Option<Box<[u8]>>,
+    /// What it says of its service alone; `None` if that is nothing, or longer
+    /// than [`Service::MAX_BYTES`].
+    pub service: Option<Service>,
+    /// Whether a reader could name it.
+    pub names_workload: bool,
 }
 
 impl KnownPeer {
@@ -29,7 +34,36 @@ impl KnownPeer {
         Self {
             flat: flat::write(peer).into_boxed_slice(),
             namespace: peer.namespace.as_ref().map(|name| name.as_bytes().into()),
+            service: Service::of(peer),
+            names_workload: peer.names_workload(),
         }
+    }
+}
+
+/// The service of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What tells it from others: the name that readers give it and its namespace,
+    /// separated by NUL.
+    pub name: Box<[u8]>,
+    /// Its namespace and the labels that name it, as `FlatNode`.
+    pub flat: Box<[u8]>,
+}
+
+impl Service {
+    /// The longest [`Self::flat`] that is kept: room for names of usual length.
+    pub const MAX_BYTES: usize = 1024;
+
+    fn of(peer: &Peer<'_>) -> Option<Self> {
+        let name = peer.service_name()?.as_bytes();
+        let service = peer.service()?;
+        let flat = flat::write(&service).into_boxed_slice();
+        let namespace = service.namespace.as_ref().map(Text::as_bytes);
+        let name = [name, namespace.unwrap_or_default()].join(&0);
+        (flat.len() <= Self::MAX_BYTES).then(|| Self {
+            name: name.into_boxed_slice(),
+            flat,
+        })
     }
 }
 
@@ -54,7 +88,10 @@ fn size_of(id: &[u8], value: &[u8], peer: &KnownPeer) -> usize {
     /// each of its parts.
     const OVERHEAD: usize = 256;
     let namespace = peer.namespace.as_deref().unwrap_or_default();
-    [id, value, &peer.flat, namespace]
+    let (name, service) = peer.service.as_ref().map_or((&[][..], &[][..]), |service| {
+        (&*service.name, &*service.flat)
+    });
+    [id, value, &peer.flat, namespace, name, service]
         .into_iter()
         .fold(OVERHEAD, |size, part| size.saturating_add(part.len()))
 }

@@ -15,6 +15,13 @@ pub enum Counter {
     UpstreamPeerStored,
     /// A callee that did not answer was stored from its endpoint's metadata.
     UpstreamPeerFromEndpoint,
+    /// A callee was stored from what its cluster's metadata say of its service.
+    UpstreamPeerFromClusterMetadata,
+    /// A callee was stored as of the service that answered this cluster's calls
+    /// before.
+    UpstreamPeerFromKnownService,
+    /// A callee was stored from its cluster's name.
+    UpstreamPeerFromClusterName,
     /// A received peer was known, byte for byte.
     CacheHit,
     /// A received peer had to be decoded.
@@ -64,12 +71,24 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 23] = [
+    pub const ALL: [(Self, &str); 26] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
             Self::UpstreamPeerFromEndpoint,
             "upstream_peer_from_endpoint",
+        ),
+        (
+            Self::UpstreamPeerFromClusterMetadata,
+            "upstream_peer_from_cluster_metadata",
+        ),
+        (
+            Self::UpstreamPeerFromKnownService,
+            "upstream_peer_from_known_service",
+        ),
+        (
+            Self::UpstreamPeerFromClusterName,
+            "upstream_peer_from_cluster_name",
         ),
         (Self::CacheHit, "cache_hit"),
         (Self::CacheMiss, "cache_miss"),

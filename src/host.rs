@@ -57,6 +57,8 @@ pub enum Property {
     /// `istio.workload` in the metadata of the chosen endpoint:
     /// `workload;namespace;canonical-name;revision;cluster`.
     EndpointWorkload,
+    /// What is stored as the callee, by whomever.
+    UpstreamPeer,
     /// `connection.mtls`: whether the downstream presented a certificate.
     DownstreamMtls,
     /// First URI SAN of the downstream's certificate.
@@ -78,6 +80,7 @@ impl Property {
             Self::EndpointWorkload => {
                 "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
             }
+            Self::UpstreamPeer => StateKey::UpstreamPeer.name(),
             Self::DownstreamMtls => "connection\0mtls",
             Self::DownstreamUriSan => "connection\0uri_san_peer_certificate",
             Self::UpstreamCertificate => "upstream\0sha256_peer_certificate_digest",
@@ -95,7 +98,8 @@ impl Property {
             Self::EndpointWorkload => {
                 Some("upstream_host_metadata\0filter_metadata\0istio\0workload")
             }
-            Self::DownstreamMtls
+            Self::UpstreamPeer
+            | Self::DownstreamMtls
             | Self::DownstreamUriSan
             | Self::UpstreamCertificate
             | Self::UpstreamUriSan => None,

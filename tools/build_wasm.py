@@ -34,6 +34,7 @@ EXPORTS = frozenset(
         "proxy_on_tick",
         "proxy_on_request_headers",
         "proxy_on_response_headers",
+        "proxy_on_log",
         "proxy_on_delete",
     }
 )

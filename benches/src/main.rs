@@ -26,7 +26,7 @@ use clap::{Parser, ValueEnum};
 use envoy_test::{Lab, Release};
 
 use bench::{Bench, end_progress};
-use envoys::{first_request, load, start, wire_bytes};
+use envoys::{first_request, load, on_log, start, wire_bytes};
 use report::{Environment, Report};
 
 /// What the filter costs: counted, and measured in real Envoys against none and
@@ -61,6 +61,8 @@ enum Subject {
     Codec,
     /// Envoy's CPU per request
     Load,
+    /// The callback proxy_on_log against the filter without it
+    OnLog,
     /// The first request of a peer against those that follow
     FirstRequest,
     /// Bytes between two sidecars
@@ -77,6 +79,7 @@ impl Subject {
             Self::Counted => "counted",
             Self::Codec => "codec",
             Self::Load => "load",
+            Self::OnLog => "on-log",
             Self::FirstRequest => "first-request",
             Self::WireBytes => "wire-bytes",
             Self::Start => "start",
@@ -89,6 +92,7 @@ impl Subject {
             Self::Counted => counted::run(bench),
             Self::Codec => codec::run(bench),
             Self::Load => load::run(bench).await,
+            Self::OnLog => on_log::run(bench).await,
             Self::FirstRequest => first_request::run(bench).await,
             Self::WireBytes => wire_bytes::run(bench).await,
             Self::Start => start::run(bench).await,

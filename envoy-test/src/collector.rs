@@ -65,12 +65,13 @@ impl Entry {
         }
     }
 
-    /// The id of that side's node.
+    /// The id of that side's node. An empty one is none: it only marks an entry of
+    /// a gateway that names nobody.
     pub fn id(&self, side: Side) -> Result<Option<&str>> {
         let key = side.id_key();
         match self.state.get(key) {
             None => Ok(None),
-            Some(State::Id { id }) => Ok(Some(id)),
+            Some(State::Id { id }) => Ok((!id.is_empty()).then_some(id.as_str())),
             Some(other) => bail!("{key} is no id: {other:?}"),
         }
     }

@@ -3,7 +3,7 @@
 //! the name in a certificate.
 
 use metadata_exchange::exchange::clusters::Clusters;
-use metadata_exchange::exchange::endpoint;
+use metadata_exchange::exchange::{endpoint, service};
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
 use metadata_exchange::pattern::Pattern;
@@ -36,8 +36,18 @@ pub fn run(data: &[u8]) {
         assert_fit(&peer);
     }
     let mut clusters = Clusters::new(true, Vec::new());
-    let is_told = clusters.is_told(b"cluster", || Some(rest.to_vec()));
-    assert_eq!(clusters.is_told(b"cluster", || None::<Vec<u8>>), is_told);
+    let cluster = clusters.look_up(b"cluster", || Some(rest.to_vec()));
+    assert_eq!(clusters.look_up(b"cluster", || None::<Vec<u8>>), cluster);
+    let known = clusters.get(cluster).expect("looked up just now");
+    if let Some(service) = &known.service {
+        assert_fit(&flat::read(service).expect("a FlatNode"));
+    }
+    for peer in [
+        service::of_cluster_name(rest),
+        service::of_external_cluster_name(rest),
+    ] {
+        peer.iter().for_each(assert_fit);
+    }
     assert!(!vouches(rest, b"", &[]));
 }
 

@@ -68,6 +68,9 @@ pub struct Config {
     /// `endpoint_fallback`: whether a callee that does not answer is stored from
     /// its endpoint's metadata.
     pub endpoint_fallback: bool,
+    /// `service_fallback`: whether a callee that nobody names better is stored as
+    /// of the service that its cluster stands for.
+    pub service_fallback: bool,
 }
 
 impl Default for Config {
@@ -89,6 +92,7 @@ impl Default for Config {
             external_cluster_names: Vec::new(),
             share: Share::All,
             endpoint_fallback: true,
+            service_fallback: true,
         }
     }
 }
@@ -98,7 +102,7 @@ impl Default for Config {
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What may stand in the configuration: each key with what it allows.
-pub const KEYS: [(&str, &str); 20] = [
+pub const KEYS: [(&str, &str); 21] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -121,6 +125,7 @@ pub const KEYS: [(&str, &str); 20] = [
     ("max_sent_bytes", "an integer from 0 to 1048576"),
     ("mode", "\"exchange\" or \"observe\""),
     ("record_local_node", BOOL),
+    ("service_fallback", BOOL),
     (
         "share",
         "\"all\", \"minimal\", or an object with \"fields\" (a list of node metadata keys) and \
@@ -248,6 +253,7 @@ impl Config {
                 };
             }
             "record_local_node" => self.record_local_node = value.as_bool()?,
+            "service_fallback" => self.service_fallback = value.as_bool()?,
             "share" => self.share = share(value)?,
             "trust" => self.trust = trust(value)?,
             "trust_domains" => self.trust_domains = strings(value)?,
@@ -393,7 +399,7 @@ mod tests {
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
             "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
-            "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
+            "service_fallback": false, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
             "upstream_trust": "mtls"}"#;
         let config = Config {
             mode: Mode::Observe,
@@ -425,6 +431,7 @@ mod tests {
             ],
             share: Share::Minimal,
             endpoint_fallback: false,
+            service_fallback: false,
         };
         assert_eq!(Config::parse(json.as_bytes()), Ok(config));
         for (key, _) in KEYS {

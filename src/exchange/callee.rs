@@ -1,32 +1,142 @@
-//! Who a callee is that did not say so itself.
+//! Who a callee is that did not say so itself: whatever else knows it, in this
+//! order.
+//!
+//! | source | names |
+//! |---|---|
+//! | the metadata of the chosen endpoint ([`endpoint`]) | the workload; not outside the mesh |
+//! | the metadata of the cluster ([`super::clusters`]) | the service, or the host outside the mesh |
+//! | who answered in this cluster before | the service, if all were of one |
+//! | the name of the cluster ([`service`]) | the service, or the host outside the mesh |
+//!
+//! None of them gives an id, so that a reader can tell such a callee from one
+//! that spoke for itself; and what names a service has no `NAME` either.
 
-use super::{Exchange, endpoint};
-use crate::cache::KnownPeer;
+use super::clusters::ClusterId;
+use super::{Exchange, Stream, endpoint, service};
+use crate::cache::{KnownPeer, Service};
 use crate::counters::Counter;
+use crate::direction::Direction;
 use crate::host::{Host, Property, StateKey};
+use crate::peer::flat;
 
 impl Exchange {
-    /// Stores the chosen endpoint as the callee, without an id, so that a reader
-    /// can tell it from a callee that spoke for itself.
-    pub(super) fn store_endpoint(&self, host: &impl Host) {
+    /// Stores who the callee is by what others say of it, unless somebody has
+    /// stored one already, as a second filter in the chain does that saw the
+    /// answer. Tells whether a callee is stored.
+    #[inline(never)] // It is called from two places that are on the way of every request.
+    pub(super) fn name_callee(&self, host: &impl Host) -> bool {
+        if !(self.config.endpoint_fallback || self.config.service_fallback) {
+            return false;
+        }
+        let stored = self.property(host, Property::UpstreamPeer);
+        if stored.is_some_and(|stored| !stored.is_empty()) {
+            return true;
+        }
+        let name = self.property(host, Property::ClusterName);
+        let cluster = name.as_deref().map(|name| self.look_up(host, name));
+        let is_external = cluster.is_some_and(|cluster| self.is_external(cluster));
+        (self.config.endpoint_fallback && !is_external && self.store_endpoint(host))
+            || (self.config.service_fallback
+                && self.store_service(host, name.as_deref().unwrap_or_default(), cluster))
+    }
+
+    fn is_external(&self, cluster: ClusterId) -> bool {
+        let clusters = self.clusters.borrow();
+        clusters
+            .get(cluster)
+            .is_some_and(|cluster| cluster.is_external)
+    }
+
+    /// Stores the chosen endpoint as the callee.
+    fn store_endpoint(&self, host: &impl Host) -> bool {
         let Some(workload) = self.property(host, Property::EndpointWorkload) else {
-            return;
+            return false;
         };
         let mut endpoints = self.endpoints.borrow_mut();
-        let store = |known: &KnownPeer| {
-            let stored = host.store(StateKey::UpstreamPeer, &known.flat);
-            if self.counters.survive(stored).is_some() {
-                self.counters.count(Counter::UpstreamPeerFromEndpoint);
-            }
-        };
         let missing = match endpoints.get(&workload, b"") {
-            Ok(known) => return store(known),
+            Ok(known) => {
+                return self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
+            }
             Err(missing) => missing,
         };
-        if let Some(peer) = endpoint::peer(&workload) {
-            let known = KnownPeer::of(&peer);
-            store(&known);
-            endpoints.insert(&missing, known);
+        let Some(peer) = endpoint::peer(&workload) else {
+            return false;
+        };
+        let known = KnownPeer::of(&peer);
+        let is_stored = self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
+        endpoints.insert(&missing, known);
+        is_stored
+    }
+
+    /// Stores the service of the cluster as the callee.
+    #[cold]
+    fn store_service(&self, host: &impl Host, name: &[u8], cluster: Option<ClusterId>) -> bool {
+        let clusters = self.clusters.borrow();
+        let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else {
+            return false;
+        };
+        if let Some(service) = &cluster.service {
+            return self.store_callee(host, service, Counter::UpstreamPeerFromClusterMetadata);
+        }
+        if let Some(service) = cluster.known_service() {
+            return self.store_callee(host, service, Counter::UpstreamPeerFromKnownService);
+        }
+        let named = if cluster.is_external {
+            service::of_external_cluster_name(name)
+        } else {
+            service::of_cluster_name(name)
+        };
+        named.is_some_and(|peer| {
+            let flat = flat::write(&peer);
+            self.store_callee(host, &flat, Counter::UpstreamPeerFromClusterName)
+        })
+    }
+
+    /// Stores a callee and counts by whose word.
+    fn store_callee(&self, host: &impl Host, flat: &[u8], source: Counter) -> bool {
+        let stored = host.store(StateKey::UpstreamPeer, flat);
+        let is_stored = self.counters.survive(stored).is_some();
+        if is_stored {
+            self.counters.count(source);
+        }
+        is_stored
+    }
+
+    /// Remembers of which service a callee is that answered and is believed. The
+    /// cluster of the request is asked for anew only where the answer is news, for
+    /// a filter between may have changed the route.
+    #[inline(always)] // On the way of every answer.
+    pub(super) fn remember_service(&self, host: &impl Host, stream: &Stream, peer: &KnownPeer) {
+        let Some(cluster) = stream.cluster else {
+            return;
+        };
+        let service = peer.service.as_ref();
+        let is_settled = self.clusters.borrow().is_settled(cluster, service);
+        if !is_settled && peer.names_workload && self.config.service_fallback {
+            self.remember_new_service(host, service);
+        }
+    }
+
+    #[cold]
+    fn remember_new_service(&self, host: &impl Host, service: Option<&Service>) {
+        if let Some(name) = self.property(host, Property::ClusterName) {
+            let cluster = self.look_up(host, &name);
+            self.clusters.borrow_mut().remember(cluster, service);
+        }
+    }
+
+    /// Gives a gateway's entry a key if it has none, for `SkyWalking` counts a
+    /// call of a gateway only where there is any. It is an empty callee's id:
+    /// nobody.
+    pub(super) fn mark_gateway(&self, host: &impl Host, direction: Direction) {
+        let is_gateway = match direction {
+            Direction::Inbound => false,
+            Direction::Outbound => self.is_router,
+            Direction::Gateway => true,
+        };
+        if is_gateway {
+            self.counters
+                .survive(host.store(StateKey::UpstreamPeerId, b""));
         }
     }
 }

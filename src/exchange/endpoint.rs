@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 /// The peer in an endpoint's `istio.workload` metadata:
 /// `workload;namespace;canonical-name;revision;cluster`. `None` without workload
-/// or namespace, for a peer without them would be nobody.
+/// or namespace, for a peer without them would be nobody. Without canonical name
+/// the workload stands for it, as it does in Istio: some readers know labels alone.
 #[must_use]
 pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
     text::check(workload).ok()?;
@@ -17,7 +18,10 @@ pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
     };
     let (workload, namespace, name, revision, cluster) = (part(), part(), part(), part(), part());
     let labels: Vec<_> = [
-        ("service.istio.io/canonical-name", name),
+        (
+            "service.istio.io/canonical-name",
+            name.or_else(|| workload.clone()),
+        ),
         ("service.istio.io/canonical-revision", revision),
     ]
     .into_iter()
@@ -57,7 +61,8 @@ mod tests {
     #[test]
     fn what_is_missing_is_absent_but_a_workload_needs_name_and_namespace() {
         let short = peer(b"pay;shop").unwrap();
-        assert_eq!((short.labels, short.cluster_id), (None, None));
+        let labels = vec![("service.istio.io/canonical-name".into(), "pay".into())];
+        assert_eq!((short.labels, short.cluster_id), (Some(labels), None));
         for none in ["", ";", "pay", "pay;", ";shop;x;y;z", "pay\n;shop"] {
             assert_eq!(peer(none.as_bytes()), None, "{none:?}");
         }

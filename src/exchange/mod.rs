@@ -29,10 +29,11 @@ pub mod clusters;
 pub mod endpoint;
 mod headers;
 mod room;
+pub mod service;
 mod side;
 mod trust;
 
-use clusters::Clusters;
+use clusters::{ClusterId, Clusters};
 use headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
 use room::Room;
 use side::Side;
@@ -45,6 +46,10 @@ pub struct Stream {
     asked: Both<bool>,
     /// Whether the callee was told anything, and its answer is believed.
     told: bool,
+    /// The cluster of the request.
+    cluster: Option<ClusterId>,
+    /// Whether the response headers were seen.
+    answered: bool,
 }
 
 /// The exchange of one plugin configuration: shared by its streams, and gone
@@ -54,6 +59,10 @@ pub struct Exchange {
     config: Config,
     local: LocalNode,
     room: Room,
+    /// Whether the local node is a gateway of Istio's, whose listeners are outbound.
+    is_router: bool,
+    /// Whether the local node is a waypoint, of whose listeners some are inbound.
+    is_waypoint: bool,
     peers: RefCell<PeerCache>,
     endpoints: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
@@ -79,8 +88,14 @@ impl Exchange {
             let capacity = config.max_peer_cache_size;
             RefCell::new(PeerCache::new(capacity, PeerCache::BUDGET))
         };
+        let has_role = |role| {
+            let id = local.id.as_deref();
+            id.is_some_and(|id| id.starts_with(role))
+        };
         Self {
             room: Room::new(&config, &local),
+            is_router: has_role("router~"),
+            is_waypoint: has_role("waypoint~"),
             peers: cache(),
             endpoints: cache(),
             clusters: RefCell::new(Clusters::new(
@@ -97,7 +112,7 @@ impl Exchange {
 
     /// Looks anew at the metadata of clusters; called now and then.
     pub fn refresh_clusters(&self) {
-        self.clusters.borrow_mut().forget();
+        self.clusters.borrow_mut().refresh();
     }
 
     /// The request headers of `stream`: `count` of them, pseudo-headers included.
@@ -107,13 +122,13 @@ impl Exchange {
         let headers = match direction {
             Direction::Inbound | Direction::Gateway => {
                 let headers = self.read(host, HeaderMap::Request);
-                stream.asked = self.take_in(host, Side::Downstream, &headers);
+                stream.asked = self.take_in(host, Side::Downstream, stream, &headers);
                 Some(headers)
             }
             Direction::Outbound => None,
         };
         if self.config.mode == Mode::Exchange {
-            let tells = direction != Direction::Inbound && self.tells_cluster(host);
+            let tells = direction != Direction::Inbound && self.tells_cluster(host, stream);
             let give = if tells { EACH } else { NEITHER };
             let give = self.fitting(host, HeaderMap::Request, count, headers.as_ref(), give);
             stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
@@ -125,16 +140,17 @@ impl Exchange {
     /// them, pseudo-headers included.
     pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
+        stream.answered = true;
         let mut headers = None;
         if direction != Direction::Inbound {
             let mut callee = NEITHER;
             if self.believes_answer(stream, host) {
                 let read = self.read(host, HeaderMap::Response);
-                callee = self.take_in(host, Side::Upstream, &read);
+                callee = self.take_in(host, Side::Upstream, stream, &read);
                 headers = Some(read);
             }
-            if !callee.metadata && self.config.endpoint_fallback {
-                self.store_endpoint(host);
+            if !callee.metadata {
+                self.complete(stream, host, direction);
             }
         }
         if self.config.mode == Mode::Exchange {
@@ -144,9 +160,32 @@ impl Exchange {
         }
     }
 
+    /// The end of `stream`, before it is logged. The caller may be gone, or a
+    /// filter ahead of this one may have replied: then the callee was not named yet.
+    pub fn on_log(&self, stream: &mut Stream, host: &impl Host) {
+        if stream.answered {
+            return;
+        }
+        let direction = stream.direction.unwrap_or_else(|| self.direction(host));
+        if direction != Direction::Inbound {
+            self.complete(stream, host, direction);
+        }
+    }
+
+    /// Says of a callee that has not spoken what others know of it.
+    #[inline(never)]
+    fn complete(&self, stream: &Stream, host: &impl Host, direction: Direction) {
+        if !self.name_callee(host) && !stream.asked.metadata {
+            self.mark_gateway(host, direction);
+        }
+    }
+
     fn direction(&self, host: &impl Host) -> Direction {
         if let Some(direction) = self.config.direction {
             return direction;
+        }
+        if self.is_waypoint {
+            return Direction::Gateway;
         }
         // envoy.config.core.v3.TrafficDirection as int64, little endian.
         let direction = self.property(host, Property::ListenerDirection);
@@ -164,6 +203,7 @@ impl Exchange {
         &self,
         host: &H,
         side: Side,
+        stream: &Stream,
         headers: &PeerHeaders<H::Bytes>,
     ) -> Both<bool> {
         let value = headers.metadata.value();
@@ -189,13 +229,13 @@ impl Exchange {
         match peers.get(id, value) {
             Ok(peer) => {
                 self.counters.count(Counter::CacheHit);
-                self.take_in_peer(host, side, id, peer)
+                self.take_in_peer(host, side, stream, id, peer)
             }
             Err(missing) => {
                 self.counters.count(Counter::CacheMiss);
                 match self.decode(id, value) {
                     Ok(peer) => {
-                        let received = self.take_in_peer(host, side, id, &peer);
+                        let received = self.take_in_peer(host, side, stream, id, &peer);
                         if received.metadata {
                             peers.insert(&missing, peer);
                         }
@@ -241,12 +281,23 @@ impl Exchange {
         &self,
         host: &impl Host,
         side: Side,
+        stream: &Stream,
         id: &[u8],
         peer: &KnownPeer,
     ) -> Both<bool> {
         if let Err(distrust) = self.check_identity(host, side, peer) {
             self.count_distrust(distrust);
             return NEITHER;
+        }
+        let received = Both {
+            metadata: true,
+            id: !id.is_empty(),
+        };
+        if side == Side::Upstream {
+            if !peer.names_workload && self.name_callee(host) {
+                return received;
+            }
+            self.remember_service(host, stream, peer);
         }
         // Where the host refuses it, the key is another filter's: an id besides
         // would be of somebody else.
@@ -260,10 +311,7 @@ impl Exchange {
                 self.counters.survive(host.store(side.id_key(), id));
             }
         }
-        Both {
-            metadata: true,
-            id: !id.is_empty(),
-        }
+        received
     }
 
     #[cold]
@@ -291,26 +339,34 @@ impl Exchange {
 
     /// Whether the callee's answer is believed: it was told who calls.
     #[inline(always)] // On the way of every request.
-    fn believes_answer(&self, stream: &Stream, host: &impl Host) -> bool {
+    fn believes_answer(&self, stream: &mut Stream, host: &impl Host) -> bool {
         match self.config.mode {
             Mode::Exchange => stream.told,
             // Istio's filter told it. That one may tell clusters outside the mesh,
             // too; but what ours would not tell is not believed either.
-            Mode::Observe => stream.direction.is_some() && self.tells_cluster(host),
+            Mode::Observe => stream.direction.is_some() && self.tells_cluster(host, stream),
         }
     }
 
     /// Whether the request's cluster is told about the local node.
-    fn tells_cluster(&self, host: &impl Host) -> bool {
-        let Some(cluster) = self.property(host, Property::ClusterName) else {
+    fn tells_cluster(&self, host: &impl Host, stream: &mut Stream) -> bool {
+        let Some(name) = self.property(host, Property::ClusterName) else {
             return true;
         };
-        let metadata = || self.property(host, Property::ClusterMetadata);
-        let is_told = self.clusters.borrow_mut().is_told(&cluster, metadata);
+        let cluster = self.look_up(host, &name);
+        stream.cluster = Some(cluster);
+        let clusters = self.clusters.borrow();
+        let is_told = clusters.get(cluster).is_none_or(|cluster| cluster.is_told);
         if !is_told {
             self.counters.count(Counter::ExternalSkipped);
         }
         is_told
+    }
+
+    /// Finds a cluster by its name.
+    fn look_up(&self, host: &impl Host, name: &[u8]) -> ClusterId {
+        let metadata = || self.property(host, Property::ClusterMetadata);
+        self.clusters.borrow_mut().look_up(name, metadata)
     }
 
     /// Stores the local node under the key of the side on which it stands, so

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::wire::{self, Strict};
-use super::{Peer, Refused, Text, base64};
+use super::{Peer, Refused, Text, base64, csm};
 
 /// The header that carries a peer.
 pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
@@ -66,7 +66,10 @@ pub fn message_in<'b>(
 
 /// The peer in a `message`, if it says anything about the workload.
 pub fn peer(message: &[u8], limits: Limits) -> Result<Peer<'_>, Refused> {
-    let peer = wire::decode(message, limits.max_labels, &mut Strict)?;
+    let mut peer = wire::decode(message, limits.max_labels, &mut Strict)?;
+    if !peer.names_workload() {
+        csm::complete(&mut peer, message)?;
+    }
     if peer.is_empty() {
         return Err(Refused::Empty);
     }

@@ -10,6 +10,7 @@ use crate::bytes::equal;
 use alloc::vec::Vec;
 
 pub mod base64;
+mod csm;
 pub mod error;
 pub mod flat;
 pub mod header;
@@ -61,6 +62,12 @@ pub const SERVICE_LABELS: [&str; 4] = [
     "app",
     "k8s-app",
 ];
+
+fn is_service_label(key: &[u8]) -> bool {
+    SERVICE_LABELS
+        .iter()
+        .any(|label| equal(label.as_bytes(), key))
+}
 
 /// A field of [`Peer`], declared in the byte order of the keys: the order on
 /// the wire.
@@ -220,6 +227,44 @@ impl<'a> Peer<'a> {
                 self.labels = None;
             }
         }
+    }
+
+    /// Whether a reader could name the peer: it has a name, a workload or a
+    /// label that names its service.
+    #[must_use]
+    pub fn names_workload(&self) -> bool {
+        let is_there = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|text| !text.is_empty());
+        is_there(&self.name) || is_there(&self.workload_name) || self.service_labels().count() > 0
+    }
+
+    /// The name of the peer's service, as readers tell it: the first of
+    /// [`SERVICE_LABELS`] that it has.
+    #[must_use]
+    pub fn service_name(&self) -> Option<&Text<'a>> {
+        let of_key = |name: &&str| {
+            let mut labels = self.service_labels();
+            labels.find(|(key, _)| equal(key.as_bytes(), name.as_bytes()))
+        };
+        let label = SERVICE_LABELS.iter().find_map(of_key);
+        label.map(|(_, value)| value)
+    }
+
+    /// What the peer says of its service alone: the namespace and the labels that
+    /// name a service. `None` without such a label.
+    #[must_use]
+    pub fn service(&self) -> Option<Peer<'_>> {
+        let labels: Map<'_> = self.service_labels().cloned().collect();
+        let namespace = self.namespace.clone();
+        (!labels.is_empty()).then(|| Peer {
+            namespace: namespace.filter(|namespace| !namespace.is_empty()),
+            labels: Some(labels),
+            ..Peer::default()
+        })
+    }
+
+    fn service_labels(&self) -> impl Iterator<Item = &(Text<'a>, Text<'a>)> {
+        let labels = self.labels.iter().flatten();
+        labels.filter(|(key, value)| !value.is_empty() && is_service_label(key.as_bytes()))
     }
 
     /// Whether the peer says nothing: every field is absent or empty. Such a

@@ -11,6 +11,7 @@ use super::text::{self, BadText};
 use super::{Field, Map, Peer, Refused, Slot, Text, Value};
 use crate::bytes::{equal, order};
 use alloc::vec::Vec;
+use core::iter;
 
 /// How deep lists and structs may lie within each other below a value. The
 /// nested values of unknown keys, which some senders forward, stay within 8.
@@ -349,25 +350,55 @@ pub(crate) enum Wire<'a> {
     Fixed32,
 }
 
-/// The bools of the struct under `wanted` in an entry of a map from names to
-/// structs, as `envoy.config.core.v3.Metadata` holds; empty for another entry.
-pub(crate) fn bools_of_entry<'a>(entry: &'a [u8], wanted: &[u8]) -> Vec<(&'a [u8], bool)> {
-    let mut bools = Vec::new();
-    let Ok((key, message)) = entry_of(entry) else {
-        return bools;
-    };
-    if key != wanted {
-        return bools;
-    }
-    let mut entries = Fields::of(message);
-    while let Ok(Some(entry)) = entries.next_bytes(1) {
-        if let Ok((key, value)) = entry_of(entry)
-            && let Ok(Kind::Bool(bool)) = Kind::of(value)
-        {
-            bools.push((key, bool));
+/// A value of a `Struct`, as far as others than [`decode`] read it.
+pub(crate) enum Simple<'a> {
+    Bool(bool),
+    Text(&'a [u8]),
+    /// A serialised `Struct`.
+    Struct(&'a [u8]),
+    /// A serialised `ListValue`.
+    List(&'a [u8]),
+    Other,
+}
+
+impl<'a> Simple<'a> {
+    fn of(value: &'a [u8]) -> Self {
+        match Kind::of(value) {
+            Ok(Kind::Bool(bool)) => Self::Bool(bool),
+            Ok(Kind::Text(text)) => Self::Text(text),
+            Ok(Kind::Struct(message)) => Self::Struct(message),
+            Ok(Kind::List(message)) => Self::List(message),
+            Ok(Kind::Null | Kind::Number(_)) | Err(_) => Self::Other,
         }
     }
-    bools
+}
+
+/// The structs under `name` in `metadata`, a serialised
+/// `envoy.config.core.v3.Metadata`; what is malformed ends them.
+pub(crate) fn filter_metadata<'a>(
+    metadata: &'a [u8],
+    name: &[u8],
+) -> impl Iterator<Item = &'a [u8]> {
+    let mut entries = Fields::of(metadata);
+    iter::from_fn(move || entries.next_bytes(1).ok().flatten())
+        .filter_map(|entry| entry_of(entry).ok())
+        .filter_map(move |(key, message)| (key == name).then_some(message))
+}
+
+/// Keys and values of `message`, a serialised `Struct`; what is malformed ends
+/// them.
+pub(crate) fn entries_of_struct(message: &[u8]) -> impl Iterator<Item = (&[u8], Simple<'_>)> {
+    let mut entries = Fields::of(message);
+    iter::from_fn(move || entries.next_bytes(1).ok().flatten())
+        .filter_map(|entry| entry_of(entry).ok())
+        .map(|(key, value)| (key, Simple::of(value)))
+}
+
+/// The values of `message`, a serialised `ListValue`; what is malformed ends
+/// them.
+pub(crate) fn values_of_list(message: &[u8]) -> impl Iterator<Item = Simple<'_>> {
+    let mut values = Fields::of(message);
+    iter::from_fn(move || values.next_bytes(1).ok().flatten()).map(Simple::of)
 }
 
 /// The fields of a serialised message, in their order.

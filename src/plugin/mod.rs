@@ -230,6 +230,12 @@ impl HttpStream {
             exchange.on_response_headers(&mut self.stream, &Envoy, count);
         }
     }
+
+    fn on_log(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.on_log(&mut self.stream, &Envoy);
+        }
+    }
 }
 
 /// Declares how a key is kept: for the request, also when it is redirected

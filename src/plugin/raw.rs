@@ -28,7 +28,7 @@ const NOT_FOUND: u32 = 1;
 const CONTINUE: u32 = 0;
 
 // The callbacks. Envoy skips those that a module does not export: nothing is
-// called for bodies, for trailers, and when a stream is logged or done.
+// called for bodies, for trailers, and when a stream is done.
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_abi_version_0_2_1() {}
@@ -86,6 +86,11 @@ extern "C" fn proxy_on_response_headers(id: u32, count: usize, _end_of_stream: b
             .map(|stream| stream.on_response_headers(count))
     });
     CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_log(id: u32) {
+    vm::with(|vm| vm.stream(id).map(HttpStream::on_log));
 }
 
 #[unsafe(no_mangle)]

@@ -7,6 +7,8 @@ fn peer(name: &str) -> KnownPeer {
     KnownPeer {
         flat: name.as_bytes().into(),
         namespace: None,
+        service: None,
+        names_workload: true,
     }
 }
 

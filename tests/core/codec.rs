@@ -343,3 +343,43 @@ fn a_peer_that_says_nothing_is_refused() {
         );
     }
 }
+
+/// What gRPC's own metadata exchange sends, with its keys and its word for what
+/// it does not know.
+#[test]
+fn grpcs_own_metadata_are_read() {
+    let read = |json: &serde_json::Value| {
+        let message = crate::support::message_of(json);
+        let peer = metadata_exchange::peer::header::peer(&message, Limits::DEFAULT)?;
+        Ok::<_, Refused>(format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            peer.name, peer.workload_name, peer.namespace, peer.cluster_id, peer.labels
+        ))
+    };
+    let csm = serde_json::json!({
+        "type": "gcp_kubernetes_engine", "workload_name": "pay-v1", "namespace_name": "shop",
+        "cluster_name": "east", "location": "europe-west1", "project_id": "p",
+        "canonical_service": "pay",
+    });
+    assert_eq!(
+        read(&csm).unwrap(),
+        r#"None Some("pay-v1") Some("shop") Some("east") Some([("service.istio.io/canonical-name", "pay")])"#
+    );
+    let unknown = serde_json::json!({
+        "type": "unknown", "workload_name": "unknown", "canonical_service": "unknown",
+    });
+    assert_eq!(read(&unknown), Err(Refused::Empty));
+    let bad = serde_json::json!({"canonical_service": "a\nb"});
+    assert_eq!(read(&bad), Err(Refused::ControlCharacter));
+    // Istio's keys win.
+    let mut both = csm.clone();
+    both["NAME"] = "own".into();
+    assert_eq!(read(&both).unwrap(), r#"Some("own") None None None None"#);
+    let mut some = csm;
+    some["NAMESPACE"] = "own".into();
+    some["LABELS"] = serde_json::json!({"version": "1", "a": "b"});
+    assert_eq!(
+        read(&some).unwrap(),
+        r#"None Some("pay-v1") Some("own") Some("east") Some([("a", "b"), ("service.istio.io/canonical-name", "pay"), ("version", "1")])"#
+    );
+}

@@ -2,6 +2,7 @@
 
 mod admission;
 mod cache;
+mod callees;
 mod codec;
 mod exchange;
 mod header_limits;

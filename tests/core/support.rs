@@ -197,7 +197,8 @@ impl Host for FakeHost {
 
     fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>> {
         self.call(format!("property {}", path.replace('\0', ".")))?;
-        Ok(self.properties.borrow().get(path).cloned())
+        let stored = self.state.borrow().get(path).cloned();
+        Ok(stored.or_else(|| self.properties.borrow().get(path).cloned()))
     }
 
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {

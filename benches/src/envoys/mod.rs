@@ -5,6 +5,7 @@ mod calls;
 pub(crate) mod first_request;
 pub(crate) mod lane;
 pub(crate) mod load;
+pub(crate) mod on_log;
 pub(crate) mod sidecar;
 pub(crate) mod start;
 pub(crate) mod turns;

@@ -75,6 +75,18 @@ impl Setup {
         Self::with("filter", bench.lab.module(), bench)
     }
 
+    /// A module beside the filter, for both listeners.
+    pub(crate) fn of_module(name: &str, module: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            modules: Some(Modules {
+                inbound: module.to_owned(),
+                outbound: module.to_owned(),
+            }),
+            is_filter: false,
+        }
+    }
+
     /// No module first, the one that does nothing second.
     pub(crate) fn all(bench: &Bench) -> Vec<Self> {
         let modules = bench.modules().into_iter();

@@ -5,6 +5,7 @@
 
 mod apps;
 mod boutique;
+mod callees;
 mod cel;
 mod configuration;
 mod ends;

@@ -49,7 +49,7 @@ fn the_module_is_small() {
     let bytes = std::fs::metadata(file).expect("the module").len();
     println!("module: {bytes} bytes");
     // A little above what was reached, see docs/cost.md.
-    assert!(bytes <= 137_000, "{bytes} bytes");
+    assert!(bytes <= 154_000, "{bytes} bytes");
 }
 
 #[test]

@@ -106,7 +106,9 @@ fn parts_may_be_missing_or_empty() {
         Some("pay;shop;;;east"),
         &Headers::new(),
     );
-    let expected =
-        json!({"NAME": "pay", "WORKLOAD_NAME": "pay", "NAMESPACE": "shop", "CLUSTER_ID": "east"});
+    let expected = json!({
+        "NAME": "pay", "WORKLOAD_NAME": "pay", "NAMESPACE": "shop", "CLUSTER_ID": "east",
+        "LABELS": {"service.istio.io/canonical-name": "pay"},
+    });
     assert_eq!(peer(&stream, UPSTREAM), Some(expected));
 }

@@ -88,6 +88,22 @@ fn outbound() {
 }
 
 #[test]
+fn a_silent_callee_costs_two_looks_besides_its_endpoint() {
+    let [_, response, rest] = cached(Direction::Outbound, &Headers::new(), &Headers::new());
+    assert_eq!(
+        response,
+        [
+            "get_header response x-envoy-peer-metadata",
+            "get_header response x-envoy-peer-metadata-id",
+            "get_property upstream_peer",
+            "get_property xds.cluster_name",
+            "get_property xds.upstream_host_metadata.filter_metadata.istio.workload",
+        ]
+    );
+    assert_eq!(rest, [""; 0]);
+}
+
+#[test]
 fn a_stranger_costs_two_reads() {
     let [request, response, rest] = cached(Direction::Inbound, &Headers::new(), &Headers::new());
     assert_eq!(

@@ -7,6 +7,7 @@
 )]
 
 mod cache;
+mod callees;
 mod configuration;
 mod cost;
 mod directions;
