@@ -59,6 +59,8 @@ pub enum Property {
     EndpointWorkload,
     /// What is stored as the callee, by whomever.
     UpstreamPeer,
+    /// `response.code_details`: why there was that response.
+    ResponseCodeDetails,
     /// `connection.mtls`: whether the downstream presented a certificate.
     DownstreamMtls,
     /// First URI SAN of the downstream's certificate.
@@ -81,6 +83,7 @@ impl Property {
                 "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
             }
             Self::UpstreamPeer => StateKey::UpstreamPeer.name(),
+            Self::ResponseCodeDetails => "response\0code_details",
             Self::DownstreamMtls => "connection\0mtls",
             Self::DownstreamUriSan => "connection\0uri_san_peer_certificate",
             Self::UpstreamCertificate => "upstream\0sha256_peer_certificate_digest",
@@ -99,6 +102,7 @@ impl Property {
                 Some("upstream_host_metadata\0filter_metadata\0istio\0workload")
             }
             Self::UpstreamPeer
+            | Self::ResponseCodeDetails
             | Self::DownstreamMtls
             | Self::DownstreamUriSan
             | Self::UpstreamCertificate

@@ -167,7 +167,13 @@ impl Exchange {
             return;
         }
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
-        if direction != Direction::Inbound {
+        if direction == Direction::Inbound {
+            return;
+        }
+        // What is stored for a request that Envoy redirects would stay for the one
+        // that follows, and its callee is another.
+        let details = self.property(host, Property::ResponseCodeDetails);
+        if details.is_none_or(|details| &*details != b"internal_redirect") {
             self.complete(stream, host, direction);
         }
     }

@@ -378,6 +378,11 @@ fn what_ends_before_its_response_is_named_when_it_is_logged() {
         exchange.on_log(&mut stream, &host);
         assert_named(&host, &service("pay", "shop"));
     }
+    // One that is redirected has another callee next.
+    let host = call(CLUSTER, &json!({}));
+    host.set_property("response.code_details", b"internal_redirect");
+    exchange.on_log(&mut Stream::default(), &host);
+    assert_no_peer(&host);
     // What had its response is left alone, and costs no host call.
     let host = call(CLUSTER, &json!({}));
     let mut stream = Stream::default();
