@@ -126,15 +126,10 @@ impl Exchange {
     }
 
     /// Gives a gateway's entry a key if it has none, for `SkyWalking` counts a
-    /// call of a gateway only where there is any. It is an empty callee's id:
-    /// nobody.
+    /// call of a gateway only where there is any, and knows gateways by `router~` in
+    /// their id. It is an empty callee's id: nobody.
     pub(super) fn mark_gateway(&self, host: &impl Host, direction: Direction) {
-        let is_gateway = match direction {
-            Direction::Inbound => false,
-            Direction::Outbound => self.is_router,
-            Direction::Gateway => true,
-        };
-        if is_gateway {
+        if self.is_router && direction != Direction::Inbound {
             self.counters
                 .survive(host.store(StateKey::UpstreamPeerId, b""));
         }

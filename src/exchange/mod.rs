@@ -59,7 +59,7 @@ pub struct Exchange {
     config: Config,
     local: LocalNode,
     room: Room,
-    /// Whether the local node is a gateway of Istio's, whose listeners are outbound.
+    /// Whether the local node is a gateway by its id.
     is_router: bool,
     /// Whether the local node is a waypoint, of whose listeners some are inbound.
     is_waypoint: bool,

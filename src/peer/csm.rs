@@ -7,6 +7,9 @@ use alloc::vec;
 use super::wire::{self, Simple};
 use super::{Peer, Refused, SERVICE_LABELS, Text};
 
+/// How many entries are looked at: gRPC sends seven.
+const MAX_ENTRIES: usize = 32;
+
 /// What gRPC sends for a value that it does not know.
 const UNKNOWN: &[u8] = b"unknown";
 
@@ -15,7 +18,7 @@ const UNKNOWN: &[u8] = b"unknown";
 /// `canonical_service`. What the peer has stays.
 pub(super) fn complete<'a>(peer: &mut Peer<'a>, message: &'a [u8]) -> Result<(), Refused> {
     let [canonical_name, ..] = SERVICE_LABELS;
-    for (key, value) in wire::entries_of_struct(message) {
+    for (key, value) in wire::entries_of_struct(message).take(MAX_ENTRIES) {
         let Simple::Text(value) = value else {
             continue;
         };

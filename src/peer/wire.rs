@@ -385,11 +385,15 @@ pub(crate) fn filter_metadata<'a>(
         .filter_map(move |(key, message)| (key == name).then_some(message))
 }
 
-/// Keys and values of `message`, a serialised `Struct`; what is malformed ends
-/// them.
+/// Keys and values of `message`, a serialised `Struct`; what is malformed, or no
+/// entry, ends them.
 pub(crate) fn entries_of_struct(message: &[u8]) -> impl Iterator<Item = (&[u8], Simple<'_>)> {
-    let mut entries = Fields::of(message);
-    iter::from_fn(move || entries.next_bytes(1).ok().flatten())
+    let mut fields = Fields::of(message);
+    let next = move || match fields.next() {
+        Ok(Some((1, Wire::Bytes(entry)))) => Some(entry),
+        _ => None,
+    };
+    iter::from_fn(next)
         .filter_map(|entry| entry_of(entry).ok())
         .map(|(key, value)| (key, Simple::of(value)))
 }

@@ -407,7 +407,7 @@ fn a_gateways_entry_always_has_a_key() {
         (router, FakeHost::outbound(), true),
         (router, FakeHost::inbound(), false),
         (router, FakeHost::default(), true),
-        ("own-id", FakeHost::default(), true),
+        ("own-id", FakeHost::default(), false),
         (
             "sidecar~10.0.0.1~own.shop~shop.svc.cluster.local",
             FakeHost::outbound(),

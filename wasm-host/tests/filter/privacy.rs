@@ -80,7 +80,7 @@ fn external_clusters_are_skipped() {
         assert_skipped(&call(&mut proxy, cluster("PassthroughCluster", &json!({}))));
         assert_skipped(&call(
             &mut proxy,
-            cluster("outbound|443||bank.com", &json!({"external": true})),
+            cluster("bank", &json!({"external": true})),
         ));
         assert_skipped(&call(&mut proxy, cluster("exact", &json!({}))));
         assert_skipped(&call(&mut proxy, cluster("prefix-1", &json!({}))));
@@ -149,7 +149,9 @@ fn a_known_cluster_costs_one_property() {
         reads(&mut proxy),
         [
             "get_property xds.cluster_name",
-            "get_property xds.cluster_metadata"
+            "get_property xds.cluster_metadata",
+            // Of which service its callees are is news.
+            "get_property xds.cluster_name",
         ]
     );
     assert_eq!(reads(&mut proxy), ["get_property xds.cluster_name"]);
