@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use envoy_test::bootstrap::{filter_resource, lua_filter};
 use envoy_test::client::{CALL, Call};
-use envoy_test::node::peer_json;
 use envoy_test::{Direction, Entry, Lab, Node, Plugin, Side, Workload};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -51,7 +50,7 @@ fn of_service(name: &str) -> Value {
 /// The callee of an entry, which must have no id.
 fn callee(entry: &Entry) -> Result<Option<Value>> {
     assert_eq!(entry.id(Side::Upstream)?, None, "{entry:?}");
-    Ok(entry.peer(Side::Upstream)?.map(|peer| peer_json(&peer)))
+    Ok(entry.peer(Side::Upstream)?.cloned())
 }
 
 fn service(name: &str) -> Value {
@@ -397,7 +396,7 @@ async fn grpcs_own_metadata_name_the_caller(lab: &Lab) -> Result<()> {
 
     assert_eq!(reply.status, StatusCode::OK);
     let entry = lab.entry("ratings/inbound", &reply.call).await?;
-    let caller = entry.peer(Side::Downstream)?.map(|peer| peer_json(&peer));
+    let caller = entry.peer(Side::Downstream)?.cloned();
     let mut expected = service("pay");
     expected["WORKLOAD_NAME"] = "pay-v1".into();
     assert_eq!(caller, Some(expected));
