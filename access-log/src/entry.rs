@@ -120,7 +120,8 @@ impl Entry {
         match self.state.get(key)? {
             State::Flat { metadata, .. } => Some(Named {
                 id: match self.state.get(side.id_key()) {
-                    Some(State::Id { id }) => Some(id),
+                    // An empty one is none: it marks a gateway's entry that names nobody.
+                    Some(State::Id { id }) if !id.is_empty() => Some(id),
                     _ => None,
                 },
                 metadata: Cow::Borrowed(metadata),

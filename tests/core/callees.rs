@@ -35,11 +35,11 @@ fn services(services: &[(&str, &str, &str)]) -> Json {
 /// Lets a callee with this metadata answer.
 fn answer(exchange: &Counted, host: &FakeHost, metadata: &Json) {
     let mut stream = Stream::default();
-    exchange.on_request_headers(&mut stream, host);
+    exchange.on_request_headers(&mut stream, host, 1);
     let header = local("", metadata).header;
     host.response_header(METADATA, header.unwrap());
     host.response_header(ID, "callee-id");
-    exchange.on_response_headers(&mut stream, host);
+    exchange.on_response_headers(&mut stream, host, 1);
 }
 
 /// Name, namespace and labels of the stored callee, and its id.
@@ -244,11 +244,11 @@ fn a_filter_that_changes_the_route_does_not_mix_services() {
     let exchange = exchange("");
     let host = call("before", &json!({}));
     let mut stream = Stream::default();
-    exchange.on_request_headers(&mut stream, &host);
+    exchange.on_request_headers(&mut stream, &host, 1);
     let host = to(host, "behind", &json!({}));
     let node = json!({"NAME": "n", "NAMESPACE": "shop", "LABELS": {"app": "a"}});
     host.response_header(METADATA, local("", &node).header.unwrap());
-    exchange.on_response_headers(&mut stream, &host);
+    exchange.on_response_headers(&mut stream, &host, 1);
     for (cluster, is_known) in [("before", false), ("behind", true)] {
         let host = call(cluster, &json!({}));
         round_trip(&exchange, &host);
@@ -323,12 +323,12 @@ fn what_is_stored_is_not_overwritten_by_less() {
     // A second filter is nearer to the callee, and sees the answer first.
     let (near, far) = (exchange(""), exchange(""));
     let (mut of_far, mut of_near) = (Stream::default(), Stream::default());
-    far.on_request_headers(&mut of_far, &host);
-    near.on_request_headers(&mut of_near, &host);
+    far.on_request_headers(&mut of_far, &host, 1);
+    near.on_request_headers(&mut of_near, &host, 1);
     host.response_header(METADATA, local("", &node).header.unwrap());
     host.response_header(ID, "true-id");
-    near.on_response_headers(&mut of_near, &host);
-    far.on_response_headers(&mut of_far, &host);
+    near.on_response_headers(&mut of_near, &host, 1);
+    far.on_response_headers(&mut of_far, &host, 1);
     far.on_log(&mut of_far, &host);
     let expected = json!({"name": "true", "namespace": "shop"});
     assert_eq!(stored(&host), Some((expected, Some(b"true-id".to_vec()))));
@@ -373,7 +373,7 @@ fn what_ends_before_its_response_is_named_when_it_is_logged() {
         let host = call(CLUSTER, &json!({}));
         let mut stream = Stream::default();
         if has_request {
-            exchange.on_request_headers(&mut stream, &host);
+            exchange.on_request_headers(&mut stream, &host, 1);
         }
         exchange.on_log(&mut stream, &host);
         assert_named(&host, &service("pay", "shop"));
@@ -386,8 +386,8 @@ fn what_ends_before_its_response_is_named_when_it_is_logged() {
     // What had its response is left alone, and costs no host call.
     let host = call(CLUSTER, &json!({}));
     let mut stream = Stream::default();
-    exchange.on_request_headers(&mut stream, &host);
-    exchange.on_response_headers(&mut stream, &host);
+    exchange.on_request_headers(&mut stream, &host, 1);
+    exchange.on_response_headers(&mut stream, &host, 1);
     host.calls.borrow_mut().clear();
     exchange.on_log(&mut stream, &host);
     assert!(host.calls.borrow().is_empty());
@@ -460,8 +460,8 @@ fn the_endpoint_of_the_last_attempt_is_named() {
     let host = call("plain", &json!({}));
     host.set_property(WORKLOAD, b"first;shop");
     let mut stream = Stream::default();
-    exchange.on_request_headers(&mut stream, &host);
+    exchange.on_request_headers(&mut stream, &host, 1);
     host.set_property(WORKLOAD, b"last;shop");
-    exchange.on_response_headers(&mut stream, &host);
+    exchange.on_response_headers(&mut stream, &host, 1);
     assert_eq!(stored(&host).unwrap().0["name"], "last");
 }
