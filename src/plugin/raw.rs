@@ -90,7 +90,7 @@ extern "C" fn proxy_on_response_headers(id: u32, count: usize, _end_of_stream: b
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_log(id: u32) {
-    vm::with(|vm| vm.stream(id).map(HttpStream::on_log));
+    vm::with(|vm| vm.stream(id).map(|stream| stream.on_log()));
 }
 
 #[unsafe(no_mangle)]
