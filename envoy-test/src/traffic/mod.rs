@@ -17,12 +17,11 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use metadata_exchange::counters::Counter;
-use metadata_exchange::peer::{Peer, header};
 use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 use serde_json::Value;
 
-use crate::node::peer_json;
+use crate::peer;
 
 /// The generator of everything random here: the same everywhere for a seed.
 pub type Random = Xoshiro256PlusPlus;
@@ -65,16 +64,16 @@ impl Message {
         }
     }
 
-    /// A request of `peer`, with its id if it has one.
+    /// A request of the peer with that metadata, and with its id if it has one.
     #[must_use]
-    pub fn of(kind: &'static str, peer: &Peer<'_>, id: Option<&str>) -> Self {
+    pub fn of(kind: &'static str, metadata: &Value, id: Option<&str>) -> Self {
         let id = id.map(|id| id.as_bytes().to_vec());
         Self {
             kind,
-            metadata: vec![header::encode(peer).into_bytes()],
+            metadata: vec![peer::header(metadata).into_bytes()],
             ids: id.iter().cloned().collect(),
             expected: Expected {
-                peer: Some(peer_json(peer)),
+                peer: Some(metadata.clone()),
                 id,
                 refused: None,
             },

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use envoy_test::client::{CALL, PEER_HEADERS, Protocol, raw};
+use envoy_test::peer::header;
 use envoy_test::soak::{self, Options};
 use envoy_test::traffic::{Plan, Shape};
 use envoy_test::{Lab, Node, Side, Workload};
-use metadata_exchange::peer::{Peer, header};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -106,10 +106,7 @@ async fn the_longest_headers_come_in(lab: &Lab) -> Result<()> {
     let address = mesh.address("ratings")?;
     let value = |peer: usize| {
         let name = format!("peer-{peer}-{}", "n".repeat(60_000));
-        header::encode(&Peer {
-            name: Some(name.into()),
-            ..Peer::default()
-        })
+        header(&json!({ "NAME": name }))
     };
 
     for peer in 0..PEERS {

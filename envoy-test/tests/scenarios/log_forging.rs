@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use envoy_test::bootstrap::text_log;
 use envoy_test::client::{Call, PEER_HEADERS};
+use envoy_test::peer::header;
 use envoy_test::{Lab, Mesh, Node, Side, Workload};
 use hyper::StatusCode;
-use metadata_exchange::peer::{Peer, header};
+use serde_json::json;
 
 use crate::{assert_no_peer, counter};
 
@@ -101,11 +102,8 @@ async fn with_log(lab: &Lab, node: Node, path: &Path, format: &str) -> Result<Me
 
 /// A call with metadata of the workload `name`.
 fn call_from(mesh: &Mesh, name: &str) -> Result<Call> {
-    let peer = Peer {
-        workload_name: Some(name.into()),
-        ..Peer::default()
-    };
+    let metadata_of = json!({ "WORKLOAD_NAME": name });
     let [metadata, _] = PEER_HEADERS;
     mesh.call("outsider", "ratings")?
-        .header(metadata, &header::encode(&peer))
+        .header(metadata, &header(&metadata_of))
 }

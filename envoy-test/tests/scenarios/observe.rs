@@ -7,11 +7,10 @@
 use anyhow::Result;
 use envoy_test::bootstrap::lua_filter;
 use envoy_test::client::{PEER_HEADERS, has_peer_headers};
-use envoy_test::node::peer_json;
+use envoy_test::peer::header;
 use envoy_test::{Lab, Listener, Mesh, Node, Reply, Side, Workload};
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
-use metadata_exchange::peer::{Peer, header};
 use serde_json::{Value, json};
 
 use crate::{assert_clean, assert_no_peer, assert_peer, counter};
@@ -231,16 +230,11 @@ struct Native {
 
 impl Native {
     fn of(node: Node) -> Self {
-        let text = |key: &str| node.metadata[key].as_str().map(Into::into);
-        let peer = Peer {
-            name: text("NAME"),
-            namespace: text("NAMESPACE"),
-            workload_name: text("WORKLOAD_NAME"),
-            labels: Some(vec![("version".into(), "v1".into())]),
-            ..Peer::default()
-        };
-        let header = header::encode(&peer);
-        let metadata = peer_json(&peer);
+        let mut metadata = json!({ "LABELS": { "version": "v1" } });
+        for key in ["NAME", "NAMESPACE", "WORKLOAD_NAME"] {
+            metadata[key] = node.metadata[key].clone();
+        }
+        let header = header(&metadata);
         let node = Node { metadata, ..node };
         Self { node, header }
     }
