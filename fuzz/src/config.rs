@@ -4,8 +4,14 @@ use metadata_exchange::config::Config;
 use serde_json::Value as Json;
 
 /// What is accepted means the same however the JSON is written; what is refused
-/// is refused in one line.
+/// is refused in one line, and not without reason.
 pub fn run(data: &[u8]) {
+    if let Ok(json) = serde_json::from_slice::<Json>(data)
+        && is_plainly_valid(&json)
+    {
+        let parsed = Config::parse(json.to_string().as_bytes());
+        assert!(parsed.is_ok(), "{json}: {parsed:?}");
+    }
     match Config::parse(data) {
         Ok(config) if data.trim_ascii().is_empty() => assert_eq!(config, Config::default()),
         Ok(config) => {
@@ -17,4 +23,26 @@ pub fn run(data: &[u8]) {
             assert!(!line.contains(['\n', '\r']), "{line:?}");
         }
     }
+}
+
+/// Whether all keys are such that any value of their type is allowed, or any number
+/// within a range that all limits allow. It is true of some valid configurations only.
+fn is_plainly_valid(json: &Json) -> bool {
+    let is_valid = |(key, value): (&String, &Json)| match key.as_str() {
+        "accept_own" | "endpoint_fallback" | "record_local_node" => value.is_boolean(),
+        "max_id_bytes"
+        | "max_labels"
+        | "max_peer_cache_size"
+        | "max_received_bytes"
+        | "max_sent_bytes" => value
+            .as_u64()
+            .is_some_and(|number| (1..=65_536).contains(&number)),
+        "direction" => {
+            let names = ["auto", "inbound", "outbound", "gateway"];
+            value.as_str().is_some_and(|name| names.contains(&name))
+        }
+        _ => false,
+    };
+    json.as_object()
+        .is_some_and(|fields| fields.iter().all(is_valid))
 }

@@ -1,8 +1,12 @@
 //! Any bytes as the two headers: an id, and after a NUL, which no header can
 //! hold, the metadata.
 
-use metadata_exchange::peer::flat;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use metadata_exchange::peer::header::{self, Limits};
+use metadata_exchange::peer::{Refused, flat};
 
 use super::source::{assert_fit, without_empty_maps};
 
@@ -27,18 +31,44 @@ pub fn split(data: &[u8]) -> (&[u8], &[u8]) {
     (id.strip_suffix(b"\0").unwrap_or(id), value)
 }
 
-/// What is accepted is within the limits, fit for logs, and read the same again
-/// when it is sent on or stored.
+/// Standard base64, padded or not, by another decoder.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What is refused is refused for the reason that it has, and what has none is
+/// accepted. What is accepted is within the limits, fit for logs, and read the same
+/// again when it is sent on or stored.
 pub fn run(data: &[u8]) {
     let (id, value) = split(data);
-    if let Ok(id) = header::id(id, LIMITS) {
-        assert!(id.len() <= LIMITS.max_id_bytes);
-        assert!(!id.contains(char::is_control));
+    let is_too_long = id.len() > LIMITS.max_id_bytes;
+    let text = str::from_utf8(id);
+    match header::id(id, LIMITS) {
+        Ok(id) => {
+            assert!(!is_too_long);
+            assert!(!id.contains(char::is_control));
+            assert_eq!(text, Ok(&*id));
+        }
+        Err(Refused::IdTooLong { .. }) => assert!(is_too_long),
+        Err(Refused::Utf8) => assert!(text.is_err()),
+        Err(Refused::ControlCharacter) => {
+            assert!(text.is_ok_and(|text| text.contains(char::is_control)));
+        }
+        Err(refused) => panic!("no id is refused so: {refused}"),
     }
-    let Ok(message) = header::message(value, LIMITS) else {
-        return;
+    let is_too_long = value.len() > LIMITS.max_received_bytes;
+    let decoded = BASE64.decode(value);
+    let message = match header::message(value, LIMITS) {
+        Ok(message) => {
+            assert!(!is_too_long);
+            assert_eq!(Ok(&message), decoded.as_ref());
+            message
+        }
+        Err(Refused::TooLong { .. }) => return assert!(is_too_long),
+        Err(Refused::Base64) => return assert!(decoded.is_err()),
+        Err(refused) => panic!("no value is refused so: {refused}"),
     };
-    assert!(value.len() <= LIMITS.max_received_bytes);
     let Ok(peer) = header::peer(&message, LIMITS) else {
         return;
     };

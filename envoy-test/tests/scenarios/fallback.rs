@@ -3,17 +3,14 @@
 use anyhow::Result;
 use envoy_test::{Entry, Lab, Node, Side, Workload};
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{assert_no_peer, assert_peer, counter};
+use crate::{assert_peer, counter};
 
 envoy_test::stories!(
     an_endpoint_stands_for_a_silent_callee,
-    a_callee_that_speaks_is_taken_at_its_word,
     an_endpoint_that_refuses_connections_is_named,
     a_gateway_knows_the_endpoint_too,
-    an_endpoint_without_namespace_names_nobody,
-    the_fallback_is_off,
 );
 
 /// Whether the entry names the callee as the endpoint's metadata do, without
@@ -61,22 +58,6 @@ async fn an_endpoint_stands_for_a_silent_callee(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-async fn a_callee_that_speaks_is_taken_at_its_word(lab: &Lab) -> Result<()> {
-    let server = Node::vm_server()?;
-    let mesh = lab
-        .start([
-            Workload::sidecar("productpage", Node::pod_client()?),
-            endpoint(Workload::sidecar("ratings", server.clone())),
-        ])
-        .await?;
-
-    let reply = mesh.call("productpage", "ratings")?.send().await?;
-
-    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    assert_peer(&outbound, Side::Upstream, &server)?;
-    Ok(())
-}
-
 /// The reply is the proxy's own, but a host had been chosen.
 async fn an_endpoint_that_refuses_connections_is_named(lab: &Lab) -> Result<()> {
     let mesh = lab
@@ -112,33 +93,4 @@ async fn a_gateway_knows_the_endpoint_too(lab: &Lab) -> Result<()> {
     let passed_on = lab.entry("egress/gateway", &reply.call).await?;
     assert_peer(&passed_on, Side::Downstream, &client)?;
     assert_endpoint(&passed_on)
-}
-
-async fn an_endpoint_without_namespace_names_nobody(lab: &Lab) -> Result<()> {
-    let mesh = lab
-        .start([
-            Workload::sidecar("productpage", Node::pod_client()?),
-            described(Workload::bare("legacy"), "legacy-v2;;legacy;v2;east"),
-        ])
-        .await?;
-
-    let reply = mesh.call("productpage", "legacy")?.send().await?;
-
-    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    assert_no_peer(&outbound, Side::Upstream)
-}
-
-async fn the_fallback_is_off(lab: &Lab) -> Result<()> {
-    let off: Value = json!({ "endpoint_fallback": false });
-    let mesh = lab
-        .start([
-            Workload::sidecar("productpage", Node::pod_client()?).configured(&off),
-            endpoint(Workload::bare("legacy")),
-        ])
-        .await?;
-
-    let reply = mesh.call("productpage", "legacy")?.send().await?;
-
-    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    assert_no_peer(&outbound, Side::Upstream)
 }

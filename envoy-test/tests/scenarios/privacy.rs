@@ -11,11 +11,8 @@ use crate::{assert_no_peer, counter};
 
 envoy_test::stories!(
     clusters_outside_the_mesh_are_told_nothing,
-    clusters_outside_are_told_if_configured,
     a_replaced_cluster_is_noticed,
     a_weighted_route_is_told_by_the_cluster_that_it_chose,
-    a_minimum_is_shared,
-    a_list_is_shared,
     nobody_is_answered_more_than_they_asked,
 );
 
@@ -43,20 +40,6 @@ async fn clusters_outside_the_mesh_are_told_nothing(lab: &Lab) -> Result<()> {
     let skipped = OUTSIDE.len() + 1;
     assert_eq!(counter(envoy, "external_skipped", skipped).await?, skipped);
     Ok(())
-}
-
-async fn clusters_outside_are_told_if_configured(lab: &Lab) -> Result<()> {
-    let mesh = mesh_with_an_outside(lab, &json!({ "external_clusters": "send" })).await?;
-
-    for callee in OUTSIDE {
-        let reply = call_forged(&mesh, callee).await?;
-        assert_told(&mesh, callee, &reply, Some(&Node::pod_client()?))?;
-        assert_answer_is_believed(lab, &reply).await?;
-    }
-    let reply = call_forged(&mesh, FORBIDDEN).await?;
-    assert_told(&mesh, FORBIDDEN, &reply, None)?;
-    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    assert_no_peer(&outbound, Side::Upstream)
 }
 
 async fn mesh_with_an_outside(lab: &Lab, configuration: &Value) -> Result<Mesh> {
@@ -170,79 +153,6 @@ async fn is_told(mesh: &Mesh, callee: &str) -> Result<bool> {
     let received = mesh.app(callee)?.received(&reply.call);
     assert_eq!(received.len(), 1);
     Ok(received.iter().any(|one| has_peer_headers(&one.headers)))
-}
-
-async fn a_minimum_is_shared(lab: &Lab) -> Result<()> {
-    let told = json!({
-        "NAME": "productpage-v1-84975bc778-pxz2w",
-        "NAMESPACE": "default",
-        "WORKLOAD_NAME": "productpage-v1",
-        "CLUSTER_ID": "client-cluster",
-        "OWNER": "kubernetes://apis/apps/v1/namespaces/default/deployments/productpage-v1",
-        "LABELS": {
-            "app": "productpage",
-            "version": "v1",
-            "service.istio.io/canonical-name": "productpage-v1",
-            "service.istio.io/canonical-revision": "version-1",
-        },
-    });
-    let answered = json!({
-        "NAME": "ratings-v1-vm",
-        "NAMESPACE": "default",
-        "WORKLOAD_NAME": "ratings-v1",
-        "LABELS": {
-            "app": "ratings",
-            "version": "v1",
-            "service.istio.io/canonical-name": "ratings",
-            "service.istio.io/canonical-revision": "version-1",
-        },
-    });
-    both_share(lab, &json!("minimal"), &told, &answered).await
-}
-
-async fn a_list_is_shared(lab: &Lab) -> Result<()> {
-    let share = json!({
-        "fields": ["NAMESPACE", "LABELS"],
-        "labels": ["app", "service.istio.io/*"],
-    });
-    let told = json!({
-        "NAMESPACE": "default",
-        "LABELS": {
-            "app": "productpage",
-            "service.istio.io/canonical-name": "productpage-v1",
-            "service.istio.io/canonical-revision": "version-1",
-        },
-    });
-    let answered = json!({
-        "NAMESPACE": "default",
-        "LABELS": {
-            "app": "ratings",
-            "service.istio.io/canonical-name": "ratings",
-            "service.istio.io/canonical-revision": "version-1",
-        },
-    });
-    both_share(lab, &share, &told, &answered).await
-}
-
-/// Each side learns of the other what is shared, and no more.
-async fn both_share(lab: &Lab, share: &Value, told: &Value, answered: &Value) -> Result<()> {
-    let share = json!({ "share": share });
-    let mesh = lab
-        .start([
-            Workload::sidecar("productpage", Node::pod_client()?).configured(&share),
-            Workload::sidecar("ratings", Node::vm_server()?).configured(&share),
-        ])
-        .await?;
-
-    let reply = mesh.call("productpage", "ratings")?.send().await?;
-
-    let inbound = lab.entry("ratings/inbound", &reply.call).await?;
-    let caller = inbound.peer(Side::Downstream)?.cloned();
-    assert_eq!(caller.as_ref(), Some(told));
-    let outbound = lab.entry("productpage/outbound", &reply.call).await?;
-    let callee = outbound.peer(Side::Upstream)?.cloned();
-    assert_eq!(callee.as_ref(), Some(answered));
-    Ok(())
 }
 
 /// Each header is answered if its counterpart came, by a sidecar and by an
