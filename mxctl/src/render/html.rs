@@ -9,8 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::layout::Layout;
-use super::{is_failing, label, svg};
+use super::layout::{COLUMNS, Layout};
+use super::{is_failing, labels, svg};
 use crate::escape;
 use crate::topology::Snapshot;
 
@@ -30,29 +30,27 @@ pub fn live_page() -> String {
 
 /// What the page shows, as JSON: the graph, and how it is drawn.
 pub fn data(snapshot: &Snapshot) -> Result<String> {
-    let layout = Layout::of(snapshot);
-    let workloads = snapshot.workloads.iter().zip(&layout.workloads);
-    let workloads = workloads.map(|(workload, place)| {
+    let labels = labels(snapshot);
+    let workloads = snapshot.workloads.iter().map(|workload| {
         json!({
-            "place": place,
             "outline": svg::outline(workload.kind),
             "class": svg::class(workload.kind),
             "kind": workload.kind.name(),
             "short": svg::short(&workload.name),
         })
     });
-    let edges = snapshot.edges.iter().zip(&layout.edges);
-    let edges = edges.map(|(edge, line)| {
+    let edges = snapshot.edges.iter().zip(&labels).map(|(edge, label)| {
         json!({
-            "line": line,
-            "text": label(edge),
+            "text": label,
             "failing": edge.main().is_some_and(is_failing),
             "seen_by": edge.seen_by(),
         })
     });
+    let stacked = COLUMNS.map(|columns| Layout::stacked(snapshot, &labels, columns));
+    let layouts = [Layout::of(snapshot, &labels)].into_iter().chain(stacked);
     let drawn = json!({
-        "width": layout.width,
-        "height": layout.height,
+        // The page takes the first that it can show large enough.
+        "layouts": layouts.collect::<Vec<_>>(),
         "workloads": workloads.collect::<Value>(),
         "edges": edges.collect::<Value>(),
     });
@@ -85,8 +83,10 @@ fn document(data: &str, is_live: bool) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>Who calls whom</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><h1>Who calls whom</h1><p id=\"status\"></p></header>\n\
-         <main><div id=\"graph\"></div><aside id=\"details\"><p>A click on a workload shows its metadata and its edges.</p></aside></main>\n\
-         <section><h2>Edges</h2><table id=\"edges\"></table><ul id=\"notes\"></ul></section>\n\
+         <main><div id=\"picture\"><p id=\"zoom\"><button id=\"smaller\" title=\"smaller\">-</button> \
+         <button id=\"fit\" title=\"the whole graph\">fit</button> \
+         <button id=\"larger\" title=\"larger\">+</button></p><div id=\"graph\"></div></div><aside id=\"details\"><p>A click on a workload shows its metadata and its edges.</p></aside></main>\n\
+         <section><h2>Edges</h2><div class=\"wide\"><table id=\"edges\"></table></div><ul id=\"notes\"></ul></section>\n\
          <script type=\"application/json\" id=\"data\">{data}</script>\n\
          <script>{SCRIPT}</script>\n</body>\n</html>\n"
     )

@@ -1,21 +1,31 @@
-//! Where the parts of the drawn graph stand: callers left of callees.
+//! Where the parts of the drawn graph stand: callers left of callees, or above them
+//! where there is no room for that.
 
 use std::collections::BTreeSet;
 
 use rust_sugiyama::configure::{Config, RankingType};
 use serde::Serialize;
 
+use super::labels::{Placer, width_of};
+use super::line::{Curve, Way};
 use crate::topology::{EdgeView, Snapshot};
 
 /// The size of a workload's box.
 pub(super) const BOX: (f64, f64) = (216.0, 46.0);
-/// Between layers, for the labels of edges.
+/// Between layers, for the labels of edges: at least so much.
 const LAYER_GAP: f64 = 180.0;
+/// Beside a label between two layers.
+const BESIDE_LABEL: f64 = 30.0;
 /// Between boxes of a layer.
 const ROW_GAP: f64 = 34.0;
+/// Between rows of a stacked drawing: the first that has room for all labels.
+const STACKED_GAPS: [f64; 4] = [64.0, 96.0, 144.0, 216.0];
+/// How many boxes a row of a stacked drawing has at most: on a screen, and on a
+/// telephone.
+pub(super) const COLUMNS: [usize; 2] = [5, 2];
 const MARGIN: f64 = 30.0;
 /// Beyond this, layers and crossings take too long, and tell nobody anything:
-/// the workloads then stand in rows.
+/// the workloads then stand in rows, and the edges have no labels.
 const MAX_LAYERED_EDGES: usize = 400;
 
 /// The drawing's size and places.
@@ -29,21 +39,61 @@ pub(super) struct Layout {
     pub(super) edges: Vec<Line>,
 }
 
-/// A line, as an SVG path, and where its label stands.
+/// A line, as an SVG path, and where the middle of its label's foot stands. There is
+/// no label where it would lie on a box or on another label.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     pub(super) path: String,
-    pub(super) label: (f64, f64),
+    pub(super) label: Option<(f64, f64)>,
+}
+
+/// A place for each box, the way that edges go, and whether they have labels.
+struct Places {
+    boxes: Vec<(f64, f64)>,
+    way: Way,
+    has_labels: bool,
 }
 
 impl Layout {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let edges = edges_to_lay_out(&snapshot.edges);
-        let mut places = if edges.len() > MAX_LAYERED_EDGES {
-            in_rows(snapshot.workloads.len())
-        } else {
-            in_layers(snapshot.workloads.len(), &edges)
+    /// Callers left of callees.
+    pub(super) fn of(snapshot: &Snapshot, labels: &[String]) -> Self {
+        Self::new(snapshot, labels, wide(snapshot, labels))
+    }
+
+    /// Callers above callees, at most `columns` side by side: for a window that is
+    /// narrower.
+    pub(super) fn stacked(snapshot: &Snapshot, labels: &[String], columns: usize) -> Self {
+        let wide = wide(snapshot, labels);
+        let lay_out = |gap| {
+            let boxes = stacked(&wide.boxes, columns, gap);
+            let (way, has_labels) = (Way::Down, wide.has_labels);
+            Self::new(
+                snapshot,
+                labels,
+                Places {
+                    boxes,
+                    way,
+                    has_labels,
+                },
+            )
         };
+        let [first, rest @ ..] = STACKED_GAPS;
+        let is_whole = |layout: &Self| layout.edges.iter().all(|line| line.label.is_some());
+        rest.into_iter().fold(lay_out(first), |layout, gap| {
+            if is_whole(&layout) || !wide.has_labels {
+                layout
+            } else {
+                lay_out(gap)
+            }
+        })
+    }
+
+    fn new(snapshot: &Snapshot, labels: &[String], laid_out: Places) -> Self {
+        let Places {
+            boxes: mut places,
+            way,
+            has_labels,
+        } = laid_out;
         let (mut width, mut height) = (BOX.0, BOX.1);
         for (x, y) in &mut places {
             *x += MARGIN;
@@ -51,23 +101,73 @@ impl Layout {
             width = width.max(*x + BOX.0 / 2.0);
             height = height.max(*y + BOX.1 / 2.0);
         }
+        let width = width + MARGIN;
+        // Room for the arcs below the lowest boxes.
+        let height = height + MARGIN + BOX.1;
         let pairs: BTreeSet<_> = snapshot
             .edges
             .iter()
             .map(|edge| (edge.from, edge.to))
             .collect();
-        let lines = snapshot.edges.iter().map(|edge| {
+        let mut placer = Placer::new((width, height), &places);
+        let lines = snapshot.edges.iter().zip(labels).map(|(edge, label)| {
             let is_mutual = pairs.contains(&(edge.to, edge.from));
-            line(places[edge.from], places[edge.to], is_mutual)
+            let curve = Curve::new(way, places[edge.from], places[edge.to], is_mutual);
+            Line {
+                path: curve.path(),
+                label: has_labels.then(|| placer.place(&curve, label)).flatten(),
+            }
         });
         Self {
-            width: width + MARGIN,
-            // Room for the arcs below the lowest boxes.
-            height: height + MARGIN + BOX.1,
+            width,
+            height,
             edges: lines.collect(),
             workloads: places,
         }
     }
+}
+
+fn wide(snapshot: &Snapshot, labels: &[String]) -> Places {
+    let edges = edges_to_lay_out(&snapshot.edges);
+    let has_labels = edges.len() <= MAX_LAYERED_EDGES;
+    let widest = labels.iter().map(|label| width_of(label));
+    let gap = widest.fold(LAYER_GAP, |gap, width| gap.max(width + BESIDE_LABEL));
+    let boxes = if has_labels {
+        in_layers(snapshot.workloads.len(), &edges, gap)
+    } else {
+        in_rows(snapshot.workloads.len())
+    };
+    Places {
+        boxes,
+        way: Way::Right,
+        has_labels,
+    }
+}
+
+/// The boxes of each layer in rows, one below the other with `gap` between.
+fn stacked(places: &[(f64, f64)], columns: usize, gap: f64) -> Vec<(f64, f64)> {
+    let mut order: Vec<_> = places.iter().copied().zip(0_usize..).collect();
+    order.sort_by(|((x, y), _), ((x2, y2), _)| x.total_cmp(x2).then(y.total_cmp(y2)));
+    let mut stacked = vec![(0.0, 0.0); places.len()];
+    let mut top = BOX.1 / 2.0;
+    #[allow(clippy::float_cmp)] // Boxes of a layer have the very same place.
+    let layers = order.chunk_by(|((x, _), _), ((x2, _), _)| x == x2);
+    let rows: Vec<_> = layers.flat_map(|layer| layer.chunks(columns)).collect();
+    let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default();
+    for row in rows {
+        // A shorter row stands in the middle.
+        #[allow(clippy::cast_precision_loss)] // Some columns.
+        let missing = (longest - row.len()) as f64;
+        let mut x = BOX.0 / 2.0 + missing * (BOX.0 + ROW_GAP) / 2.0;
+        for (_, number) in row {
+            if let Some(place) = stacked.get_mut(*number) {
+                *place = (x, top);
+            }
+            x += BOX.0 + ROW_GAP;
+        }
+        top += BOX.1 + gap;
+    }
+    stacked
 }
 
 /// Each pair once, none to itself.
@@ -80,10 +180,10 @@ fn edges_to_lay_out(edges: &[EdgeView]) -> Vec<(u32, u32)> {
     pairs.into_iter().collect()
 }
 
-fn in_layers(workloads: usize, edges: &[(u32, u32)]) -> Vec<(f64, f64)> {
+fn in_layers(workloads: usize, edges: &[(u32, u32)], gap: f64) -> Vec<(f64, f64)> {
     // The library's layers go from top to bottom; here they go from left to
     // right: so each box is turned.
-    let size = (BOX.1 + ROW_GAP, BOX.0 + LAYER_GAP);
+    let size = (BOX.1 + ROW_GAP, BOX.0 + gap);
     let vertices: Vec<_> = (0..workloads)
         .filter_map(|number| Some((u32::try_from(number).ok()?, size)))
         .collect();
@@ -128,40 +228,9 @@ fn in_rows(workloads: usize) -> Vec<(f64, f64)> {
     (0..workloads).map(place).collect()
 }
 
-/// From the right of one box to the left of another, or in an arc below them.
-fn line(from: (f64, f64), to: (f64, f64), is_mutual: bool) -> Line {
-    let half = BOX.0 / 2.0;
-    if to.0 > from.0 + BOX.0 {
-        let (x1, x2) = (from.0 + half, to.0 - half);
-        let bend = (x2 - x1) / 2.0;
-        let shift = if is_mutual { -6.0 } else { 0.0 };
-        let (y1, y2) = (from.1 + shift, to.1 + shift);
-        return Line {
-            path: format!(
-                "M{x1:.1},{y1:.1} C{:.1},{y1:.1} {:.1},{y2:.1} {x2:.1},{y2:.1}",
-                x1 + bend,
-                x2 - bend
-            ),
-            label: (x1 + bend, f64::midpoint(y1, y2) - 5.0),
-        };
-    }
-    // Backwards, within a layer, or to itself.
-    let foot = BOX.1 / 2.0;
-    let (x1, y1) = (from.0 + half / 2.0, from.1 + foot);
-    let (x2, y2) = (to.0 - half / 2.0, to.1 + foot);
-    let low = y1.max(y2) + BOX.1;
-    Line {
-        path: format!("M{x1:.1},{y1:.1} C{x1:.1},{low:.1} {x2:.1},{low:.1} {x2:.1},{y2:.1}"),
-        // Below the lowest point of the arc.
-        label: (
-            f64::midpoint(x1, x2),
-            f64::midpoint(y1, y2) * 0.25 + low * 0.75 + 13.0,
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::labels::Rect;
     use super::*;
     use crate::topology::{Kind, Reading, WorkloadView};
 
@@ -199,6 +268,63 @@ mod tests {
         }
     }
 
+    fn labels(snapshot: &Snapshot) -> Vec<String> {
+        let label = |number: usize| format!("{} calls, {number} errors, p50 3.12 ms", number * 977);
+        (0..snapshot.edges.len()).map(label).collect()
+    }
+
+    /// Boxes and labels, of all drawings. Returns how many labels there are.
+    fn assert_labels_apart(snapshot: &Snapshot) -> Vec<usize> {
+        let labels = labels(snapshot);
+        let stacked = COLUMNS.map(|columns| Layout::stacked(snapshot, &labels, columns));
+        let layouts = [Layout::of(snapshot, &labels)].into_iter().chain(stacked);
+        let apart = layouts.map(|layout| {
+            assert_apart(&layout);
+            let placed = layout.edges.iter().zip(&labels);
+            let placed: Vec<_> = placed
+                .filter_map(|(line, label)| Some(Rect::of_label(line.label?, label)))
+                .collect();
+            let whole = Rect::new((0.0, 0.0), (layout.width, layout.height));
+            for (number, label) in placed.iter().enumerate() {
+                assert!(whole.contains(label), "{label:?} is outside");
+                for place in &layout.workloads {
+                    assert!(
+                        !label.overlaps(&Rect::of_box(*place)),
+                        "{label:?} is on a box"
+                    );
+                }
+                for other in &placed[number + 1..] {
+                    assert!(!label.overlaps(other), "{label:?} is on {other:?}");
+                }
+            }
+            placed.len()
+        });
+        apart.collect()
+    }
+
+    #[test]
+    fn a_mesh_of_usual_size_has_all_its_labels() {
+        // The Online Boutique behind a gateway, and two that call each other.
+        #[rustfmt::skip]
+        let edges = [
+            (0, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (7, 3), (7, 4),
+            (7, 2), (7, 6), (7, 9), (7, 10), (8, 4), (9, 11), (11, 9), (3, 3),
+        ];
+        let snapshot = graph(12, edges.into_iter());
+        assert_eq!(assert_labels_apart(&snapshot), [edges.len(); 3]);
+    }
+
+    #[test]
+    fn a_stacked_drawing_has_so_many_columns_at_most() {
+        let snapshot = graph(40, (1..40).map(|number| (0, number)));
+        let layout = Layout::stacked(&snapshot, &labels(&snapshot), 2);
+        assert!(
+            layout.width <= 2.0 * BOX.0 + ROW_GAP + 2.0 * MARGIN,
+            "{}",
+            layout.width
+        );
+    }
+
     #[test]
     fn boxes_stand_apart_whatever_the_graph() {
         let ring = (0..7).map(|number| (number, (number + 1) % 7));
@@ -216,7 +342,7 @@ mod tests {
             graph(40, parts),
             graph(2000, crowd),
         ] {
-            assert_apart(&Layout::of(&snapshot));
+            assert_labels_apart(&snapshot);
         }
     }
 
@@ -226,7 +352,7 @@ mod tests {
         std::thread::spawn(move || {
             for (workloads, edges) in graphs {
                 let snapshot = graph(workloads, edges.iter().copied());
-                assert_apart(&Layout::of(&snapshot));
+                assert_labels_apart(&snapshot);
                 // The test may have ended.
                 let _ = drawn.send(Some(edges));
             }
@@ -273,7 +399,7 @@ mod tests {
     #[test]
     fn callers_stand_left_of_callees() {
         let chain = graph(4, [(0, 1), (1, 2), (2, 3)].into_iter());
-        let layout = Layout::of(&chain);
+        let layout = Layout::of(&chain, &labels(&chain));
         let xs: Vec<_> = layout.workloads.iter().map(|(x, _)| *x).collect();
         assert!(xs.is_sorted_by(|a, b| a < b), "{xs:?}");
     }

@@ -1,12 +1,12 @@
 //! The graph for people: as a table, as pictures, and for other tools.
 
-#[cfg(test)]
-use crate::topology::Snapshot;
-use crate::topology::{EdgeView, TallyView};
+use crate::topology::{EdgeView, Snapshot, TallyView};
 
 pub mod dot;
 pub mod html;
+mod labels;
 mod layout;
+mod line;
 pub mod mermaid;
 pub mod svg;
 pub mod text;
@@ -26,6 +26,11 @@ fn label(edge: &EdgeView) -> String {
         label.push_str(&milliseconds(latency.p50));
     }
     label
+}
+
+/// The labels of all edges.
+fn labels(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.edges.iter().map(label).collect()
 }
 
 /// `1 call`, `2 calls`

@@ -3,10 +3,13 @@
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const EVERY = 2000;
+  // How far a drawing may shrink before another is taken.
+  const LEGIBLE = 0.75;
   const byId = (id) => document.getElementById(id);
   let data = null;
   let chosen = null;
   let shown = null;
+  let zoom = 1;
 
   const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
   const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
@@ -32,20 +35,26 @@
   function picture(graph, drawn) {
     const tip = (id) => draw("marker", { id, viewBox: "0 0 8 8", refX: 8, refY: 4, markerWidth: 8, markerHeight: 8,
       orient: "auto", markerUnits: "userSpaceOnUse" }, draw("path", { d: "M0,0L8,4L0,8Z" }));
-    // It shrinks to the window as far as it stays legible.
-    const width = Math.max(Math.min(drawn.width, byId("graph").clientWidth), drawn.width * 0.6);
-    const svg = draw("svg", { viewBox: `0 0 ${drawn.width} ${drawn.height}`, width },
+    // As much of the window as it fills, without being cut. Zoomed in, it scrolls.
+    const room = byId("graph").clientWidth;
+    const scale = (layout) => Math.min(1, room / layout.width);
+    const largest = (best, other) => (scale(other) > scale(best) ? other : best);
+    const layout = drawn.layouts.find((one) => scale(one) >= LEGIBLE) || drawn.layouts.reduce(largest);
+    const svg = draw("svg", { viewBox: `0 0 ${layout.width} ${layout.height}`,
+      width: Math.floor(layout.width * scale(layout) * zoom), class: zoom > 1 ? "" : "fit" },
       draw("defs", {}, tip("tip"), tip("failing-tip")));
-    for (const edge of drawn.edges) {
-      svg.append(draw("g", { class: edge.failing ? "edge failing" : "edge" },
-        draw("path", { d: edge.line.path, "marker-end": edge.failing ? "url(#failing-tip)" : "url(#tip)" }),
-        draw("text", { x: edge.line.label[0], y: edge.line.label[1] }, edge.text)));
-    }
+    drawn.edges.forEach((edge, number) => {
+      const line = layout.edges[number];
+      const group = draw("g", { class: edge.failing ? "edge failing" : "edge" }, draw("title", {}, edge.text),
+        draw("path", { d: line.path, "marker-end": edge.failing ? "url(#failing-tip)" : "url(#tip)" }));
+      if (line.label) group.append(draw("text", { x: line.label[0], y: line.label[1] }, edge.text));
+      svg.append(group);
+    });
     graph.workloads.forEach((workload, number) => {
       const box = drawn.workloads[number];
       const isChosen = chosen === key(workload) ? " chosen" : "";
       const group = draw("g", { class: `workload ${box.class}${isChosen}`, tabindex: 0, role: "button",
-        transform: `translate(${box.place[0]},${box.place[1]})` },
+        transform: `translate(${layout.workloads[number].join(",")})` },
         draw("title", {}, workload.name), draw("path", { d: box.outline }),
         draw("text", { y: -3 }, box.short), draw("text", { y: 13, class: "kind" }, box.kind));
       const choose = () => { chosen = key(workload); show(); };
@@ -121,6 +130,12 @@
     }
     setTimeout(follow, EVERY);
   }
+
+  const redraw = () => { if (data) byId("graph").replaceChildren(picture(data.graph, data.drawn)); };
+  for (const [id, next] of [["smaller", () => zoom / 1.5], ["fit", () => 1], ["larger", () => zoom * 1.5]]) {
+    byId(id).addEventListener("click", () => { zoom = Math.min(Math.max(next(), 0.2), 20); redraw(); });
+  }
+  addEventListener("resize", redraw);
 
   if (document.documentElement.dataset.live === "true") {
     follow();

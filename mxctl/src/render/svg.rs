@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::layout::{BOX, Layout};
-use super::{is_failing, label};
+use super::{is_failing, labels};
 use crate::escape;
 use crate::topology::{Kind, Snapshot, WorkloadView};
 
@@ -67,7 +67,8 @@ pub(super) fn short(name: &str) -> String {
 /// The picture.
 #[must_use]
 pub fn draw(snapshot: &Snapshot) -> String {
-    let layout = Layout::of(snapshot);
+    let labels = labels(snapshot);
+    let layout = Layout::of(snapshot, &labels);
     let (width, height) = (layout.width, layout.height);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
@@ -77,19 +78,23 @@ pub fn draw(snapshot: &Snapshot) -> String {
         tip("tip"),
         tip("failing-tip"),
     );
-    for (edge, line) in snapshot.edges.iter().zip(&layout.edges) {
+    let edges = snapshot.edges.iter().zip(&layout.edges).zip(&labels);
+    for ((edge, line), label) in edges {
         let failing = edge.main().is_some_and(is_failing);
         let (class, tip) = if failing {
             ("edge failing", "failing-tip")
         } else {
             ("edge", "tip")
         };
-        let (path, (x, y), label) = (&line.path, line.label, label(edge));
+        let path = &line.path;
+        let text = line.label.map_or_else(String::new, |(x, y)| {
+            format!("<text x=\"{x:.1}\" y=\"{y:.1}\">{label}</text>")
+        });
         // Writing to a String cannot fail.
         let _ = writeln!(
             svg,
-            "<g class=\"{class}\"><path d=\"{path}\" marker-end=\"url(#{tip})\"/>\
-             <text x=\"{x:.1}\" y=\"{y:.1}\">{label}</text></g>"
+            "<g class=\"{class}\"><title>{label}</title>\
+             <path d=\"{path}\" marker-end=\"url(#{tip})\"/>{text}</g>"
         );
     }
     for (workload, place) in snapshot.workloads.iter().zip(&layout.workloads) {

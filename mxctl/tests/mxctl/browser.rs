@@ -25,6 +25,11 @@ struct Browser {
 
 impl Browser {
     async fn start() -> Result<Self> {
+        Self::of_size(1400, 900).await
+    }
+
+    /// With a page of that size, as on a telephone or a screen.
+    async fn of_size(width: u32, height: u32) -> Result<Self> {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -44,7 +49,12 @@ impl Browser {
         // The sandbox wants rights that a container does not give. What is shown
         // here is ours.
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"];
-        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let metrics = json!({ "width": width, "height": height, "pixelRatio": 1, "mobile": false, "touch": false });
+        let capabilities = json!({ "goog:chromeOptions": {
+            "args": arguments,
+            // Windows are not as narrow.
+            "mobileEmulation": { "deviceMetrics": metrics },
+        } });
         let capabilities = capabilities.as_object().cloned().unwrap_or_default();
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities)
@@ -143,6 +153,105 @@ async fn hostile_names_are_shown_and_not_run() -> Result<()> {
     assert_eq!(browser.count("body img, body b").await?, 0);
     assert_eq!(browser.client.title().await?, "Who calls whom");
     browser.end().await
+}
+
+/// What of the page lies where it must not: labels, boxes and names by their place on
+/// the screen.
+const MISPLACED: &str = r#"
+    const found = [];
+    const rect = (element) => element.getBoundingClientRect();
+    const all = (css) => [...document.querySelectorAll(css)];
+    const name = (element) => element.textContent;
+    const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5;
+    const within = (a, b) => a.left >= b.left - 0.5 && a.right <= b.right + 0.5
+        && a.top >= b.top - 0.5 && a.bottom <= b.bottom + 0.5;
+    const root = document.documentElement;
+    if (root.scrollWidth > innerWidth) found.push(`the page is ${root.scrollWidth} wide`);
+    const graph = document.getElementById("graph");
+    if (graph.scrollWidth > graph.clientWidth) found.push("the graph is cut at its side");
+    if (graph.scrollHeight > graph.clientHeight) found.push("the graph is cut below");
+    const boxes = all("g.workload > path"), labels = all("g.edge text");
+    for (const one of [...boxes, ...labels, ...all("g.edge path")]) {
+        if (!within(rect(one), rect(graph))) found.push(`outside: ${name(one.parentNode)}`);
+    }
+    for (const text of all("g.workload text")) {
+        const box = text.parentNode.querySelector("path");
+        if (!within(rect(text), rect(box))) found.push(`a name beyond its box: ${name(text)}`);
+        if (rect(text).height < 6) found.push(`not legible: ${name(text)}`);
+    }
+    labels.forEach((label, number) => {
+        for (const box of boxes) {
+            if (over(rect(label), rect(box))) found.push(`${name(label)} is on ${name(box.parentNode)}`);
+        }
+        for (const other of labels.slice(number + 1)) {
+            if (over(rect(label), rect(other))) found.push(`${name(label)} is on ${name(other)}`);
+        }
+    });
+    return { boxes: boxes.length, labels: labels.length, found };
+"#;
+
+/// Calls of a shop: a fan, a layer that is skipped, a pair that call each other, and a
+/// service that calls itself. Each edge has several digits to show.
+fn shop() -> String {
+    let edges = [
+        ("ingress", "frontend"),
+        ("frontend", "currency"),
+        ("frontend", "productcatalog"),
+        ("frontend", "cart"),
+        ("frontend", "recommendation"),
+        ("frontend", "shipping"),
+        ("frontend", "checkout"),
+        ("frontend", "advertisements-of-the-season"),
+        ("checkout", "currency"),
+        ("checkout", "productcatalog"),
+        ("checkout", "cart"),
+        ("checkout", "shipping"),
+        ("checkout", "payment"),
+        ("checkout", "email"),
+        ("recommendation", "productcatalog"),
+        ("payment", "card-network"),
+        ("card-network", "payment"),
+        ("currency", "currency"),
+    ];
+    let lines = edges
+        .into_iter()
+        .enumerate()
+        .flat_map(|(number, (from, to))| {
+            let failed = (0..number).map(|_| line(from, to, 503));
+            let fine = (0..90 + number * 60).map(|_| line(from, to, 200));
+            failed.chain(fine).collect::<Vec<_>>()
+        });
+    lines.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_label_lies_on_a_box_or_another_at_any_width() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("page.html");
+    let out = path.to_str().context("a path that is no text")?;
+    let arguments = ["topology", "-", "--format", "html", "--out", out];
+    let done = run(&arguments, shop().as_bytes())?;
+    ensure!(done.status.success(), "{done:?}");
+    for width in [400, 1400] {
+        let browser = Browser::of_size(width, 900).await?;
+        browser.client.goto(&format!("file://{out}")).await?;
+        let seen = browser.client.execute(MISPLACED, Vec::new()).await?;
+        if let Some(folder) = std::env::var_os("SCREENSHOTS") {
+            let name = format!("topology-{width}.png");
+            std::fs::write(
+                std::path::Path::new(&folder).join(name),
+                browser.client.screenshot().await?,
+            )?;
+        }
+        assert_eq!(
+            seen,
+            json!({ "boxes": 12, "labels": 18, "found": [] }),
+            "{width} px"
+        );
+        browser.end().await?;
+    }
+    Ok(())
 }
 
 /// The tool with a live page, the address of its collector, and that of the page.
