@@ -15,7 +15,10 @@ use envoy_test::{Lab, Node, Side, Workload};
 use serde_json::{Value, json};
 
 use crate::manifests::{of_kind, patches, render};
-use crate::vm::{Called, LOG, PRODUCTPAGE, Vm, connection_manager, filter_chain, http_filters};
+use crate::vm::{
+    Called, INBOUND_LOG, OUTBOUND_LOG, PRODUCTPAGE, Vm, connection_manager, filter_chain,
+    http_filters,
+};
 
 envoy_test::stories!(
     sidecars_exchange_by_wasm_plugin,
@@ -66,7 +69,7 @@ async fn gateways_exchange_with_the_mesh_only(lab: &Lab) -> Result<()> {
             Vm::start(lab, |bootstrap| applied(lab, bootstrap, &objects, &GATEWAY)).await?;
         let reply = gateway.calls(PRODUCTPAGE).await?;
         gateway.assert_clean("productpage", &reply)?;
-        let entry = lab.entry(LOG, &reply.call).await?;
+        let entry = lab.entry(OUTBOUND_LOG, &reply.call).await?;
         assert_peer(&entry, Side::Upstream, &gateway.productpage).context(overlay)?;
         assert_eq!(entry.peer(Side::Downstream)?, None, "{overlay}");
         let theirs = lab.entry("productpage/inbound", &reply.call).await?;
@@ -107,7 +110,7 @@ async fn inner_gateways_exchange_with_certified_callers(lab: &Lab) -> Result<()>
         let reply = pods.call("pod", PRODUCTPAGE)?.send().await?;
 
         gateway.assert_clean("productpage", &reply)?;
-        let ours = lab.entry(LOG, &reply.call).await?;
+        let ours = lab.entry(OUTBOUND_LOG, &reply.call).await?;
         assert_peer(&ours, Side::Upstream, &gateway.productpage).context(overlay)?;
         let theirs = lab.entry("pod/outbound", &reply.call).await?;
         if is_inner {
@@ -137,7 +140,7 @@ async fn a_refused_configuration_costs_no_request(lab: &Lab) -> Result<()> {
     let vm = Vm::start(lab, |bootstrap| applied(lab, bootstrap, &objects, &SIDECAR)).await?;
     let called = vm.is_called(lab).await?;
     vm.assert_clean("own-app", &called.reply)?;
-    let entry = lab.entry(LOG, &called.reply.call).await?;
+    let entry = lab.entry(INBOUND_LOG, &called.reply.call).await?;
     assert_eq!(entry.peer(Side::Downstream)?, None);
     Ok(())
 }
@@ -148,12 +151,12 @@ async fn an_observer_stores_what_the_native_exchange_receives(lab: &Lab) -> Resu
 
     let Called { node, reply, .. } = &vm.is_called(lab).await?;
     vm.assert_clean("own-app", reply)?;
-    let entry = lab.entry(LOG, &reply.call).await?;
+    let entry = lab.entry(INBOUND_LOG, &reply.call).await?;
     assert_peer(&entry, Side::Downstream, node)?;
 
     let called = vm.calls(PRODUCTPAGE).await?;
     vm.assert_clean("productpage", &called)?;
-    let entry = lab.entry(LOG, &called.call).await?;
+    let entry = lab.entry(OUTBOUND_LOG, &called.call).await?;
     assert_peer(&entry, Side::Upstream, &vm.productpage)?;
     // The native exchange has sent, and only it.
     let theirs = lab.entry("productpage/inbound", &called.call).await?;

@@ -18,7 +18,8 @@ envoy_test::stories!(it_exchanges, it_tells_nobody_outside);
 pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
 
 /// The log's name in the bootstrap.
-pub(crate) const LOG: &str = "metadata_exchange";
+pub(crate) const INBOUND_LOG: &str = "metadata_exchange_inbound";
+pub(crate) const OUTBOUND_LOG: &str = "metadata_exchange_outbound";
 
 /// The services that the bootstrap leads to, inside the mesh and outside.
 pub(crate) const PRODUCTPAGE: &str = "productpage.example.internal";
@@ -142,14 +143,14 @@ impl Vm {
     pub(crate) async fn assert_exchanges(&self, lab: &Lab) -> Result<()> {
         let called = self.calls(PRODUCTPAGE).await?;
         self.assert_clean("productpage", &called)?;
-        let ours = lab.entry(LOG, &called.call).await?;
+        let ours = lab.entry(OUTBOUND_LOG, &called.call).await?;
         assert_peer(&ours, Side::Upstream, &self.productpage)?;
         let theirs = lab.entry("productpage/inbound", &called.call).await?;
         assert_peer(&theirs, Side::Downstream, &self.node)?;
 
         let Called { node, reply, .. } = &self.is_called(lab).await?;
         self.assert_clean("own-app", reply)?;
-        let ours = lab.entry(LOG, &reply.call).await?;
+        let ours = lab.entry(INBOUND_LOG, &reply.call).await?;
         assert_peer(&ours, Side::Downstream, node)?;
         let theirs = lab.entry("pod/outbound", &reply.call).await?;
         assert_peer(&theirs, Side::Upstream, &self.node)
@@ -216,7 +217,7 @@ async fn it_exchanges(lab: &Lab) -> Result<()> {
     // What SkyWalking names the local side from.
     let entry = lab
         .collector()
-        .wait_for("the VM", 1, |entry| entry.reporter.log == LOG)
+        .wait_for("the VM", 1, |entry| entry.reporter.log == INBOUND_LOG)
         .await?
         .remove(0);
     assert!(
@@ -233,7 +234,7 @@ async fn it_tells_nobody_outside(lab: &Lab) -> Result<()> {
     let vm = Vm::start(lab, |_| Ok(())).await?;
     let called = vm.calls(PAYMENTS).await?;
     vm.assert_clean("payments", &called)?;
-    let entry = lab.entry(LOG, &called.call).await?;
+    let entry = lab.entry(OUTBOUND_LOG, &called.call).await?;
     assert_eq!(entry.peer(Side::Upstream)?, None);
     assert_eq!(entry.peer(Side::Downstream)?, None);
     Ok(())

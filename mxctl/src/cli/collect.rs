@@ -20,8 +20,9 @@ use tokio::time::timeout;
 use super::{Limits, Mapping, live, plain_json, say};
 use crate::escape::visible;
 use crate::naming::Naming;
-use crate::topology::host_of_cluster;
-use access_log::{Direction, Entry, Named, Protocol, Side};
+use crate::topology::sides::{Sides, host_of_cluster};
+use crate::topology::{UNKNOWN_REPORTER, names};
+use access_log::{Entry, Named, Protocol, Side};
 
 /// Receive access logs, HTTP and TCP, and print each entry.
 ///
@@ -83,9 +84,18 @@ impl FromStr for Statuses {
         } else {
             number(text).map(|status| (status, status))
         };
+        let is_status = |status: &u32| *status == 0 || (100..600).contains(status);
         match range {
-            Some((first, last)) if first <= last => Ok(Self { first, last }),
-            _ => Err("neither a status, as 404, nor 5xx, nor 400-499".to_owned()),
+            Some((first, last)) if first > last => Err(format!(
+                "the first status, {first}, is above the last, {last}"
+            )),
+            Some((first, last)) if is_status(&first) && is_status(&last) => {
+                Ok(Self { first, last })
+            }
+            Some(_) => {
+                Err("statuses are 100 to 599, and 0 for none: as 404, 5xx or 400-499".to_owned())
+            }
+            None => Err("neither a status, as 404, nor 5xx, nor 400-499".to_owned()),
         }
     }
 }
@@ -167,10 +177,10 @@ fn is_about(entry: &Entry, naming: &Naming, name: &Pattern) -> bool {
     let peers = [Side::Downstream, Side::Upstream].map(|side| entry.peer(side));
     let mut nodes = peers.into_iter().flatten().chain([entry.local()]);
     nodes.any(|node| {
-        let metadata = &node.metadata;
-        name.matches(&naming.service(metadata))
-            || name.matches(&naming.instance(metadata))
-            || name.matches(metadata["WORKLOAD_NAME"].as_str().unwrap_or_default())
+        let workload = node.metadata["WORKLOAD_NAME"].as_str();
+        name.matches(workload.unwrap_or_default())
+            || names::of_node(naming, &node)
+                .is_ok_and(|(service, instance)| name.matches(&service) || name.matches(&instance))
     })
 }
 
@@ -269,27 +279,12 @@ fn human(entry: &Entry, naming: &Naming) -> String {
         .as_deref()
         .and_then(|start| start.split_once('T'));
     let time = time.map_or("-", |(_, time)| time.get(..12).unwrap_or(time));
-    let name = |node: Option<Named<'_>>| node.map(|node| naming.service(&node.metadata));
-    let (caller, callee) = (entry.peer(Side::Downstream), entry.peer(Side::Upstream));
-    // The log's own node stands at the end that is not told.
-    let (caller, callee) = match (caller, callee) {
-        (None, None) if entry.direction() == Some(Direction::Outbound) => {
-            (Some(entry.local()), None)
-        }
-        (None, None) => (None, Some(entry.local())),
-        (None, callee) => (Some(entry.local()), callee),
-        (caller, None) => (caller, Some(entry.local())),
-        both => both,
-    };
-    let unknown = || "?".to_owned();
-    let caller = name(caller).unwrap_or_else(unknown);
-    let host = || host_of_cluster(&entry.upstream_cluster).map_or_else(unknown, str::to_owned);
-    let callee = name(callee).unwrap_or_else(host);
+    let (call, reporter) = sides(entry, naming);
     let what = match entry.protocol {
         Protocol::Tcp => format!("TCP {}", entry.upstream_address),
         Protocol::Http => format!("{} {}  {}", entry.method, entry.path, entry.status),
     };
-    let mut line = format!("{time}  {caller} -> {callee}  {what}");
+    let mut line = format!("{time}  {call}  {what}");
     if !entry.flags.is_empty() {
         line.push_str("  ");
         line.push_str(&entry.flags.join(","));
@@ -300,8 +295,36 @@ fn human(entry: &Entry, naming: &Naming) -> String {
         // Writing to a String cannot fail.
         let _ = write!(line, "  {ms:.1} ms");
     }
-    let _ = write!(line, "  ({})", entry.reporter.log);
+    let _ = write!(line, "  ({}{reporter})", entry.reporter.log);
     visible(&line)
+}
+
+/// `a.shop -> b.shop`, through a gateway `a.shop -> gateway.edge -> b.shop`; and who
+/// logged, if that does not say it. What the entry does not tell is `?`.
+fn sides(entry: &Entry, naming: &Naming) -> (String, String) {
+    const UNTOLD: &str = "?";
+    let sides = Sides::of(entry, naming);
+    let name = |node: &Named<'_>| names::of_node(naming, node).map(|(service, _)| service);
+    let peer = |node: &Option<Named<'_>>| node.as_ref().and_then(|node| name(node).ok());
+    let local = name(&sides.local).unwrap_or_else(|_| UNKNOWN_REPORTER.to_owned());
+    let caller = peer(&sides.caller).unwrap_or_else(|| UNTOLD.to_owned());
+    let host = || {
+        host_of_cluster(&entry.upstream_cluster)
+            .unwrap_or(UNTOLD)
+            .to_owned()
+    };
+    let callee = peer(&sides.callee);
+    let call = match (sides.is_server(), sides.is_client()) {
+        _ if sides.is_proxy => {
+            let callee = callee.unwrap_or_else(host);
+            format!("{caller} -> {local} -> {callee}")
+        }
+        (true, true) => format!("{caller} -> {}", callee.unwrap_or_else(host)),
+        (true, false) => format!("{caller} -> {local}"),
+        (false, true) => format!("{local} -> {}", callee.unwrap_or_else(host)),
+        (false, false) => return (format!("{UNTOLD} -> {UNTOLD}"), format!(" of {local}")),
+    };
+    (call, String::new())
 }
 
 #[cfg(test)]
@@ -315,7 +338,23 @@ mod tests {
         assert_eq!("5xx".parse(), statuses(500, 599));
         assert_eq!("400-499".parse(), statuses(400, 499));
         assert_eq!("0".parse(), statuses(0, 0));
-        for bad in ["", "x", "xx", "0xx", "9-1", "5XX", "1-2-3", "-1"] {
+        for bad in [
+            "",
+            "x",
+            "xx",
+            "0xx",
+            "6xx",
+            "9xx",
+            "99",
+            "600",
+            "400-600",
+            "99-200",
+            "499-400",
+            "5XX",
+            "1-2-3",
+            "-1",
+            "42949673xx",
+        ] {
             assert!(bad.parse::<Statuses>().is_err(), "{bad}");
         }
     }
@@ -342,6 +381,31 @@ mod tests {
     }
 
     #[test]
+    fn what_an_entry_does_not_tell_is_not_guessed() {
+        let line = |reporter: &str, cluster: &str| {
+            let entry = format!(
+                r#"{{"version":1,"reporter":{reporter},"protocol":"http","method":"GET","path":"/",
+                    "status":200,"state":{{}},"upstream_cluster":"{cluster}"}}"#
+            );
+            human(&Entry::of_line(&entry).unwrap(), &Naming::default())
+        };
+        let sidecar = r#"{"log":"metadata_exchange","id":"sidecar~1~a-1.n~n.svc","metadata":{}}"#;
+        assert_eq!(
+            line(sidecar, "app"),
+            "-  ? -> ?  GET /  200  (metadata_exchange of a-1.n)"
+        );
+        assert_eq!(
+            line(r#"{"log":"inbound"}"#, "app"),
+            "-  ? -> unknown reporter  GET /  200  (inbound)"
+        );
+        let gateway = r#"{"log":"edge","id":"router~1~gw-1.n~n.svc","metadata":{}}"#;
+        assert_eq!(
+            line(gateway, "outbound|80||b.n.svc"),
+            "-  ? -> gw-1.n -> b.n.svc  GET /  200  (edge)"
+        );
+    }
+
+    #[test]
     fn a_line_is_one_line_whatever_the_names() {
         let entry = Entry::of_line(
             r#"{"version":1,"reporter":{"log":"l\u001b[31m","metadata":{"NAMESPACE":"n\n","LABELS":{"app":"a"}}},
@@ -352,7 +416,7 @@ mod tests {
         let line = human(&entry, &Naming::default());
         assert_eq!(
             line,
-            "03:04:05.123  ? -> a.n\\u{a}  GET /\\u{d}\\u{a}forged  200  1.2 ms  (l\\u{1b}[31m)"
+            "03:04:05.123  ? -> ?  GET /\\u{d}\\u{a}forged  200  1.2 ms  (l\\u{1b}[31m of a.n\\u{a})"
         );
     }
 }

@@ -143,6 +143,18 @@ impl Mapping {
     }
 }
 
+/// There is nothing in the input. As a wrong argument, it ends with status 2.
+#[derive(Debug)]
+pub(super) struct Empty;
+
+impl std::fmt::Display for Empty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the input is empty: there is nothing to read")
+    }
+}
+
+impl std::error::Error for Empty {}
+
 /// Runs the command of this process.
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -162,7 +174,11 @@ pub async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error, json);
-            ExitCode::FAILURE
+            if error.is::<Empty>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Limits, Mapping, live, plain_json, say};
+use super::{Empty, Limits, Mapping, live, plain_json, say};
 use crate::escape::visible;
 use crate::render::{dot, html, mermaid, svg, text};
 use crate::topology::{NoteView, Reading, Snapshot, Topology};
@@ -163,7 +163,11 @@ impl Arguments {
         let naming = self.mapping.naming()?;
         let graph = Arc::new(Graph::new(Topology::new(naming, self.reading)));
         for path in &self.files {
-            read(path, &graph).with_context(|| path.display().to_string())?;
+            match read(path, &graph) {
+                // More is to come.
+                Err(error) if error.is::<Empty>() && self.listen.is_some() => {}
+                read => read.with_context(|| path.display().to_string())?,
+            }
         }
         let live = match self.listen {
             Some(address) => Some(Live::start(address, &self.limits, &graph).await?),
@@ -246,7 +250,7 @@ fn read(path: &Path, graph: &Graph) -> Result<()> {
     let Lines { good, bad, first } = read;
     graph.bad_lines.fetch_add(bad, Ordering::Relaxed);
     let Some((number, why)) = first else {
-        return Ok(());
+        return if good == 0 { Err(Empty.into()) } else { Ok(()) };
     };
     let why = visible(&why);
     ensure!(

@@ -1,17 +1,16 @@
 //! Edges by what the entries say.
 
-use access_log::{Direction, Entry, Named, Side, State};
+use access_log::{Entry, Named, State};
 
 use super::graph::{End, Graph, Seen};
-use super::kind::Role;
+use super::names;
+use super::sides::{Sides, host_of_cluster};
 use crate::naming::Naming;
 
-/// The host in the name of an Envoy cluster, as Istio forms it:
-/// `outbound|443||api.example.com`.
-pub(crate) fn host_of_cluster(cluster: &str) -> Option<&str> {
-    let host = cluster.rsplit('|').next();
-    host.filter(|host| !host.is_empty())
-}
+/// What a node is called of which nothing is known.
+const UNKNOWN: &str = "unknown";
+/// What a proxy is called whose stream has no identifier, or an empty one.
+pub(crate) const UNKNOWN_REPORTER: &str = "unknown reporter";
 
 /// Adds the edges of an entry.
 pub(super) fn record(graph: &mut Graph, entry: &Entry) {
@@ -23,74 +22,48 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
             graph.note(&format!("{key} is no peer: {reason}"));
         }
     }
-    let local = entry.local();
-    let naming = graph.naming();
-    let is_own = |peer: &Named<'_>| is_same(naming, peer, &local);
-    let mut caller = entry.peer(Side::Downstream);
-    let mut callee = entry.peer(Side::Upstream);
-    let own = [&caller, &callee].map(|peer| peer.as_ref().is_some_and(is_own));
-    let is_proxy = matches!(Role::of_id(local.id), Role::Gateway | Role::Waypoint);
-    // Where `record_local_node` is set, the own node stands for the side
-    // that the listener's direction is about.
-    let direction = entry.direction().or(match own {
-        [true, false] => Some(Direction::Outbound),
-        [false, true] => Some(Direction::Inbound),
-        _ => None,
-    });
-    if direction == Some(Direction::Inbound) && own[1] {
-        callee = None;
-    }
-    if direction == Some(Direction::Outbound) && own[0] {
-        caller = None;
-    }
-    let has_peer = caller.is_some() || callee.is_some();
-    let called_by_nobody =
-        caller.is_none() && (is_proxy || !has_peer && direction == Some(Direction::Inbound));
-    let calls_nobody = callee.is_none()
-        && (is_proxy && !entry.upstream_cluster.is_empty()
-            || !has_peer && direction == Some(Direction::Outbound));
-    if let Some(caller) = caller {
-        graph.edge(
-            &End::Node(caller),
-            &End::Node(local.clone()),
-            Seen::Server,
-            entry,
-        );
-    } else if called_by_nobody {
-        graph.edge(
-            &End::Unknown("unknown"),
-            &End::Node(local.clone()),
-            Seen::Server,
-            entry,
-        );
-    }
-    let host = host_of_cluster(&entry.upstream_cluster);
-    if let Some(callee) = callee {
-        if let Some(host) = host {
-            let service = graph.naming().service(&callee.metadata);
-            graph.answers(host, &service);
-        }
-        graph.edge(&End::Node(local), &End::Node(callee), Seen::Client, entry);
-    } else if calls_nobody {
-        let callee = match host {
-            Some(host) if entry.is_unanswered() => End::Unresolved(host),
-            host => End::Unknown(host.unwrap_or("unknown")),
+    let sides = Sides::of(entry, graph.naming());
+    let (is_client, is_server) = (sides.is_client(), sides.is_server());
+    // Where a gateway has no peer, its cluster still tells that it called somebody.
+    let is_client = is_client || sides.is_proxy && !entry.upstream_cluster.is_empty();
+    let local = end(graph.naming(), sides.local, UNKNOWN_REPORTER);
+    if is_server {
+        let caller = match sides.caller {
+            Some(caller) => end(graph.naming(), caller, UNKNOWN),
+            None => End::Unknown(UNKNOWN),
         };
-        graph.edge(&End::Node(local), &callee, Seen::Client, entry);
-    } else if !has_peer && !called_by_nobody {
+        graph.edge(&caller, &local, Seen::Server, entry);
+    }
+    if is_client {
+        let host = host_of_cluster(&entry.upstream_cluster);
+        let callee = match (sides.callee, host) {
+            (Some(callee), host) => {
+                let service = names::of_node(graph.naming(), &callee);
+                if let (Some(host), Ok((service, _))) = (host, service) {
+                    graph.answers(host, &service);
+                }
+                end(graph.naming(), callee, UNKNOWN)
+            }
+            (None, Some(host)) if entry.is_unanswered() => End::Unresolved(host),
+            (None, host) => End::Unknown(host.unwrap_or(UNKNOWN)),
+        };
+        graph.edge(&local, &callee, Seen::Client, entry);
+    }
+    if !is_client && !is_server {
         graph.note(
-            "no peer, and neither cluster nor log tells whether it came in or went out: no edge",
+            "no peer, and neither cluster nor log tells whether it came in or went out: no edge \
+             (a log whose name has \"inbound\" or \"outbound\" in it tells)",
         );
     }
 }
 
-fn is_same(naming: &Naming, peer: &Named<'_>, local: &Named<'_>) -> bool {
-    if let (Some(peer), Some(local)) = (peer.id, local.id) {
-        return peer == local;
+/// The node, under the name that all that is known of it gives, or under `nameless`.
+fn end<'e>(naming: &Naming, node: Named<'e>, nameless: &'static str) -> End<'e> {
+    match names::of_node(naming, &node) {
+        Ok(_) => {
+            let metadata = names::filled(&node).into_owned();
+            End::NamedBy(node, metadata)
+        }
+        Err(names::Nameless) => End::Unknown(nameless),
     }
-    let name = |node: &Named<'_>| {
-        let metadata = &node.metadata;
-        (naming.service(metadata), naming.instance(metadata))
-    };
-    name(peer) == name(local)
 }

@@ -9,13 +9,15 @@ use graph::Graph;
 mod graph;
 mod kind;
 mod mesh;
+pub(crate) mod names;
+pub(crate) mod sides;
 mod skywalking;
 mod snapshot;
 mod tally;
 mod workload;
 
 pub use kind::{Kind, Role, kind_of};
-pub(crate) use mesh::host_of_cluster;
+pub(crate) use mesh::UNKNOWN_REPORTER;
 pub use snapshot::{
     EdgeView, InstanceView, LatencyView, NoteView, Reading, Snapshot, TallyView, WorkloadView,
 };

@@ -467,3 +467,76 @@ fn skywalking_names_peers_by_what_it_reads_of_them_only() {
     // What it runs on is told all the same.
     assert_eq!(snapshot.workloads[0].kind, Kind::Pod);
 }
+
+/// An entry of a reporter, as its identifier says it.
+fn reported(reporter: &Value) -> Entry {
+    let line = json!({
+        "version": 1, "reporter": reporter, "protocol": "http", "status": 200,
+        "state": peer("wasm.upstream_peer", "b"),
+    });
+    Entry::of_line(&line.to_string()).unwrap()
+}
+
+#[test]
+fn reporters_without_name_are_named_from_their_id_and_stay_apart() {
+    let of_id = |id: &str| reported(&json!({ "id": id, "metadata": {} }));
+    let entries = [
+        of_id("sidecar~10.0.0.1~pay-1.shop~shop.svc.cluster.local"),
+        of_id("sidecar~10.0.0.2~pay-2.shop~shop.svc.cluster.local"),
+        of_id("envoy-on-a-vm"),
+        reported(&json!({
+            "id": "sidecar~10.0.0.3~cart-1.shop~shop.svc.cluster.local",
+            "metadata": { "LABELS": { "app": "cart" } },
+        })),
+        reported(&json!({
+            "id": "sidecar~10.0.0.4~cart-2.shop~shop.svc.cluster.local",
+            "metadata": { "LABELS": { "app": "cart" } },
+        })),
+    ];
+    let snapshot = graph(Reading::Mesh, &entries);
+    let names: Vec<_> = snapshot
+        .workloads
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "b.shop",
+            "cart.shop",
+            "envoy-on-a-vm.-",
+            "pay-1.shop",
+            "pay-2.shop"
+        ]
+    );
+    let cart = &snapshot.workloads[1].instances;
+    let cart: Vec<_> = cart.iter().map(|instance| instance.name.as_str()).collect();
+    assert_eq!(cart, ["cart-1", "cart-2"]);
+}
+
+#[test]
+fn a_stream_without_identifier_is_of_an_unknown_reporter() {
+    for reporter in [json!({}), json!({ "log": "a/outbound", "metadata": {} })] {
+        let snapshot = graph(Reading::Mesh, &[reported(&reporter)]);
+        assert_eq!(snapshot.edges.len(), 1);
+        let caller = &snapshot.workloads[snapshot.edges[0].from];
+        assert_eq!(
+            (caller.name.as_str(), caller.kind),
+            ("unknown reporter", Kind::Unknown)
+        );
+    }
+}
+
+#[test]
+fn dashes_alone_are_a_name_to_skywalking_only() {
+    let entry = reported(&json!({ "log": "a/outbound" }));
+    let has_dashes = |reading| {
+        let snapshot = graph(reading, std::slice::from_ref(&entry));
+        snapshot
+            .workloads
+            .iter()
+            .any(|workload| workload.name == "-.-")
+    };
+    assert!(!has_dashes(Reading::Mesh));
+    assert!(has_dashes(Reading::Skywalking));
+}

@@ -164,8 +164,35 @@ fn a_file_without_any_entry_is_an_error() -> Result<()> {
         let error: Value = serde_json::from_str(&done.stderr)?;
         ensure!(error["error"].is_string(), "{done:?}");
     }
-    // One that is still empty is no error.
-    let done = run(&["topology", "-"], b"\n")?;
+    Ok(())
+}
+
+#[test]
+fn empty_input_is_an_error() -> Result<()> {
+    for lines in ["", "\n", " \n\n"] {
+        let done = run(&["topology", "-"], lines.as_bytes())?;
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        assert_eq!(done.stdout, "");
+        assert_eq!(
+            done.stderr,
+            "mxctl: -: the input is empty: there is nothing to read\n"
+        );
+    }
+    Ok(())
+}
+
+/// Entries are still to come.
+#[test]
+fn an_empty_recording_beside_live_entries_is_no_error() -> Result<()> {
+    let arguments = [
+        "topology",
+        "/dev/null",
+        "--listen",
+        "127.0.0.1:0",
+        "--for",
+        "0",
+    ];
+    let done = run(&arguments, b"")?;
     ensure!(done.status.success(), "{done:?}");
     Ok(())
 }
