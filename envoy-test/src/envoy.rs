@@ -15,6 +15,7 @@ use tokio::fs;
 use tokio::process::{Child, Command};
 
 use crate::client::{Call, raw};
+use crate::process::bound_to_us;
 use crate::repository;
 use crate::wait::until;
 
@@ -341,16 +342,9 @@ pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `setpriv` makes the kernel kill Envoy when we are gone, however that happens.
 fn command(binary: &Path) -> Command {
-    // The harness may have been killed before the kernel was told.
-    const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--", "sh", "-c", IF_PARENT_LIVES])
-        .arg(std::process::id().to_string())
-        .arg(binary)
-        .kill_on_drop(true);
+    let mut command = Command::from(bound_to_us(binary, "KILL", None));
+    command.kill_on_drop(true);
     command
 }
 

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use envoy_test::docker::{self, container};
 use envoy_test::report::Report;
 use envoy_test::traffic::Plan;
-use envoy_test::{Lab, Release, boutique, demo, soak};
+use envoy_test::{Lab, Release, boutique, demo, skywalking, soak};
 use mxctl::render::{html, svg};
 use serde::Serialize;
 use serde_json::json;
@@ -68,6 +68,24 @@ enum Command {
     /// The Online Boutique in a mesh: the topology that access logs tell, beside
     /// the call graph that is known, also while Envoys are replaced.
     Boutique(Boutique),
+    /// Stories of every kind, and what a real `SkyWalking` draws of them.
+    Skywalking(Skywalking),
+}
+
+#[derive(Args)]
+struct Skywalking {
+    /// How many journeys through the boutique.
+    #[arg(long, default_value_t = 20)]
+    journeys: u64,
+    /// Leave the OAP running at the end, until interrupted.
+    #[arg(long)]
+    stay: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The Envoy binary, instead of the newest that `make setup` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -139,6 +157,7 @@ async fn main() -> Result<ExitCode> {
         }
         Command::Soak(soak) => unless_interrupted(Box::pin(soak.run())).await,
         Command::Boutique(boutique) => unless_interrupted(Box::pin(boutique.run())).await,
+        Command::Skywalking(stories) => unless_interrupted(Box::pin(stories.run())).await,
     }
 }
 
@@ -234,6 +253,31 @@ impl Boutique {
             std::fs::write(path, html::page(&report.topology)?)?;
         }
         print_with_faults(&report, &report.faults(), self.json)
+    }
+}
+
+impl Skywalking {
+    async fn run(self) -> Result<ExitCode> {
+        let Some(named) = skywalking::Named::by_environment()? else {
+            bail!(
+                "skipped: there is no OAP. Set {} to a release of Apache SkyWalking, unpacked, or \
+                 {}=HOST:PORT to one that runs",
+                skywalking::HOME,
+                skywalking::RUNNING
+            );
+        };
+        let envoy = binary(self.envoy)?;
+        let progress = |step: &str| eprintln!("- {step}");
+        let (oap, report) = skywalking::run(&named, &envoy, self.journeys, progress).await?;
+        let verdict = print_with_faults(&report, &report.faults(), self.json)?;
+        if self.stay {
+            progress(&format!(
+                "the OAP at {} runs until interrupted",
+                oap.queries
+            ));
+            std::future::pending::<()>().await;
+        }
+        Ok(verdict)
     }
 }
 

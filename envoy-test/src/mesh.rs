@@ -51,6 +51,12 @@ impl Lab {
         self
     }
 
+    /// Where Envoys log to.
+    #[must_use]
+    pub fn logs_to(&self) -> SocketAddr {
+        self.logs_to
+    }
+
     /// The collector.
     #[must_use]
     pub fn collector(&self) -> &Collector {

@@ -13,15 +13,25 @@ const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Asks until there is an answer; fails after half a minute, saying what was
 /// waited for.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    until_within(PATIENCE, INTERVAL, what, ask).await
+}
+
+/// Asks every `interval` until there is an answer; fails after `patience`.
+pub(crate) async fn until_within<T>(
+    patience: Duration,
+    interval: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask().await? {
             return Ok(answer);
         }
         if Instant::now() > deadline {
-            bail!("waited {} s in vain for {what}", PATIENCE.as_secs());
+            bail!("waited {} s in vain for {what}", patience.as_secs());
         }
-        sleep(INTERVAL).await;
+        sleep(interval).await;
     }
 }

@@ -141,6 +141,15 @@ impl Workload {
         self
     }
 
+    /// Gives the proxy's node, if there is one, another entry in its metadata.
+    #[must_use]
+    pub fn node_with(mut self, key: &str, value: &Value) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.node.metadata[key] = value.clone();
+        }
+        self
+    }
+
     /// Lets the app only count what it receives.
     #[must_use]
     pub fn counting(mut self) -> Self {

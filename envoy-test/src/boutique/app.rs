@@ -17,6 +17,7 @@ use crate::client::Call;
 pub(super) type Exit = watch::Sender<Option<SocketAddr>>;
 
 /// An app. It stops with its value.
+#[derive(Debug)]
 pub(super) struct App {
     pub(super) address: SocketAddr,
     /// The outbound listener of its sidecar.

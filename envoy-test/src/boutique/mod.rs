@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -87,6 +87,26 @@ pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -
     progress("browsing until interrupted");
     shop.visit("", Visits::Count(u64::MAX)).await?;
     Ok(())
+}
+
+/// A shop that is open. All ends with its value.
+#[derive(Debug)]
+pub struct Open {
+    _shop: Shop,
+}
+
+/// Opens the shop in another namespace, for a reader of access logs at `logs_to`,
+/// and sends visitors through it, all of whom must succeed.
+pub async fn browse(
+    envoy: &Path,
+    logs_to: SocketAddr,
+    namespace: &str,
+    journeys: u64,
+) -> Result<Open> {
+    let shop = Shop::start_in(envoy, logs_to, Some(namespace)).await?;
+    let visited = shop.visit("", Visits::Count(journeys)).await?;
+    ensure!(visited.failed == 0, "{} journeys failed", visited.failed);
+    Ok(Open { _shop: shop })
 }
 
 /// Waits for the entries of all calls. What is missing at last, the report says.
@@ -179,6 +199,7 @@ impl How {
 }
 
 /// The shop that runs. All ends with its value.
+#[derive(Debug)]
 struct Shop {
     lab: Lab,
     mesh: Mesh,
@@ -189,6 +210,10 @@ struct Shop {
 
 impl Shop {
     async fn start(envoy: &Path, logs_to: SocketAddr) -> Result<Self> {
+        Self::start_in(envoy, logs_to, None).await
+    }
+
+    async fn start_in(envoy: &Path, logs_to: SocketAddr, namespace: Option<&str>) -> Result<Self> {
         let lab = Lab::new(envoy).await?.logging_to(logs_to);
         let mut apps = BTreeMap::new();
         for service in &SERVICES {
@@ -197,6 +222,12 @@ impl Shop {
         let mut workloads = vec![gateway()?, Workload::bare(OUTSIDE).counting()];
         for service in &SERVICES {
             workloads.push(sidecar(service, apps[service.name].address, "v1"));
+        }
+        if let Some(namespace) = namespace {
+            workloads = workloads
+                .into_iter()
+                .map(|workload| workload.node_with("NAMESPACE", &namespace.into()))
+                .collect();
         }
         let mesh = lab
             .start(workloads)

@@ -1,0 +1,110 @@
+//! The judge of what access logs mean: a real OAP, Apache SkyWalking's backend. The
+//! calls that stories make are compared with what it has drawn.
+
+mod drawn;
+mod expected;
+mod graphql;
+mod oap;
+mod ports;
+mod postgres;
+mod report;
+mod stories;
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+pub use drawn::{Calls, Drawn, Edge, Questions, Sides};
+pub use oap::{HOME, Named, Oap, QUERIES, RUNNING};
+pub use report::{Report, Row};
+pub use stories::Restart;
+use stories::Stage;
+
+use crate::mesh::Lab;
+use crate::wait::until_within;
+
+/// How long it may take until all that was logged is drawn.
+const PATIENCE: Duration = Duration::from_mins(2);
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Starts or finds the OAP, tells all stories and compares.
+pub async fn run(
+    named: &Named,
+    envoy: &Path,
+    journeys: u64,
+    mut progress: impl FnMut(&str),
+) -> Result<(Oap, Report)> {
+    match named {
+        Named::Home(home) => progress(&format!(
+            "starting PostgreSQL and the OAP of {}",
+            home.display()
+        )),
+        Named::Running(oap, _) => progress(&format!("asking the OAP at {oap}")),
+    }
+    let mut oap = Oap::new(named).await?;
+    let judged = judge(&mut oap, envoy, journeys, &mut progress).await;
+    let mut report = judged.inspect_err(|_| eprintln!("--- the OAP's log\n{}", oap.log()))?;
+    report.look = look(&oap);
+    Ok((oap, report))
+}
+
+async fn judge(
+    oap: &mut Oap,
+    envoy: &Path,
+    journeys: u64,
+    progress: &mut impl FnMut(&str),
+) -> Result<Report> {
+    let run = run_id()?;
+    let questions = Questions::from_now(oap.queries).await?;
+    let lab = Lab::new(envoy).await?.logging_to(oap.grpc);
+    let mut stage = Stage::new(&lab, &run);
+    let told = async {
+        progress(&format!("the boutique, {journeys} journeys"));
+        stage.shop(envoy, journeys).await?;
+        stage.tell_all(progress).await
+    };
+    told.await
+        .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+
+    progress("waiting until all of it is drawn");
+    let is_ours = |name: &str| name.contains(&run);
+    let settled = until_within(PATIENCE, INTERVAL, "all to be drawn", async || {
+        let report = Report::of(&questions, &stage.expected, is_ours).await?;
+        Ok(report.faults().is_empty().then_some(()))
+    });
+    if settled.await.is_ok() {
+        // What is drawn too often comes later.
+        tokio::time::sleep(2 * oap::PERSISTENCE).await;
+    }
+    let mut report = Report::of(&questions, &stage.expected, is_ours).await?;
+    if oap.is_ours() {
+        progress("the OAP restarts under load");
+        let restart = stories::restart(&mut stage, oap, &questions).await;
+        report.restart = Some(restart.inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?);
+    }
+    Ok(report)
+}
+
+/// How to look at what is drawn.
+fn look(oap: &Oap) -> String {
+    let queries = oap.queries;
+    let ends = if oap.is_ours() {
+        "The OAP ends with this run; with --stay it runs until interrupted. "
+    } else {
+        ""
+    };
+    format!(
+        "{ends}To look at it, let SkyWalking's UI ask it, and open http://127.0.0.1:8080, Service Mesh:\n  \
+         docker run --rm --network host -e SW_OAP_ADDRESS=http://{queries} apache/skywalking-ui:10.4.0\n\
+         or ask it yourself, by GraphQL:\n  \
+         curl -H 'content-type: application/json' http://{queries}/graphql -d \
+         '{{\"query\":\"{{ listServices(layer: \\\"MESH\\\") {{ name }} }}\"}}'"
+    )
+}
+
+/// Tells this run from others.
+fn run_id() -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    Ok(format!("{now:x}{:x}", std::process::id()))
+}

@@ -1,0 +1,342 @@
+//! A real OAP, the backend of Apache SkyWalking: one that runs already, or one
+//! that is started with a database of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hyper::StatusCode;
+use tempfile::TempDir;
+use tokio::fs;
+
+use super::ports;
+use super::postgres::Postgres;
+use crate::client::Call;
+use crate::process::{Process, bound_to_us};
+use crate::wait::until_within;
+
+/// The environment variable that names the folder of an OAP to start: a release of
+/// Apache SkyWalking, unpacked.
+pub const HOME: &str = "SKYWALKING_OAP_HOME";
+/// The environment variable that names an OAP that runs, by its gRPC address.
+pub const RUNNING: &str = "SKYWALKING_OAP";
+/// The environment variable that names the query address of an OAP that runs.
+pub const QUERIES: &str = "SKYWALKING_OAP_QUERIES";
+
+/// What the ports for queries are beyond those for gRPC: 12800 and 11800.
+const BETWEEN_PORTS: u16 = 1000;
+/// How long an OAP may take to start, of which it needs half a minute alone on two
+/// processors.
+const START: Duration = Duration::from_mins(5);
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How often what was counted is written to the storage.
+pub(super) const PERSISTENCE: Duration = Duration::from_secs(3);
+
+/// Which OAP the environment names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// One to start, by its folder.
+    Home(PathBuf),
+    /// One that runs, by its addresses for gRPC and for queries.
+    Running(SocketAddr, SocketAddr),
+}
+
+impl Named {
+    /// What the environment names, if it names an OAP.
+    pub fn by_environment() -> Result<Option<Self>> {
+        let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        Self::of(text(RUNNING), text(QUERIES), text(HOME))
+    }
+
+    fn of(
+        running: Option<String>,
+        queries: Option<String>,
+        home: Option<String>,
+    ) -> Result<Option<Self>> {
+        if let Some(running) = running {
+            let grpc = address(RUNNING, &running)?;
+            let queries = match queries {
+                Some(queries) => address(QUERIES, &queries)?,
+                None => SocketAddr::new(grpc.ip(), grpc.port().saturating_add(BETWEEN_PORTS)),
+            };
+            return Ok(Some(Self::Running(grpc, queries)));
+        }
+        Ok(home.map(|home| Self::Home(home.into())))
+    }
+}
+
+fn address(variable: &str, text: &str) -> Result<SocketAddr> {
+    let context = || format!("{variable}={text}: HOST:PORT is expected");
+    let mut addresses = text.to_socket_addrs().with_context(context)?;
+    addresses.next().with_context(context)
+}
+
+/// An OAP that answers. If it was started here, it and its database end with the
+/// value.
+#[derive(Debug)]
+pub struct Oap {
+    /// Where Envoys log to.
+    pub grpc: SocketAddr,
+    /// Where it is asked, by GraphQL over HTTP.
+    pub queries: SocketAddr,
+    started: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    /// It ends before its database.
+    process: Option<Process>,
+    postgres: Postgres,
+    /// Where its own metrics are.
+    telemetry: SocketAddr,
+    home: PathBuf,
+    dir: TempDir,
+}
+
+impl Oap {
+    /// Starts or finds the OAP, and waits until it answers.
+    pub async fn new(named: &Named) -> Result<Self> {
+        let mut oap = match named {
+            Named::Running(grpc, queries) => Self {
+                grpc: *grpc,
+                queries: *queries,
+                started: None,
+            },
+            Named::Home(home) => Self::of_home(home).await?,
+        };
+        oap.start().await?;
+        Ok(oap)
+    }
+
+    async fn of_home(home: &Path) -> Result<Self> {
+        // Checked before a database is made for it.
+        jars(home)?;
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(Self {
+            grpc: local(ports::free()?),
+            queries: local(ports::free()?),
+            started: Some(Started {
+                process: None,
+                postgres: Postgres::start().await?,
+                telemetry: local(ports::free()?),
+                home: home.canonicalize()?,
+                dir: TempDir::with_prefix("envoy-test-oap-")?,
+            }),
+        })
+    }
+
+    /// Whether it was started here, so that it can be restarted.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// Ends it, as a crash does. What it has not written is lost.
+    pub fn stop(&mut self) -> Result<()> {
+        let started = self.started.as_mut();
+        let started = started.context("an OAP that was not started here is not stopped here")?;
+        // Dropping it waits until it has ended.
+        started.process.take().context("the OAP does not run")?;
+        Ok(())
+    }
+
+    /// Starts it, again if it was stopped, and waits until it answers.
+    pub async fn start(&mut self) -> Result<()> {
+        let (grpc, queries) = (self.grpc, self.queries);
+        if let Some(started) = &mut self.started {
+            started.start(grpc, queries)?;
+        }
+        until_within(START, INTERVAL, "the OAP to be healthy", async || {
+            self.check_alive().await?;
+            let asked = Call::new(queries, "oap").path("/healthcheck").send().await;
+            Ok(asked.ok().filter(|reply| reply.status == StatusCode::OK))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn check_alive(&mut self) -> Result<()> {
+        let Some(Started {
+            process: Some(process),
+            dir,
+            ..
+        }) = &mut self.started
+        else {
+            return Ok(());
+        };
+        let Some(status) = process.ended()? else {
+            return Ok(());
+        };
+        let log = fs::read_to_string(dir.path().join("oap.log")).await;
+        bail!(
+            "the OAP ended at start: {status}\n{}",
+            log.unwrap_or_default()
+        )
+    }
+
+    /// The sum of its own counter `name` over all labels, if it shows its metrics.
+    pub async fn own_metric(&self, name: &str) -> Result<Option<f64>> {
+        let Some(started) = &self.started else {
+            return Ok(None);
+        };
+        let reply = Call::new(started.telemetry, "oap").path("/metrics");
+        let reply = reply.send().await?;
+        ensure!(reply.status == StatusCode::OK, "/metrics: {}", reply.status);
+        let text = String::from_utf8_lossy(&reply.body);
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            (rest.starts_with(['{', ' '])).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        });
+        Ok(Some(values.sum()))
+    }
+
+    /// The end of its log, if it was started here.
+    #[must_use]
+    pub fn log(&self) -> String {
+        const END: usize = 4000;
+        let Some(started) = &self.started else {
+            return String::new();
+        };
+        let log = started.dir.path().join("skywalking-oap-server.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let begin = log.ceil_char_boundary(log.len().saturating_sub(END));
+        log.get(begin..).unwrap_or_default().to_owned()
+    }
+}
+
+impl Started {
+    fn start(&mut self, grpc: SocketAddr, queries: SocketAddr) -> Result<()> {
+        ensure!(self.process.is_none(), "the OAP runs already");
+        let java = Path::new("java");
+        let mut command = bound_to_us(java, "KILL", None);
+        let log = self.dir.path();
+        command
+            .current_dir(log)
+            .envs(self.postgres.environment())
+            .envs(settings(grpc, queries, self.telemetry))
+            // It lives for minutes: what compiles little starts soonest.
+            .args([
+                "-Xms256m",
+                "-Xmx1g",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+            ])
+            .arg(format!("-Doap.logDir={}", log.display()))
+            .arg("-classpath")
+            .arg(class_path(&self.home)?)
+            .arg("org.apache.skywalking.oap.server.starter.OAPServerStartUp");
+        let process = Process::start(command, &log.join("oap.log"), "KILL")?;
+        self.process = Some(process);
+        Ok(())
+    }
+}
+
+/// What differs from the settings of the release.
+fn settings(
+    grpc: SocketAddr,
+    queries: SocketAddr,
+    telemetry: SocketAddr,
+) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("SW_CORE_GRPC_HOST", grpc.ip().to_string()),
+        ("SW_CORE_GRPC_PORT", grpc.port().to_string()),
+        ("SW_CORE_REST_HOST", queries.ip().to_string()),
+        ("SW_CORE_REST_PORT", queries.port().to_string()),
+        ("SW_STORAGE", "postgresql".to_owned()),
+        ("SW_TELEMETRY_PROMETHEUS_HOST", telemetry.ip().to_string()),
+        ("SW_TELEMETRY_PROMETHEUS_PORT", telemetry.port().to_string()),
+        ("SW_ENVOY_METRIC_ALS_HTTP_ANALYSIS", "mx-mesh".to_owned()),
+        ("SW_ENVOY_METRIC_ALS_TCP_ANALYSIS", "mx-mesh".to_owned()),
+        // What was counted is seen sooner.
+        (
+            "SW_CORE_PERSISTENT_PERIOD",
+            PERSISTENCE.as_secs().to_string(),
+        ),
+        ("SW_CORE_L1_AGGREGATION_FLUSH_PERIOD", "500".to_owned()),
+        ("SW_SERVICE_CACHE_REFRESH_INTERVAL", "3".to_owned()),
+    ];
+    // What starts sooner, and opens no other port, without.
+    for off in [
+        "SW_PROMQL",
+        "SW_LOGQL",
+        "SW_TRACEQL",
+        "SW_QUERY_ZIPKIN",
+        "SW_RECEIVER_ZIPKIN",
+        "SW_RECEIVER_AWS_FIREHOSE",
+        "SW_OTEL_RECEIVER",
+        "SW_RECEIVER_PROFILE",
+        "SW_RECEIVER_BROWSER",
+        "SW_RECEIVER_EBPF",
+        "SW_RECEIVER_TELEGRAF",
+        "SW_AI_PIPELINE",
+    ] {
+        settings.push((off, "-".to_owned()));
+    }
+    settings
+}
+
+/// The configuration and the jars, in the order of the release's own script: some
+/// classes are in several jars, and the last by name goes first.
+fn class_path(home: &Path) -> Result<String> {
+    let mut jars = jars(home)?;
+    jars.sort();
+    let jars = jars.iter().rev().map(|jar| jar.display().to_string());
+    let config = home.join("config").display().to_string();
+    Ok(jars.chain([config]).collect::<Vec<_>>().join(":"))
+}
+
+fn jars(home: &Path) -> Result<Vec<PathBuf>> {
+    let jars = ["oap-libs", "libs"].into_iter().flat_map(|libs| {
+        let files = std::fs::read_dir(home.join(libs)).into_iter();
+        files.flatten().flatten().map(|file| file.path())
+    });
+    let is_jar = |path: &PathBuf| path.extension().is_some_and(|end| end == "jar");
+    let jars: Vec<_> = jars.filter(is_jar).collect();
+    ensure!(
+        !jars.is_empty() && home.join("config/application.yml").is_file(),
+        "{HOME}={}: no release of Apache SkyWalking, for it has no config/application.yml, or \
+         neither oap-libs nor libs with its jars",
+        home.display()
+    );
+    Ok(jars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(running: &str, queries: &str, home: &str) -> Result<Option<Named>> {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Named::of(text(running), text(queries), text(home))
+    }
+
+    #[test]
+    fn a_running_oap_goes_before_one_to_start() -> Result<()> {
+        let at = |grpc: &str, queries: &str| {
+            Named::Running(grpc.parse().unwrap(), queries.parse().unwrap())
+        };
+        let running = of("127.0.0.1:11800", "", "/opt/skywalking")?;
+        assert_eq!(running, Some(at("127.0.0.1:11800", "127.0.0.1:12800")));
+        let running = of("127.0.0.1:11800", "127.0.0.1:80", "")?;
+        assert_eq!(running, Some(at("127.0.0.1:11800", "127.0.0.1:80")));
+        let home = of("", "", "/opt/skywalking")?;
+        assert_eq!(home, Some(Named::Home("/opt/skywalking".into())));
+        assert_eq!(of("", "", "")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_variable() {
+        let error = format!("{:#}", of("11800", "", "").unwrap_err());
+        assert!(
+            error.starts_with("SKYWALKING_OAP=11800: HOST:PORT is expected"),
+            "{error}"
+        );
+        let error = format!("{:#}", jars(Path::new("/nowhere")).unwrap_err());
+        assert!(
+            error.starts_with("SKYWALKING_OAP_HOME=/nowhere: "),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! What is run against the OAP, each story in a namespace of its own.
+
+mod exchange;
+mod failures;
+mod names;
+mod restart;
+
+use anyhow::Result;
+pub use restart::Restart;
+pub(super) use restart::restart;
+use serde_json::json;
+
+use super::expected::Expected;
+use crate::boutique;
+use crate::mesh::{Lab, Mesh};
+use crate::node::Node;
+
+/// Where stories are told, and what they expect.
+#[derive(Debug)]
+pub(super) struct Stage<'l> {
+    pub(super) lab: &'l Lab,
+    /// Tells this run from others that the same OAP has seen.
+    pub(super) run: &'l str,
+    pub(super) expected: Expected,
+    /// An Envoy that has ended logs no more.
+    meshes: Vec<Mesh>,
+    shop: Option<boutique::Open>,
+}
+
+impl<'l> Stage<'l> {
+    pub(super) fn new(lab: &'l Lab, run: &'l str) -> Self {
+        Self {
+            lab,
+            run,
+            expected: Expected::default(),
+            meshes: Vec::new(),
+            shop: None,
+        }
+    }
+
+    /// Tells all stories but those for which the OAP has to go.
+    pub(super) async fn tell_all(&mut self, progress: &mut impl FnMut(&str)) -> Result<()> {
+        progress("pods and VMs call each other");
+        exchange::pods_and_vms(self).await?;
+        progress("calls through gateways");
+        exchange::gateways(self).await?;
+        progress("retries");
+        exchange::retries(self).await?;
+        progress("callees without filter");
+        exchange::silent_callees(self).await?;
+        progress("calls that fail");
+        failures::all(self).await?;
+        progress("nodes that are named in every way");
+        names::all(self).await
+    }
+
+    fn namespace(&self, story: &str) -> String {
+        format!("{story}-{}", self.run)
+    }
+
+    fn keep(&mut self, mesh: Mesh) {
+        self.meshes.push(mesh);
+    }
+
+    /// A journey through the whole shop, so many times.
+    pub(super) async fn shop(&mut self, envoy: &std::path::Path, journeys: u64) -> Result<()> {
+        use super::drawn::{Calls, Sides};
+        const STORY: &str = "boutique";
+        let namespace = self.namespace(STORY);
+        let oap = self.lab.logs_to();
+        self.shop = Some(boutique::browse(envoy, oap, &namespace, journeys).await?);
+        let name = |service: &str| match service {
+            boutique::graph::GATEWAY => format!("istio-ingressgateway.{namespace}"),
+            service => format!("{service}.{namespace}"),
+        };
+        for ((from, to), calls) in boutique::graph::calls_of_journey() {
+            let made = Sides::both(Calls::all(calls * journeys));
+            if to == boutique::graph::OUTSIDE {
+                continue;
+            }
+            self.expected.edge(STORY, &name(from), &name(to), made);
+        }
+        let visits = boutique::graph::JOURNEY.len() as u64 * journeys;
+        let visits = Sides::server(Calls::all(visits));
+        let gateway = name(boutique::graph::GATEWAY);
+        self.expected.edge(STORY, UNKNOWN, &gateway, visits);
+        Ok(())
+    }
+}
+
+/// The caller of a gateway that nobody knows.
+pub(super) const UNKNOWN: &str = "UNKNOWN";
+
+/// A pod of a deployment.
+fn pod(service: &str, namespace: &str) -> Node {
+    node(
+        "sidecar",
+        service,
+        namespace,
+        &format!("{service}-84975bc778-pxz2w"),
+    )
+}
+
+/// A VM of a group.
+fn vm(service: &str, namespace: &str) -> Node {
+    node("sidecar", service, namespace, &format!("{service}-vm-1"))
+}
+
+/// A gateway.
+fn gateway(service: &str, namespace: &str) -> Node {
+    node(
+        "router",
+        service,
+        namespace,
+        &format!("{service}-6f9c5c7d8b-x2x2x"),
+    )
+}
+
+fn node(role: &str, service: &str, namespace: &str, instance: &str) -> Node {
+    Node {
+        id: format!("{role}~10.0.0.1~{instance}.{namespace}~{namespace}.svc.cluster.local"),
+        metadata: json!({
+            "NAME": instance,
+            "NAMESPACE": namespace,
+            "WORKLOAD_NAME": service,
+            "CLUSTER_ID": "Kubernetes",
+            "LABELS": {
+                "app": service,
+                "version": "v1",
+                "service.istio.io/canonical-name": service,
+                "service.istio.io/canonical-revision": "v1",
+            },
+        }),
+    }
+}
