@@ -7,6 +7,7 @@ mod graphql;
 mod oap;
 mod ports;
 mod postgres;
+mod recording;
 mod report;
 mod stories;
 
@@ -17,6 +18,7 @@ use anyhow::Result;
 
 pub use drawn::{Calls, Drawn, Edge, Questions, Sides};
 pub use oap::{HOME, Named, Oap, QUERIES, RUNNING};
+pub use recording::Recording;
 pub use report::{Report, Row};
 pub use stories::Restart;
 use stories::Stage;
