@@ -1,5 +1,7 @@
 //! A sink for whoever wants entries one by one.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
 
 use crate::entry::Entry;
@@ -14,8 +16,8 @@ pub struct Each<F>(pub F);
 impl<F: Fn(&Entry) + Send + Sync + 'static> Sink for Each<F> {
     type Source = Reporter;
 
-    fn identify(&self, identifier: Identifier) -> Reporter {
-        Reporter::from(identifier)
+    fn identify(&self, identifier: Identifier, first: Option<&Arc<Reporter>>) -> Reporter {
+        Reporter::told(identifier, first)
     }
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {

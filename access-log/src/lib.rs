@@ -17,6 +17,7 @@ pub mod reporter;
 pub mod server;
 pub mod side;
 pub mod state;
+mod unchecked;
 
 pub use each::Each;
 pub use entry::{Entry, Named, Protocol};

@@ -5,7 +5,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 /// What bounds the memory of a server. What was received and is not yet dropped
 /// takes at most [`Limits::memory_bytes`]; each stream may hold a message that is
-/// still coming in, and of its sender as much again.
+/// still coming in, and of its sender twice as much again.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How many streams at a time, at most [`MAX_STREAMS`]; more are refused. An

@@ -1,5 +1,7 @@
 //! Who logs: the proxy at the other end of a stream.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::core::v3::Node as ProtoNode;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
 use metadata_exchange::peer::Field;
@@ -20,6 +22,30 @@ pub struct Reporter {
     /// The metadata of the proxy's node.
     #[serde(default)]
     pub metadata: Value,
+    /// Whom the stream's first message has named, if that is another, or nobody:
+    /// `SkyWalking` goes by that as long as the stream lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Arc<Reporter>>,
+}
+
+impl Reporter {
+    /// Reads who sends a stream, of which `first` is whom its first message has
+    /// named, if this is a later one.
+    #[must_use]
+    pub fn told(identifier: Identifier, first: Option<&Arc<Self>>) -> Self {
+        let told = Self::from(identifier);
+        let is_same = |first: &Arc<Self>| {
+            (&first.log, &first.id, &first.metadata) == (&told.log, &told.id, &told.metadata)
+        };
+        let first = first.filter(|first| !is_same(first)).cloned();
+        Self { first, ..told }
+    }
+
+    /// Whom the stream's first message has named.
+    #[must_use]
+    pub fn first(&self) -> &Self {
+        self.first.as_deref().unwrap_or(self)
+    }
 }
 
 /// The most metadata that is kept whole of a stream's sender, as long as the stream
@@ -44,6 +70,7 @@ impl From<Identifier> for Reporter {
             log: identifier.log_name,
             id: node.id,
             metadata,
+            first: None,
         }
     }
 }

@@ -60,8 +60,9 @@ pub trait Sink: Send + Sync + 'static {
     /// What is kept of a stream's sender.
     type Source: Default + Send + Sync;
 
-    /// Reads who sends a stream. Envoy says so in its first message only.
-    fn identify(&self, identifier: Identifier) -> Self::Source;
+    /// Reads who sends a stream. Envoy says so in its first message only; of a later
+    /// message, `first` is what the first has said, or the default.
+    fn identify(&self, identifier: Identifier, first: Option<&Arc<Self::Source>>) -> Self::Source;
 
     /// Takes entries. The stream is not read on before this is done.
     fn take(&self, batch: Batch<Self::Source>) -> impl Future<Output = Result<(), Gone>> + Send;
@@ -178,6 +179,22 @@ struct Shared<S> {
     counts: Arc<Counts>,
 }
 
+/// Who sends a stream, by its messages so far.
+struct Sender<I> {
+    /// By the first message.
+    first: Option<Arc<I>>,
+    latest: Arc<I>,
+}
+
+impl<I: Default> Default for Sender<I> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            latest: Arc::default(),
+        }
+    }
+}
+
 fn going_away() -> Status {
     Status::unavailable("going away")
 }
@@ -196,7 +213,7 @@ impl<S: Sink> Shared<S> {
             }
         })?;
         self.counts.streams.fetch_add(1, Ordering::Relaxed);
-        let mut source = Arc::<S::Source>::default();
+        let mut sender = Sender::<S::Source>::default();
         let mut stopped = self.stopped.clone();
         loop {
             let message = tokio::select! {
@@ -207,11 +224,11 @@ impl<S: Sink> Shared<S> {
                 return Ok(());
             };
             // Also while stopping: what was received is not lost.
-            self.take(message, &mut source).await?;
+            self.take(message, &mut sender).await?;
         }
     }
 
-    async fn take(&self, message: Bytes, source: &mut Arc<S::Source>) -> Result<(), Status> {
+    async fn take(&self, message: Bytes, sender: &mut Sender<S::Source>) -> Result<(), Status> {
         let unreadable = |error: DecodeError| {
             self.broken(Status::invalid_argument(format!("not a message: {error}")))
         };
@@ -230,10 +247,12 @@ impl<S: Sink> Shared<S> {
         let read = StreamAccessLogsMessage::decode(message).map_err(unreadable)?;
         let sink = self.sink.upgrade().ok_or_else(going_away)?;
         if let Some(identifier) = read.identifier {
-            *source = Arc::new(sink.identify(identifier));
+            let source = sink.identify(identifier, sender.first.as_ref());
+            sender.latest = Arc::new(source);
         }
+        sender.first.get_or_insert(Arc::clone(&sender.latest));
         if let Some(entries) = read.log_entries {
-            let source = Arc::clone(source);
+            let source = Arc::clone(&sender.latest);
             let batch = Batch {
                 source,
                 entries,

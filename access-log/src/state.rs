@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::json::json_of_struct;
 use crate::side::Side;
+use crate::unchecked;
 
 /// An object of filter state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,10 @@ pub enum State {
         reason: String,
         /// How many bytes it has.
         bytes: usize,
+        /// What a reader finds all the same that checks neither the type nor the
+        /// structure, as `SkyWalking` is one, under the keys of node metadata.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unchecked: Option<Value>,
     },
     /// Something else.
     Other {
@@ -79,7 +84,14 @@ pub(crate) fn state_of(key: &str, any: &Any) -> State {
     state.unwrap_or_else(|reason| State::Broken {
         reason,
         bytes: any.value.len(),
+        unchecked: is(Side::peer_key).then(|| unchecked(any)).flatten(),
     })
+}
+
+/// The node that is read from an envelope whose type is not looked at.
+fn unchecked(any: &Any) -> Option<Value> {
+    let message = BytesValue::decode(any.value.as_slice()).ok()?;
+    unchecked::read(&message.value)
 }
 
 /// The bytes in `Any(BytesValue)`, the envelope from which `SkyWalking` takes

@@ -19,6 +19,8 @@ const MISSING: &str = "-";
 pub struct Naming {
     service: Format,
     instance: Format,
+    /// How many characters of a name are kept, if not all are.
+    length: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -37,19 +39,48 @@ impl Naming {
         Ok(Self {
             service: read("serviceName", &rules.service_name)?,
             instance: read("serviceInstanceName", &rules.service_instance_name)?,
+            length: None,
         })
+    }
+
+    /// The same with at most so many characters of a name, as Java counts them.
+    #[must_use]
+    pub fn cut_to(self, length: usize) -> Self {
+        Self {
+            length: Some(length),
+            ..self
+        }
     }
 
     /// The service of a node with that metadata.
     #[must_use]
     pub fn service(&self, metadata: &Value) -> String {
-        self.service.apply(metadata)
+        self.cut(self.service.apply(metadata))
+    }
+
+    /// Which metadata name the service of such a node, as `LABELS.app, NAMESPACE`;
+    /// a part that nothing names is `nothing`.
+    #[must_use]
+    pub fn named_by(&self, metadata: &Value) -> String {
+        self.service.sources(metadata).join(", ")
     }
 
     /// The instance of that service: the pod or VM.
     #[must_use]
     pub fn instance(&self, metadata: &Value) -> String {
-        self.instance.apply(metadata)
+        self.cut(self.instance.apply(metadata))
+    }
+
+    fn cut(&self, name: String) -> String {
+        let Some(mut left) = self.length else {
+            return name;
+        };
+        let is_kept = |char: &char| {
+            let rest = left.checked_sub(char.len_utf16());
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        name.chars().take_while(is_kept).collect()
     }
 
     /// What a node without any metadata is called.
@@ -107,6 +138,20 @@ impl Format {
             }
         };
         self.0.iter().map(part).collect()
+    }
+}
+
+impl Format {
+    /// The property that each part is taken from.
+    fn sources(&self, metadata: &Value) -> Vec<String> {
+        let source = |part: &Part| match part {
+            Part::Text(_) => None,
+            Part::Property(paths) => {
+                let path = paths.iter().find(|path| text_at(metadata, path).is_some());
+                Some(path.map_or_else(|| "nothing".to_owned(), |path| path.join(".")))
+            }
+        };
+        self.0.iter().filter_map(source).collect()
     }
 }
 
@@ -189,6 +234,27 @@ mod tests {
         let naming = Naming::default();
         assert_eq!(naming.service(&metadata), "a.n");
         assert_eq!(naming.instance(&metadata), "a-1");
+    }
+
+    #[test]
+    fn names_are_cut_as_java_counts_characters() {
+        let naming = Naming::default().cut_to(4);
+        let named = |name: &str| naming.instance(&json!({ "NAME": name }));
+        assert_eq!(named("abcd"), "abcd");
+        assert_eq!(named("abcde"), "abcd");
+        assert_eq!(named("\u{e9}\u{6f22}bcd"), "\u{e9}\u{6f22}bc");
+        assert_eq!(named("abc\u{1f600}d"), "abc");
+    }
+
+    #[test]
+    fn what_names_a_service_is_told() {
+        let naming = Naming::default();
+        let metadata = json!({ "NAMESPACE": "n", "LABELS": { "k8s-app": "a" } });
+        assert_eq!(naming.named_by(&metadata), "LABELS.k8s-app, NAMESPACE");
+        assert_eq!(
+            naming.named_by(&json!({ "SERVICE": "s" })),
+            "SERVICE, nothing"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Entries as they come in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,8 +30,8 @@ struct Queue(mpsc::Sender<Received>);
 impl Sink for Queue {
     type Source = Reporter;
 
-    fn identify(&self, identifier: Identifier) -> Reporter {
-        Reporter::from(identifier)
+    fn identify(&self, identifier: Identifier, first: Option<&Arc<Reporter>>) -> Reporter {
+        Reporter::told(identifier, first)
     }
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use super::{Empty, Limits, Mapping, live, plain_json, say};
 use crate::escape::visible;
 use crate::render::{dot, html, mermaid, svg, text};
+use crate::topology::explain::{Answer, Explanation, Question};
 use crate::topology::{NoteView, Reading, Snapshot, Topology};
 use access_log::Entry;
 use access_log::server::{Counts, Server};
@@ -58,6 +59,10 @@ pub(super) struct Arguments {
     /// By whose rules entries become edges
     #[arg(long = "as", value_enum, default_value_t)]
     reading: Reading,
+    /// Say why SkyWalking draws an edge as it does, or not at all, instead of
+    /// drawing: CALLER->CALLEE, by its names
+    #[arg(long, value_name = "EDGE", conflicts_with_all = ["serve", "format"])]
+    explain: Option<Question>,
     #[command(flatten)]
     mapping: Mapping,
     #[command(flatten)]
@@ -85,6 +90,8 @@ enum Format {
 /// The graph while it grows, with what did not come into it.
 struct Graph {
     topology: Mutex<Topology>,
+    /// What is asked of an edge.
+    explanation: Option<Mutex<Explanation>>,
     /// Lines of files that are no entries.
     bad_lines: AtomicU64,
     /// Of the server, if there is one.
@@ -99,6 +106,7 @@ impl Graph {
     fn new(topology: Topology) -> Self {
         Self {
             topology: Mutex::new(topology),
+            explanation: None,
             bad_lines: AtomicU64::new(0),
             counts: OnceLock::new(),
             drawing: Arc::default(),
@@ -145,6 +153,10 @@ impl Graph {
     }
 
     fn record(&self, entries: &[Entry]) {
+        if let Some(explanation) = &self.explanation {
+            let mut explanation = explanation.lock().unwrap_or_else(PoisonError::into_inner);
+            return entries.iter().for_each(|entry| explanation.record(entry));
+        }
         let mut topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {
             topology.record(entry);
@@ -161,7 +173,12 @@ impl Arguments {
             bail!("neither a file nor --listen: where are the entries?");
         }
         let naming = self.mapping.naming()?;
-        let graph = Arc::new(Graph::new(Topology::new(naming, self.reading)));
+        let explanation = self.explain.take();
+        let explanation = explanation.map(|edge| Explanation::new(edge, naming.clone()).into());
+        let graph = Arc::new(Graph {
+            explanation,
+            ..Graph::new(Topology::new(naming, self.reading))
+        });
         for path in &self.files {
             match read(path, &graph) {
                 // More is to come.
@@ -192,14 +209,22 @@ impl Arguments {
                 say(&format!("{error:#}"));
             }
         }
-        self.write(&graph.snapshot())
+        match &graph.explanation {
+            None => self.write(&graph.snapshot()),
+            Some(explanation) => {
+                let explanation = explanation.lock().unwrap_or_else(PoisonError::into_inner);
+                self.write_answer(&explanation.answer(), json)
+            }
+        }
     }
 
     /// Shows the table again and again, if a person looks at it.
     async fn redraw(&self, graph: &Graph) -> Result<()> {
         const EVERY: Duration = Duration::from_secs(2);
-        let is_watched =
-            self.format == Format::Table && self.out.is_none() && io::stdout().is_terminal();
+        let is_watched = graph.explanation.is_none()
+            && self.format == Format::Table
+            && self.out.is_none()
+            && io::stdout().is_terminal();
         if !is_watched {
             return std::future::pending().await;
         }
@@ -213,6 +238,14 @@ impl Arguments {
         }
     }
 
+    fn write_answer(&self, answer: &Answer, json: bool) -> Result<()> {
+        self.put(if json {
+            plain_json(&serde_json::to_string_pretty(answer)?) + "\n"
+        } else {
+            answer.to_string()
+        })
+    }
+
     fn write(&self, snapshot: &Snapshot) -> Result<()> {
         let to_terminal = self.out.is_none() && io::stdout().is_terminal();
         let output = match self.format {
@@ -223,6 +256,10 @@ impl Arguments {
             Format::Dot => dot::draw(snapshot),
             Format::Mermaid => mermaid::draw(snapshot),
         };
+        self.put(output)
+    }
+
+    fn put(&self, output: String) -> Result<()> {
         match &self.out {
             Some(path) => std::fs::write(path, output).with_context(|| path.display().to_string()),
             None => Ok(io::stdout().write_all(output.as_bytes())?),

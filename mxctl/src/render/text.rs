@@ -6,11 +6,13 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyl
 
 use super::{counted, milliseconds};
 use crate::escape::visible;
-use crate::topology::{EdgeView, Snapshot, TallyView, WorkloadView};
+use crate::topology::{EdgeView, Reading, Snapshot, TallyView, WorkloadView};
 
-const COLUMNS: [&str; 9] = [
-    "caller", "callee", "seen by", "calls", "errors", "4xx", "p50", "p90", "p99",
+const COLUMNS: [&str; 10] = [
+    "caller", "callee", "seen by", "calls", SUCCESS, "errors", "4xx", "p50", "p90", "p99",
 ];
+/// `SkyWalking`'s success rate, of its reading only.
+const SUCCESS: &str = "success";
 /// From here on, columns are figures.
 const FIRST_FIGURE: usize = 3;
 
@@ -24,9 +26,12 @@ pub fn table(snapshot: &Snapshot, width: Option<u16>) -> String {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(width);
     }
-    table.set_header(COLUMNS);
+    let is_shown = |column: &&str| *column != SUCCESS || snapshot.reading == Reading::Skywalking;
+    table.set_header(COLUMNS.into_iter().filter(is_shown));
     for edge in &snapshot.edges {
-        table.add_row(row(snapshot, edge));
+        let cells = COLUMNS.iter().zip(row(snapshot, edge));
+        let cells = cells.filter(|(column, _)| is_shown(column));
+        table.add_row(cells.map(|(_, cell)| cell));
     }
     for column in table.column_iter_mut().skip(FIRST_FIGURE) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -47,7 +52,7 @@ pub fn table(snapshot: &Snapshot, width: Option<u16>) -> String {
     text
 }
 
-fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 9] {
+fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 10] {
     let name = |number: usize| {
         snapshot
             .workloads
@@ -64,9 +69,12 @@ fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 9] {
         name(edge.from),
         name(edge.to),
         edge.seen_by().to_owned(),
-        sides(tallies, |tally| tally.calls),
-        sides(tallies, |tally| tally.errors),
-        sides(tallies, |tally| tally.client_errors),
+        sides(tallies, |tally| Some(tally.calls.to_string())),
+        sides(tallies, |tally| {
+            Some(format!("{:.2} %", tally.success_rate?))
+        }),
+        sides(tallies, |tally| Some(tally.errors.to_string())),
+        sides(tallies, |tally| Some(tally.client_errors.to_string())),
         latency(|latency| latency.p50),
         latency(|latency| latency.p90),
         latency(|latency| latency.p99),
@@ -75,10 +83,10 @@ fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 9] {
 
 /// A figure: one if the sides agree, or only one saw the edge, else the
 /// client's and the server's.
-fn sides(tallies: [&Option<TallyView>; 2], of: fn(&TallyView) -> u64) -> String {
-    match tallies.map(|tally| tally.as_ref().map(of)) {
+fn sides(tallies: [&Option<TallyView>; 2], of: fn(&TallyView) -> Option<String>) -> String {
+    match tallies.map(|tally| tally.as_ref().and_then(of)) {
         [Some(client), Some(server)] if client != server => format!("{client} / {server}"),
-        [Some(count), _] | [None, Some(count)] => count.to_string(),
+        [Some(figure), _] | [None, Some(figure)] => figure,
         [None, None] => String::new(),
     }
 }

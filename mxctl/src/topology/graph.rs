@@ -169,7 +169,7 @@ impl Graph {
             Seen::Client => &mut edge.client,
             Seen::Server => &mut edge.server,
         };
-        tally.get_or_insert_with(Tally::new).add(entry);
+        tally.get_or_insert_with(Tally::new).add(entry, seen);
     }
 
     fn workload(&mut self, end: &End<'_>) -> Option<Key> {
@@ -230,8 +230,8 @@ impl Graph {
         let edges = edges.into_iter().map(|((from, to), edge)| EdgeView {
             from,
             to,
-            client: edge.client.map(|tally| tally.view()),
-            server: edge.server.map(|tally| tally.view()),
+            client: edge.client.map(|tally| tally.view(reading)),
+            server: edge.server.map(|tally| tally.view(reading)),
         });
         let notes = self.notes.iter().map(|(note, count)| NoteView {
             note: note.clone(),

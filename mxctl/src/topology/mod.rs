@@ -6,6 +6,7 @@ use access_log::Entry;
 use crate::naming::Naming;
 use graph::Graph;
 
+pub mod explain;
 mod graph;
 mod kind;
 mod mesh;
@@ -33,7 +34,7 @@ impl Topology {
     /// An empty graph.
     #[must_use]
     pub fn new(naming: Naming, reading: Reading) -> Self {
-        let graph = Graph::new(naming);
+        let graph = Graph::new(named(naming, reading));
         Self { graph, reading }
     }
 
@@ -56,6 +57,14 @@ impl Topology {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.graph.snapshot(self.reading)
+    }
+}
+
+/// `SkyWalking` keeps the start of a name only.
+fn named(naming: Naming, reading: Reading) -> Naming {
+    match reading {
+        Reading::Mesh => naming,
+        Reading::Skywalking => naming.cut_to(skywalking::NAME_LENGTH),
     }
 }
 

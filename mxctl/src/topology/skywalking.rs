@@ -1,90 +1,166 @@
 //! What `SkyWalking`'s mx-mesh analyser makes of entries, as its
 //! `MetaExchangeALSHTTPAnalyzer` and `MetaExchangeTCPAccessLogAnalyzer` do it,
-//! those of 10.2 with Istio's newer keys besides.
+//! those of 10.2 with Istio's newer keys besides. Held against a real OAP 10.4.0,
+//! see `testdata/skywalking`.
 
-use access_log::{Entry, Side, State};
+use std::borrow::Cow;
+
+use access_log::{Entry, Named, Protocol, Side, State};
 use serde_json::{Map, Value};
 
 use super::graph::{End, Graph, Seen};
 use super::kind::Role;
 
 /// The name of the unknown caller of a gateway.
-const UNKNOWN: &str = "UNKNOWN";
+pub(super) const UNKNOWN: &str = "UNKNOWN";
+
+/// So many characters of a name are kept, of a service or an instance.
+pub(super) const NAME_LENGTH: usize = 70;
+
+/// What an entry becomes.
+#[derive(Debug, Default)]
+pub(super) struct Outcome<'e> {
+    pub(super) edges: Vec<Drawn<'e>>,
+    /// What made no edge, or should be known.
+    pub(super) notes: Vec<Cow<'static, str>>,
+}
+
+/// An edge that is drawn for an entry, between the node that logged and another.
+#[derive(Debug)]
+pub(super) struct Drawn<'e> {
+    pub(super) seen: Seen,
+    /// The other end: the callee of what is seen by the client, else the caller.
+    pub(super) peer: End<'e>,
+    /// The filter-state key of the peer; none for the unknown caller of a gateway.
+    pub(super) key: Option<&'static str>,
+}
 
 /// Adds the edges that `SkyWalking` would draw for `entry`.
 pub(super) fn record(graph: &mut Graph, entry: &Entry) {
-    let role = Role::of_id(Some(&entry.reporter.id));
-    graph.note(match role {
+    let outcome = read(entry);
+    for note in &outcome.notes {
+        graph.note(note);
+    }
+    let local = End::Node(local(entry));
+    for drawn in &outcome.edges {
+        if let End::NamedBy(_, metadata) = &drawn.peer {
+            note_names(graph, entry, metadata);
+        }
+        match drawn.seen {
+            Seen::Client => graph.edge(&local, &drawn.peer, Seen::Client, entry),
+            Seen::Server => graph.edge(&drawn.peer, &local, Seen::Server, entry),
+        }
+    }
+}
+
+/// The node that logged: the one that the stream's first message names, for later
+/// ones are not looked at.
+pub(super) fn local(entry: &Entry) -> Named<'_> {
+    let first = entry.reporter.first();
+    Named {
+        id: (!first.id.is_empty()).then_some(first.id.as_str()),
+        metadata: Cow::Borrowed(&first.metadata),
+    }
+}
+
+/// What `entry` becomes.
+pub(super) fn read(entry: &Entry) -> Outcome<'_> {
+    let mut outcome = Outcome::default();
+    let role = Role::of_id(local(entry).id);
+    outcome.note(match role {
         Role::Sidecar => "role SIDECAR",
         Role::Gateway => "role PROXY",
         Role::Waypoint => "role WAYPOINT",
-        Role::None => {
-            "role NONE: the node id begins with neither sidecar~ nor router~ nor waypoint~"
-        }
+        Role::None => "role NONE, drawn all the same: only router~ makes a difference",
     });
+    if entry.reporter.first.is_some() {
+        outcome.note("a node that the stream's first message has not named: the first one counts");
+    }
     if entry.bare {
-        return graph.note("dropped: an entry without common_properties");
+        outcome.note("dropped: an entry without common_properties");
+        return outcome;
+    }
+    if entry.start.is_none() {
+        outcome.note("dropped: an entry without start time");
+        return outcome;
     }
     if entry.state.is_empty() {
-        return graph.note(
+        outcome.note(
             "dropped by mx-mesh: an entry without filter state (the next analyser may take it)",
         );
+        return outcome;
     }
-    let local = || End::Node(entry.local());
-    let mut edges = 0;
-    let mut is_called = false;
     for side in [Side::Upstream, Side::Downstream] {
-        let peers = peers(graph, entry, side);
-        if peers.len() > 1 {
-            graph.note(&format!(
+        outcome.peers(entry, side);
+    }
+    let has = |seen| outcome.edges.iter().any(|drawn| drawn.seen == seen);
+    // For a connection it takes a callee.
+    let is_drawn = entry.protocol == Protocol::Http || has(Seen::Client);
+    if role == Role::Gateway && !has(Seen::Server) && is_drawn {
+        outcome.edges.push(Drawn {
+            seen: Seen::Server,
+            peer: End::Unknown(UNKNOWN),
+            key: None,
+        });
+    }
+    if outcome.edges.is_empty() {
+        outcome.note("dropped: filter state, but no peer in it, and no gateway");
+    } else if entry.intermediate {
+        outcome.note("an entry that is not its stream's last: another call all the same");
+    }
+    outcome
+}
+
+impl<'e> Outcome<'e> {
+    fn note(&mut self, note: impl Into<Cow<'static, str>>) {
+        self.notes.push(note.into());
+    }
+
+    /// Adds the peers that both parsers find on that side.
+    fn peers(&mut self, entry: &'e Entry, side: Side) {
+        let before = self.edges.len();
+        for key in [side.peer_key(), side.struct_key()] {
+            // What is read names it; what is known tells its kind, which is ours to
+            // tell: SkyWalking knows none.
+            let (known, read) = match entry.state.get(key) {
+                Some(State::Flat { metadata, .. }) => (entry.peer_at(key, side), as_read(metadata)),
+                Some(State::Struct { metadata }) => (entry.peer_at(key, side), metadata.clone()),
+                Some(State::Broken {
+                    unchecked: Some(metadata),
+                    ..
+                }) => {
+                    let known = Named {
+                        id: None,
+                        metadata: Cow::Borrowed(metadata),
+                    };
+                    (Some(known), metadata.clone())
+                }
+                Some(State::Broken { reason, .. }) => {
+                    self.note(format!(
+                        "an error in its log, and no edge: {key} is {reason}"
+                    ));
+                    continue;
+                }
+                Some(State::Id { .. } | State::Other { .. }) | None => continue,
+            };
+            let Some(known) = known else { continue };
+            self.edges.push(Drawn {
+                seen: match side {
+                    Side::Upstream => Seen::Client,
+                    Side::Downstream => Seen::Server,
+                },
+                peer: End::NamedBy(known, read),
+                key: Some(key),
+            });
+        }
+        if self.edges.len() > before + 1 {
+            self.note(format!(
                 "counted twice from 10.2 on: {} and {} in one entry",
                 side.peer_key(),
                 side.struct_key()
             ));
         }
-        for (key, read) in peers {
-            edges += 1;
-            note_names(graph, entry, &read);
-            // Its kind is ours to tell; SkyWalking knows none.
-            let Some(peer) = entry.peer_at(key, side) else {
-                continue;
-            };
-            let peer = End::NamedBy(peer, read);
-            match side {
-                Side::Upstream => graph.edge(&local(), &peer, Seen::Client, entry),
-                Side::Downstream => {
-                    is_called = true;
-                    graph.edge(&peer, &local(), Seen::Server, entry);
-                }
-            }
-        }
     }
-    if role == Role::Gateway && !is_called {
-        edges += 1;
-        graph.edge(&End::Unknown(UNKNOWN), &local(), Seen::Server, entry);
-    }
-    if edges == 0 {
-        graph.note("dropped: filter state, but no peer in it, and no gateway");
-    }
-}
-
-/// The peers that both parsers find on that side: their keys, and what is read
-/// of them.
-fn peers(graph: &mut Graph, entry: &Entry, side: Side) -> Vec<(&'static str, Value)> {
-    let mut peers = Vec::new();
-    for key in [side.peer_key(), side.struct_key()] {
-        match entry.state.get(key) {
-            Some(State::Flat { metadata, .. }) => peers.push((key, as_read(metadata))),
-            Some(State::Struct { metadata }) => peers.push((key, metadata.clone())),
-            Some(State::Broken { reason, .. }) => {
-                graph.note(&format!(
-                    "an error in its log, and no edge: {key} is {reason}"
-                ));
-            }
-            Some(State::Id { .. } | State::Other { .. }) | None => {}
-        }
-    }
-    peers
 }
 
 /// Of a `FlatNode` it reads these only, and what is absent as empty.
@@ -101,7 +177,7 @@ fn as_read(metadata: &Value) -> Value {
 
 fn note_names(graph: &mut Graph, entry: &Entry, peer: &Value) {
     let naming = graph.naming();
-    let local = &entry.reporter.metadata;
+    let local = &entry.reporter.first().metadata;
     let [peer_name, local_name] = [peer, local].map(|metadata| naming.service(metadata));
     let nameless = naming.nameless();
     let is_self = peer_name == local_name && naming.instance(peer) == naming.instance(local);

@@ -74,8 +74,14 @@ pub struct EdgeView {
 /// What one side saw.
 #[derive(Clone, Debug, Serialize)]
 pub struct TallyView {
-    /// Requests and connections.
+    /// Requests and connections; of the reading `skywalking`, requests only.
     pub calls: u64,
+    /// `SkyWalking`'s success rate of the requests, in percent; of its reading only.
+    /// Its failures are not [`Self::errors`]: what the client's side has seen fails
+    /// with status 400 and more, the server's with 500 and more, and a request
+    /// without response, code 0, has succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success_rate: Option<f64>,
     /// Requests without response or with status 500 and more, connections with
     /// a response flag.
     pub errors: u64,

@@ -3,7 +3,8 @@
 use access_log::{Entry, Protocol};
 use hdrhistogram::Histogram;
 
-use super::snapshot::{LatencyView, TallyView};
+use super::graph::Seen;
+use super::snapshot::{LatencyView, Reading, TallyView};
 
 /// Latencies beyond an hour count as an hour.
 const MAX_LATENCY_US: u64 = 3_600_000_000;
@@ -17,6 +18,8 @@ pub(super) struct Tally {
     errors: u64,
     client_errors: u64,
     connections: u64,
+    /// Requests that `SkyWalking` takes for successful.
+    succeeded: u64,
     latencies_us: Histogram<u32>,
 }
 
@@ -30,11 +33,12 @@ impl Tally {
             errors: 0,
             client_errors: 0,
             connections: 0,
+            succeeded: 0,
             latencies_us,
         }
     }
 
-    pub(super) fn add(&mut self, entry: &Entry) {
+    pub(super) fn add(&mut self, entry: &Entry, seen: Seen) {
         self.calls += 1;
         if entry.protocol == Protocol::Tcp {
             self.connections += 1;
@@ -43,6 +47,12 @@ impl Tally {
             return;
         }
         self.errors += u64::from(entry.status == 0 || entry.status >= 500);
+        // Code 0, of which there was no response, is below both.
+        let failure = match seen {
+            Seen::Client => 400,
+            Seen::Server => 500,
+        };
+        self.succeeded += u64::from(entry.status < failure);
         self.client_errors += u64::from((400..500).contains(&entry.status));
         if let Some(duration) = entry.duration_us {
             // The histogram grows to any value that is bounded so.
@@ -55,18 +65,26 @@ impl Tally {
         self.errors += other.errors;
         self.client_errors += other.client_errors;
         self.connections += other.connections;
+        self.succeeded += other.succeeded;
         // It has the same precision and no bound, so that nothing is refused.
         let _ = self.latencies_us.add(&other.latencies_us);
     }
 
-    pub(super) fn view(&self) -> TallyView {
+    pub(super) fn view(&self, reading: Reading) -> TallyView {
+        let requests = self.calls.saturating_sub(self.connections);
+        let (calls, success_rate) = match reading {
+            Reading::Mesh => (self.calls, None),
+            // A connection is no call there.
+            Reading::Skywalking => (requests, rate(self.succeeded, requests)),
+        };
         let latency_ms = (!self.latencies_us.is_empty()).then(|| LatencyView {
             p50: self.percentile_ms(50.0),
             p90: self.percentile_ms(90.0),
             p99: self.percentile_ms(99.0),
         });
         TallyView {
-            calls: self.calls,
+            calls,
+            success_rate,
             errors: self.errors,
             client_errors: self.client_errors,
             connections: self.connections,
@@ -80,4 +98,12 @@ impl Tally {
         let us = us as f64;
         us / 1000.0
     }
+}
+
+/// In percent, cut to two digits behind the point as `SkyWalking` does.
+fn rate(succeeded: u64, calls: u64) -> Option<f64> {
+    let rate = succeeded.saturating_mul(10_000).checked_div(calls)?;
+    #[allow(clippy::cast_precision_loss)] // At most 10,000.
+    let rate = rate as f64;
+    Some(rate / 100.0)
 }

@@ -1,0 +1,370 @@
+//! Why `SkyWalking` draws an edge as it does, or does not draw it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use access_log::{Entry, Protocol};
+use anyhow::{Context as _, Error, Result, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::graph::{End, Seen};
+use super::skywalking::{self, Drawn, UNKNOWN, local};
+use crate::escape::visible;
+use crate::naming::Naming;
+
+/// How many kinds of reasons are kept.
+const MAX_REASONS: usize = 100;
+
+/// Caller and callee, by the names that `SkyWalking` gives them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Question {
+    /// The caller.
+    pub caller: String,
+    /// The callee.
+    pub callee: String,
+}
+
+impl FromStr for Question {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (caller, callee) = text
+            .split_once("->")
+            .context("an edge is CALLER->CALLEE, as shop.boutique->stock.boutique")?;
+        let [caller, callee] = [caller, callee].map(|name| name.trim().to_owned());
+        ensure!(
+            !caller.is_empty() && !callee.is_empty(),
+            "an edge is CALLER->CALLEE: one of them is empty"
+        );
+        Ok(Self { caller, callee })
+    }
+}
+
+/// What entries say of an edge.
+#[derive(Debug)]
+pub struct Explanation {
+    question: Question,
+    naming: Naming,
+    drawn: Sides,
+    reasons: BTreeMap<(About, String), u64>,
+    further: u64,
+}
+
+/// What a reason is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum About {
+    /// Calls of the edge.
+    Drawn,
+    /// Entries that may have been such calls.
+    Missing,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Sides {
+    client: Count,
+    server: Count,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Count {
+    calls: u64,
+    connections: u64,
+    /// Calls without response, that count as success.
+    code_0: u64,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// The edge.
+    pub edge: Question,
+    /// Whether it is drawn.
+    pub drawn: bool,
+    /// Why, or why not, each with the number of entries that say so.
+    pub reasons: Vec<Reason>,
+    /// What follows for the screens.
+    pub notes: Vec<String>,
+}
+
+/// Why an entry counts for the edge, or does not.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reason {
+    about: About,
+    /// How many entries.
+    pub entries: u64,
+    /// Why.
+    pub why: String,
+}
+
+impl Explanation {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(question: Question, naming: Naming) -> Self {
+        Self {
+            question,
+            naming: naming.cut_to(skywalking::NAME_LENGTH),
+            drawn: Sides::default(),
+            reasons: BTreeMap::new(),
+            further: 0,
+        }
+    }
+
+    /// Adds what an entry says.
+    pub fn record(&mut self, entry: &Entry) {
+        let outcome = skywalking::read(entry);
+        let own = self.naming.service(&local(entry).metadata);
+        let Question { caller, callee } = self.question.clone();
+        for drawn in &outcome.edges {
+            let other = self.name(&drawn.peer);
+            let [from, to] = match drawn.seen {
+                Seen::Client => [&own, &other],
+                Seen::Server => [&other, &own],
+            };
+            let place = place(entry);
+            if (from, to) == (&caller, &callee) {
+                self.count(drawn.seen, entry);
+                self.add(About::Drawn, self.why_drawn(entry, drawn));
+            } else if drawn.seen == Seen::Client && *from == caller {
+                let why = self.why_other(drawn, &callee);
+                self.add(
+                    About::Missing,
+                    format!("{caller} calls {to}, {why} ({place})"),
+                );
+            } else if drawn.seen == Seen::Server && *to == callee {
+                let why = self.why_other(drawn, &caller);
+                self.add(
+                    About::Missing,
+                    format!("{callee} is called by {from}, {why} ({place})"),
+                );
+            } else if is_namesake(&own, &caller) || is_namesake(&own, &callee) {
+                let named_by = self.naming.named_by(&local(entry).metadata);
+                self.add(
+                    About::Missing,
+                    format!("a node is {own}, for it is named by {named_by} ({place})"),
+                );
+            }
+        }
+        if outcome.edges.is_empty() && (own == caller || own == callee) {
+            let why = outcome.notes.last().map_or("", |note| note.as_ref());
+            let to = match entry.upstream_cluster.as_str() {
+                "" => String::new(),
+                cluster => format!(" to cluster {cluster}"),
+            };
+            let flags = entry.flags.join(",");
+            let status = match entry.protocol {
+                Protocol::Http => format!("{} {flags}", entry.status),
+                Protocol::Tcp => format!("TCP {flags}"),
+            };
+            let what = format!(
+                "{own} has logged{to}, {}: {why} ({})",
+                status.trim(),
+                place(entry)
+            );
+            self.add(About::Missing, what);
+        }
+    }
+
+    fn name(&self, end: &End<'_>) -> String {
+        match end {
+            End::Node(node) => self.naming.service(&node.metadata),
+            End::NamedBy(_, metadata) => self.naming.service(metadata),
+            End::Unknown(name) | End::Unresolved(name) => (*name).to_owned(),
+        }
+    }
+
+    fn count(&mut self, seen: Seen, entry: &Entry) {
+        let count = match seen {
+            Seen::Client => &mut self.drawn.client,
+            Seen::Server => &mut self.drawn.server,
+        };
+        match entry.protocol {
+            Protocol::Tcp => count.connections += 1,
+            Protocol::Http => {
+                count.calls += 1;
+                count.code_0 += u64::from(entry.status == 0);
+            }
+        }
+    }
+
+    fn why_drawn(&self, entry: &Entry, drawn: &Drawn<'_>) -> String {
+        let own = local(entry);
+        let instance = self.naming.instance(&own.metadata);
+        let seen = match drawn.seen {
+            Seen::Client => "client",
+            Seen::Server => "server",
+        };
+        let own_by = self.naming.named_by(&own.metadata);
+        let Some(key) = drawn.key else {
+            return format!(
+                "{seen}: a gateway's entry without caller counts for {UNKNOWN} ({})",
+                place(entry)
+            );
+        };
+        let (peer_by, is_self) = match &drawn.peer {
+            End::NamedBy(_, metadata) => (
+                self.naming.named_by(metadata),
+                self.naming.instance(metadata) == instance,
+            ),
+            _ => (String::new(), false),
+        };
+        let own_node = if is_self && self.question.caller == self.question.callee {
+            "; the peer is the own node, as with record_local_node"
+        } else {
+            ""
+        };
+        let midst = if entry.intermediate {
+            "; an entry in mid-stream counts as another call"
+        } else {
+            ""
+        };
+        format!(
+            "{seen}: {key}, its service named by {peer_by}; the own one by {own_by} ({} of {instance}){own_node}{midst}",
+            place(entry)
+        )
+    }
+
+    /// Why an edge leads to another than `wanted`.
+    fn why_other(&self, drawn: &Drawn<'_>, wanted: &str) -> String {
+        let End::NamedBy(_, metadata) = &drawn.peer else {
+            return "for the entry names no caller, and a gateway's counts all the same".to_owned();
+        };
+        let name = self.name(&drawn.peer);
+        let by = self.naming.named_by(metadata);
+        let key = drawn.key.unwrap_or_default();
+        if is_namesake(&name, wanted) {
+            format!("for its {key} is named by {by}: no label there names a service")
+        } else {
+            format!("by its {key}")
+        }
+    }
+
+    fn add(&mut self, about: About, why: String) {
+        let key = (about, why);
+        if let Some(count) = self.reasons.get_mut(&key) {
+            *count += 1;
+        } else if self.reasons.len() < MAX_REASONS {
+            self.reasons.insert(key, 1);
+        } else {
+            self.further += 1;
+        }
+    }
+
+    /// The answer by what is known now.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let reason = |((about, why), entries): (&(About, String), &u64)| Reason {
+            about: *about,
+            entries: *entries,
+            why: why.clone(),
+        };
+        let mut reasons: Vec<_> = self.reasons.iter().map(reason).collect();
+        reasons.sort_by_key(|reason| (reason.about, std::cmp::Reverse(reason.entries)));
+        Answer {
+            edge: self.question.clone(),
+            drawn: self.is_drawn(),
+            reasons,
+            notes: self.notes(),
+        }
+    }
+
+    fn is_drawn(&self) -> bool {
+        let Sides { client, server } = self.drawn;
+        [client, server]
+            .iter()
+            .any(|side| side.calls + side.connections > 0)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let Question { caller, callee } = &self.question;
+        let Sides { client, server } = self.drawn;
+        let mut notes = Vec::new();
+        let mut note = |applies: bool, text: String| notes.extend(applies.then_some(text));
+        if !self.is_drawn() {
+            note(
+                self.reasons.is_empty(),
+                format!("no entry was logged by {caller} or {callee}, by these names"),
+            );
+        } else {
+            let seen = |side: Count| side.calls + side.connections > 0;
+            note(
+                !seen(server),
+                format!(
+                    "no proxy of {callee} has reported it: {callee} is listed, and the edge in the \
+                     topology of layer MESH, only by other edges"
+                ),
+            );
+            note(
+                !seen(client),
+                format!("no proxy of {caller} has reported it, or none named {callee}"),
+            );
+            let connections = client.connections + server.connections;
+            note(
+                connections > 0,
+                format!("{connections} connections: they have bytes, no calls and no success rate"),
+            );
+            let code_0 = client.code_0 + server.code_0;
+            note(
+                code_0 > 0,
+                format!("{code_0} calls without response (code 0, as with DC) count as success"),
+            );
+        }
+        note(
+            self.further > 0,
+            format!("{} entries have further reasons", self.further),
+        );
+        notes
+    }
+}
+
+/// Whether a service without name is of the same namespace as `wanted`.
+fn is_namesake(name: &str, wanted: &str) -> bool {
+    let namespace = |name: &str| {
+        name.split_once('.')
+            .map(|(_, namespace)| namespace.to_owned())
+    };
+    name != wanted && name.starts_with("-.") && namespace(name) == namespace(wanted)
+}
+
+/// The log of an entry.
+fn place(entry: &Entry) -> String {
+    let first = entry.reporter.first();
+    if first.log.is_empty() {
+        let name = |metadata: &Value| metadata["NAME"].as_str().map(str::to_owned);
+        return format!("log of {}", name(&first.metadata).unwrap_or_default());
+    }
+    format!("log {}", first.log)
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Question { caller, callee } = &self.edge;
+        let draws = if self.drawn { "draws" } else { "does not draw" };
+        writeln!(
+            f,
+            "SkyWalking {draws} {} -> {}",
+            visible(caller),
+            visible(callee)
+        )?;
+        for about in [About::Drawn, About::Missing] {
+            let reasons = self.reasons.iter().filter(|reason| reason.about == about);
+            let mut reasons = reasons.peekable();
+            if reasons.peek().is_some() {
+                let head = match about {
+                    About::Drawn => "counted:",
+                    About::Missing => "not counted, though it may have been meant:",
+                };
+                writeln!(f, "{head}")?;
+            }
+            for Reason { entries, why, .. } in reasons {
+                writeln!(f, "  {entries} x {}", visible(why))?;
+            }
+        }
+        for note in &self.notes {
+            writeln!(f, "{}", visible(note))?;
+        }
+        Ok(())
+    }
+}
