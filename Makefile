@@ -37,6 +37,12 @@ boutique: setup wasm ## A whole mesh, the Online Boutique, and its topology out 
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- boutique $(ARGS)
 
+.PHONY: skywalking
+skywalking: wasm ## What a real SkyWalking draws of calls of every kind (SKYWALKING_OAP_HOME=release or SKYWALKING_OAP=HOST:PORT; ARGS='--json --stay')
+	$(call step,skywalking)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- skywalking $(ARGS)
+
 .PHONY: test
 test: setup lint image ## Check everything: lint, then the tests of every layer, the quick ones first
 	$(call step,test: the pure core)

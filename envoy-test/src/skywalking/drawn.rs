@@ -11,6 +11,8 @@ use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
 use super::graphql::ask;
+use super::{INTERVAL, PATIENCE};
+use crate::wait::until_within;
 
 /// How many questions are asked at a time: the OAP limits how complex a query is.
 const AT_A_TIME: usize = 12;
@@ -149,6 +151,23 @@ impl Questions {
             in_layer,
             listed,
         })
+    }
+
+    /// Asks until `is_enough` is drawn of the services that `is_ours`. An error says
+    /// what is.
+    pub async fn until_drawn(
+        &self,
+        is_ours: impl Fn(&str) -> bool,
+        is_enough: impl Fn(&Drawn) -> bool,
+    ) -> Result<Drawn> {
+        let mut latest = Drawn::default();
+        let enough = until_within(PATIENCE, INTERVAL, "it to be drawn", async || {
+            latest = self.drawn(&is_ours).await?;
+            Ok(is_enough(&latest).then_some(()))
+        });
+        let in_time = enough.await;
+        in_time.with_context(|| format!("{latest:?}"))?;
+        Ok(latest)
     }
 
     /// The instances of a service.

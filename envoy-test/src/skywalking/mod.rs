@@ -64,22 +64,29 @@ async fn judge(
     let told = async {
         progress(&format!("the boutique, {journeys} journeys"));
         stage.shop(envoy, journeys).await?;
-        stage.tell_all(progress).await
+        stage.tell_all(progress).await?;
+        if oap.is_ours() {
+            progress("handmade entries");
+            stage.handmade().await?;
+        }
+        Ok(())
     };
     told.await
         .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
 
     progress("waiting until all of it is drawn");
-    let is_ours = |name: &str| name.contains(&run);
+    // Nobody else has told an OAP anything that was started here.
+    let is_ours = |name: &str| oap.is_ours() || name.contains(&run);
     let settled = until_within(PATIENCE, INTERVAL, "all to be drawn", async || {
-        let report = Report::of(&questions, &stage.expected, is_ours).await?;
+        let report = Report::of(&questions, &stage.expected, &run, is_ours).await?;
         Ok(report.faults().is_empty().then_some(()))
     });
     if settled.await.is_ok() {
         // What is drawn too often comes later.
         tokio::time::sleep(2 * oap::PERSISTENCE).await;
     }
-    let mut report = Report::of(&questions, &stage.expected, is_ours).await?;
+    let mut report = Report::of(&questions, &stage.expected, &run, is_ours).await?;
+    report.own_counters = oap.own_counters("envoy_als_").await?;
     if oap.is_ours() {
         progress("the OAP restarts under load");
         let restart = stories::restart(&mut stage, oap, &questions).await;

@@ -1,6 +1,7 @@
 //! A real OAP, the backend of Apache SkyWalking: one that runs already, or one
 //! that is started with a database of its own.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,6 +44,21 @@ pub enum Named {
 }
 
 impl Named {
+    /// What the environment names for a test. Without an OAP it says that the test is
+    /// skipped, and fails where nothing may be (`NO_SKIPPING`).
+    pub fn for_test() -> Result<Option<Self>> {
+        let named = Self::by_environment()?;
+        if named.is_none() {
+            let skipped = format!(
+                "skipped: there is no OAP, for neither {HOME} names a release of Apache SkyWalking \
+                 nor {RUNNING} one that runs"
+            );
+            ensure!(std::env::var_os("NO_SKIPPING").is_none(), skipped);
+            println!("{skipped}");
+        }
+        Ok(named)
+    }
+
     /// What the environment names, if it names an OAP.
     pub fn by_environment() -> Result<Option<Self>> {
         let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
@@ -91,25 +107,32 @@ struct Started {
     /// Where its own metrics are.
     telemetry: SocketAddr,
     home: PathBuf,
+    settings: BTreeMap<String, String>,
     dir: TempDir,
 }
 
 impl Oap {
     /// Starts or finds the OAP, and waits until it answers.
     pub async fn new(named: &Named) -> Result<Self> {
+        Self::with_settings(named, BTreeMap::new()).await
+    }
+
+    /// The same; one that is started gets these environment variables, but for those
+    /// of its ports and its storage's address.
+    pub async fn with_settings(named: &Named, settings: BTreeMap<String, String>) -> Result<Self> {
         let mut oap = match named {
             Named::Running(grpc, queries) => Self {
                 grpc: *grpc,
                 queries: *queries,
                 started: None,
             },
-            Named::Home(home) => Self::of_home(home).await?,
+            Named::Home(home) => Self::of_home(home, settings).await?,
         };
         oap.start().await?;
         Ok(oap)
     }
 
-    async fn of_home(home: &Path) -> Result<Self> {
+    async fn of_home(home: &Path, settings: BTreeMap<String, String>) -> Result<Self> {
         // Checked before a database is made for it.
         jars(home)?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -121,6 +144,7 @@ impl Oap {
                 postgres: Postgres::start().await?,
                 telemetry: local(ports::free()?),
                 home: home.canonicalize()?,
+                settings,
                 dir: TempDir::with_prefix("envoy-test-oap-")?,
             }),
         })
@@ -175,20 +199,24 @@ impl Oap {
         )
     }
 
-    /// The sum of its own counter `name` over all labels, if it shows its metrics.
-    pub async fn own_metric(&self, name: &str) -> Result<Option<f64>> {
+    /// Its own counters whose names begin with `prefix`, each the sum over all
+    /// labels; none if it was not started here.
+    pub(super) async fn own_counters(&self, prefix: &str) -> Result<BTreeMap<String, f64>> {
+        let mut sums = BTreeMap::new();
         let Some(started) = &self.started else {
-            return Ok(None);
+            return Ok(sums);
         };
         let reply = Call::new(started.telemetry, "oap").path("/metrics");
         let reply = reply.send().await?;
         ensure!(reply.status == StatusCode::OK, "/metrics: {}", reply.status);
         let text = String::from_utf8_lossy(&reply.body);
-        let values = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            (rest.starts_with(['{', ' '])).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
-        });
-        Ok(Some(values.sum()))
+        for line in text.lines().filter(|line| line.starts_with(prefix)) {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            let value = line.rsplit(' ').next().and_then(|value| value.parse().ok());
+            *sums.entry(name.to_owned()).or_default() += value.unwrap_or(0.0);
+        }
+        sums.retain(|name, _| !name.ends_with("_created"));
+        Ok(sums)
     }
 
     /// The end of its log, if it was started here.
@@ -213,6 +241,8 @@ impl Started {
         let log = self.dir.path();
         command
             .current_dir(log)
+            .envs(ANALYSERS)
+            .envs(&self.settings)
             .envs(self.postgres.environment())
             .envs(settings(grpc, queries, self.telemetry))
             // It lives for minutes: what compiles little starts soonest.
@@ -232,7 +262,14 @@ impl Started {
     }
 }
 
-/// What differs from the settings of the release.
+/// What users set.
+const ANALYSERS: [(&str, &str); 3] = [
+    ("SW_STORAGE", "postgresql"),
+    ("SW_ENVOY_METRIC_ALS_HTTP_ANALYSIS", "mx-mesh"),
+    ("SW_ENVOY_METRIC_ALS_TCP_ANALYSIS", "mx-mesh"),
+];
+
+/// What tests need besides: free ports, and to wait less.
 fn settings(
     grpc: SocketAddr,
     queries: SocketAddr,
@@ -243,11 +280,8 @@ fn settings(
         ("SW_CORE_GRPC_PORT", grpc.port().to_string()),
         ("SW_CORE_REST_HOST", queries.ip().to_string()),
         ("SW_CORE_REST_PORT", queries.port().to_string()),
-        ("SW_STORAGE", "postgresql".to_owned()),
         ("SW_TELEMETRY_PROMETHEUS_HOST", telemetry.ip().to_string()),
         ("SW_TELEMETRY_PROMETHEUS_PORT", telemetry.port().to_string()),
-        ("SW_ENVOY_METRIC_ALS_HTTP_ANALYSIS", "mx-mesh".to_owned()),
-        ("SW_ENVOY_METRIC_ALS_TCP_ANALYSIS", "mx-mesh".to_owned()),
         // What was counted is seen sooner.
         (
             "SW_CORE_PERSISTENT_PERIOD",

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use access_log::{Each, Entry, Limits, Server};
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,8 +15,11 @@ use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
 use flate2::read::GzDecoder;
+use mxctl::naming::Naming;
+use mxctl::topology::{Reading, Snapshot, Topology};
 use prost::Message as _;
 use serde::Deserialize;
+use tokio::net::TcpListener;
 
 /// The messages of several streams.
 #[derive(Clone, Debug)]
@@ -55,20 +60,14 @@ impl Recording {
         self.streams.values().map(Vec::as_slice)
     }
 
-    /// The same as if it had been recorded until now. What has no start time gets
-    /// none.
-    pub fn until_now(mut self) -> Result<Self> {
-        let mut starts = Vec::new();
-        self.each_common(|common| starts.extend(common.start_time.map(|start| start.seconds)));
-        let latest = starts
-            .into_iter()
-            .max()
-            .context("nothing has a start time")?;
+    /// The same as if all of it had begun in the second that now is. What has no start
+    /// time gets none.
+    pub fn now(mut self) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let later = i64::try_from(now)? - latest;
+        let now = i64::try_from(now)?;
         self.each_common(|common| {
             if let Some(start) = &mut common.start_time {
-                start.seconds += later;
+                start.seconds = now;
             }
         });
         Ok(self)
@@ -105,5 +104,27 @@ impl Recording {
             sent.context("a stream of the recording")?;
         }
         Ok(())
+    }
+
+    /// What `mxctl topology --as skywalking` makes of it, by way of its collector
+    /// and its files.
+    pub async fn as_read(&self) -> Result<Snapshot> {
+        let topology = Topology::new(Naming::default(), Reading::Skywalking);
+        let topology = Arc::new(Mutex::new((topology, Ok(()))));
+        let reading = Arc::clone(&topology);
+        let each = move |entry: &Entry| {
+            let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+            match Entry::of_line(&entry.to_line()) {
+                Ok(entry) => reading.0.record(&entry),
+                Err(error) => reading.1 = Err(error),
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let server = Server::start(listener, Limits::default(), Each(each))?;
+        self.send(server.address).await?;
+        server.stop().await?;
+        let mut reading = topology.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut reading.1, Ok(()))?;
+        Ok(reading.0.snapshot())
     }
 }

@@ -1,11 +1,14 @@
-//! `examples/skywalking`: both sidecars run as its compose file starts them, with
-//! a collector that reads as the OAP server's analyser does.
+//! `examples/skywalking`: both sidecars run as its compose file starts them, with a
+//! real OAP, and with a collector that reads as the OAP does.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use access_log::{Each, Entry, Limits, Server};
 use anyhow::{Context as _, Result, ensure};
-use envoy_test::{Lab, Node, Workload, repository, until};
+use envoy_test::skywalking::{Calls, Named, Oap, Questions, Sides};
+use envoy_test::{Lab, Node, Release, Workload, repository, until};
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;
@@ -47,16 +50,11 @@ fn node_over(service: &Value, node: &Value) -> Result<Value> {
     Ok(over)
 }
 
-async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
+/// Both sidecars as the compose file starts them, which log to `oap`; the first
+/// calls the second.
+async fn sidecars(lab: &Lab, oap: SocketAddr) -> Result<[Vm; 2]> {
     let services = read_one(&repository(EXAMPLE))?["services"].take();
     let node = node_over(&services["productpage"], &bootstrap()?["node"])?;
-    let naming = Naming::default();
-    let analyser = Topology::new(naming, Reading::Skywalking);
-    let analyser = Analyser(Arc::new(Mutex::new(analyser)));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let recording = analyser.clone();
-    let sink = Each(move |entry: &Entry| recording.topology().record(entry));
-    let oap = Server::start(listener, Limits::default(), sink)?;
     let log_to_oap = |bootstrap: &mut Value| {
         let clusters = bootstrap["static_resources"]["clusters"].as_array_mut();
         let cluster = clusters
@@ -64,10 +62,9 @@ async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
             .flatten()
             .find(|cluster| cluster["name"] == "skywalking");
         let endpoints = &mut cluster.context("no such cluster")?["load_assignment"]["endpoints"];
-        endpoints[0]["lb_endpoints"][0]["endpoint"]["address"] = address(oap.address);
+        endpoints[0]["lb_endpoints"][0]["endpoint"]["address"] = address(oap);
         Ok(())
     };
-
     let bare = Workload::bare("productpage");
     let callee = Vm::calling(lab, bare, Node::pod_server()?, |bootstrap| {
         bootstrap["node"] = node;
@@ -77,6 +74,19 @@ async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
     let entrance = callee.envoy.listener("inbound").await?;
     let bare = Workload::bare("productpage").served_at(entrance);
     let caller = Vm::calling(lab, bare, callee.node.clone(), log_to_oap).await?;
+    Ok([caller, callee])
+}
+
+async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
+    let naming = Naming::default();
+    let analyser = Topology::new(naming, Reading::Skywalking);
+    let analyser = Analyser(Arc::new(Mutex::new(analyser)));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let recording = analyser.clone();
+    let sink = Each(move |entry: &Entry| recording.topology().record(entry));
+    let oap = Server::start(listener, Limits::default(), sink)?;
+
+    let [caller, callee] = sidecars(lab, oap.address).await?;
     let called = caller.calls(PRODUCTPAGE).await?;
     callee.assert_clean("own-app", &called)?;
 
@@ -88,6 +98,43 @@ async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
     let in_time = seen.await;
     assert_eq!(edges(&analyser.snapshot()), expected);
     in_time
+}
+
+/// A real OAP, with the settings of the compose file, draws what the README says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_oap_draws_both_sidecars() -> Result<()> {
+    const CALLS: u64 = 3;
+    let Some(named) = Named::for_test()? else {
+        return Ok(());
+    };
+    let services = read_one(&repository(EXAMPLE))?["services"].take();
+    let settings = services["oap"]["environment"].as_object();
+    let settings = settings.context("no settings")?.iter().map(|(key, value)| {
+        let value = value
+            .as_str()
+            .with_context(|| format!("{key} is no text"))?;
+        Ok((key.clone(), value.to_owned()))
+    });
+    let oap = Oap::with_settings(&named, settings.collect::<Result<_>>()?).await?;
+    let questions = Questions::from_now(oap.queries).await?;
+    assert!(questions.version().await?.starts_with("10.4."));
+    let lab = Lab::new(&Release::Newest.binary()?).await?;
+
+    let [caller, callee] = sidecars(&lab, oap.grpc).await?;
+    for _ in 0..CALLS {
+        let called = caller.calls(PRODUCTPAGE).await?;
+        callee.assert_clean("own-app", &called)?;
+    }
+
+    let edge = ("ratings.vms".to_owned(), "productpage.default".to_owned());
+    let is_ours = |name: &str| name == edge.0 || name == edge.1;
+    let all = Sides::both(Calls::all(CALLS));
+    let drawn = questions.until_drawn(is_ours, |drawn| drawn.edges.get(&edge) == Some(&all));
+    let drawn = drawn.await.inspect_err(|_| eprintln!("{}", oap.log()))?;
+    assert_eq!(drawn.edges.len(), 1, "{drawn:?}");
+    assert_eq!(drawn.listed, BTreeSet::from([edge.1.clone()]));
+    assert_eq!(drawn.in_layer, BTreeSet::from([edge]));
+    Ok(())
 }
 
 fn edges(snapshot: &Snapshot) -> Vec<String> {

@@ -21,7 +21,7 @@ use crate::{assert_no_peer, assert_peer, counter};
 envoy_test::stories!(
     a_healthy_mesh_shows_no_cause,
     the_log_names_other_keys_only,
-    a_node_id_has_no_role,
+    a_gateways_node_id_does_not_say_so,
     the_collector_is_away,
     there_is_no_filter,
     the_vm_has_died_open,
@@ -208,22 +208,28 @@ async fn the_log_names_other_keys_only(lab: &Lab) -> Result<()> {
     shows(ratings, "other-keys").await
 }
 
-async fn a_node_id_has_no_role(lab: &Lab) -> Result<()> {
-    let mut node = Node::vm_server()?;
-    "ratings-v1".clone_into(&mut node.id);
+async fn a_gateways_node_id_does_not_say_so(lab: &Lab) -> Result<()> {
+    let mut node = Node::gateway()?;
+    "egress-v1".clone_into(&mut node.id);
     let mesh = lab
         .start([
-            Workload::sidecar("productpage", Node::pod_client()?),
-            Workload::sidecar("ratings", node),
+            Workload::sidecar("productpage", Node::pod_client()?).listener(
+                "outbound",
+                |listener| {
+                    listener.via = vec![("ratings".to_owned(), "egress".to_owned())];
+                },
+            ),
+            Workload::gateway("egress", node),
+            Workload::sidecar("ratings", Node::vm_server()?),
         ])
         .await?;
 
     let call = called(&mesh, "productpage", "ratings").await?;
 
-    let inbound = lab.entry("ratings/inbound", &call).await?;
-    assert_eq!(inbound.reporter.id, "ratings-v1");
-    assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)?;
-    shows(mesh.envoy("ratings")?, "node-id").await
+    let passed_on = lab.entry("egress/gateway", &call).await?;
+    assert_eq!(passed_on.reporter.id, "egress-v1");
+    assert_peer(&passed_on, Side::Downstream, &Node::pod_client()?)?;
+    shows(mesh.envoy("egress")?, "node-id").await
 }
 
 async fn the_collector_is_away(lab: &Lab) -> Result<()> {

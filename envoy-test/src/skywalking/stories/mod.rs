@@ -2,6 +2,7 @@
 
 mod exchange;
 mod failures;
+mod handmade;
 mod names;
 mod restart;
 
@@ -52,6 +53,12 @@ impl<'l> Stage<'l> {
         failures::all(self).await?;
         progress("nodes that are named in every way");
         names::all(self).await
+    }
+
+    /// Sends entries that no Envoy of these stories would, to an OAP that has seen
+    /// none of them before.
+    pub(super) async fn handmade(&mut self) -> Result<()> {
+        handmade::send(self).await
     }
 
     fn namespace(&self, story: &str) -> String {

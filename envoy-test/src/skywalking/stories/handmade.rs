@@ -1,0 +1,47 @@
+//! Handmade entries, as `mxctl topology --as skywalking` reads them: both generations
+//! of keys, broken peers, connections, streams that name another node later.
+
+use anyhow::{Context as _, Result};
+use mxctl::topology::TallyView;
+
+use super::Stage;
+use crate::repository;
+use crate::skywalking::drawn::{Calls, Sides};
+use crate::skywalking::recording::Recording;
+
+pub(super) async fn send(stage: &mut Stage<'_>) -> Result<()> {
+    let cases = repository("testdata/skywalking/cases.jsonl");
+    let cases = Recording::read(&cases)?.now()?;
+    let read = cases.as_read().await?;
+    cases.send(stage.lab.logs_to()).await?;
+    let name = |number: usize| {
+        let workload = read.workloads.get(number);
+        Ok::<_, anyhow::Error>(workload.context("an edge to no workload")?.name.as_str())
+    };
+    for edge in &read.edges {
+        let sides = Sides {
+            client: calls(edge.client.as_ref()),
+            server: calls(edge.server.as_ref()),
+        };
+        let (from, to) = (name(edge.from)?, name(edge.to)?);
+        stage.expected.edge("handmade", from, to, sides);
+    }
+    Ok(())
+}
+
+fn calls(tally: Option<&TallyView>) -> Calls {
+    let Some(tally) = tally else {
+        return Calls::default();
+    };
+    let rate = tally.success_rate.unwrap_or_default();
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )] // Of some calls.
+    let succeeded = (tally.calls as f64 * rate / 100.0).round() as u64;
+    Calls {
+        calls: tally.calls,
+        succeeded,
+    }
+}

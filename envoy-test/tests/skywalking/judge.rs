@@ -1,0 +1,19 @@
+//! Stories of every kind, told to a real OAP.
+
+use anyhow::Result;
+use envoy_test::Release;
+use envoy_test::skywalking::{self, Named};
+
+/// One test, for one OAP: it takes half a minute to start, and half a gigabyte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_drawn_is_what_was_called() -> Result<()> {
+    let Some(named) = Named::for_test()? else {
+        return Ok(());
+    };
+    let envoy = Release::Newest.binary()?;
+    let (_oap, report) = skywalking::run(&named, &envoy, 10, |step| println!("- {step}")).await?;
+    println!("{report}");
+    assert_eq!(report.faults(), Vec::<String>::new());
+    assert!(report.edges.len() > 40, "{report}");
+    Ok(())
+}
