@@ -190,18 +190,6 @@ impl Questions {
         Ok(names(&self.ask(&endpoints).await?["found"]))
     }
 
-    /// Which instance of `from` calls which of `to`.
-    pub async fn instance_edges(&self, from: &str, to: &str) -> Result<BTreeSet<Edge>> {
-        let [from, to] = [from, to].map(text);
-        let topology = format!(
-            "query ($duration: Duration!) {{ found: getServiceInstanceTopologyByName(\
-             clientService: {{ serviceName: {from}, layer: \"MESH\" }}, \
-             serverService: {{ serviceName: {to}, layer: \"MESH\" }}, duration: $duration) \
-             {{ nodes {{ id name }} calls {{ source target }} }} }}"
-        );
-        edges(&self.ask(&topology).await?["found"])
-    }
-
     async fn calls(&self, edges: BTreeSet<Edge>) -> Result<BTreeMap<Edge, Sides>> {
         let edges: Vec<_> = edges.into_iter().collect();
         let mut drawn = BTreeMap::new();

@@ -25,7 +25,6 @@ pub(super) struct Expected {
     pub(super) edges: BTreeMap<Edge, Expectation>,
     pub(super) instances: BTreeMap<String, BTreeSet<String>>,
     pub(super) endpoints: BTreeMap<String, BTreeSet<String>>,
-    pub(super) instance_edges: BTreeMap<Edge, BTreeSet<Edge>>,
 }
 
 impl Expected {
@@ -75,17 +74,6 @@ impl Expected {
     pub(super) fn endpoints<const N: usize>(&mut self, service: &str, endpoints: [&str; N]) {
         let endpoints = endpoints.map(str::to_owned);
         self.endpoints.insert(service.to_owned(), endpoints.into());
-    }
-
-    /// Instances of the two services call each other so.
-    pub(super) fn instance_edges<const N: usize>(
-        &mut self,
-        [one, other]: [&str; 2],
-        calls: [[&str; 2]; N],
-    ) {
-        let calls = calls.map(|[from, to]| (from.to_owned(), to.to_owned()));
-        self.instance_edges
-            .insert((one.to_owned(), other.to_owned()), calls.into());
     }
 }
 

@@ -48,6 +48,9 @@ pub async fn run(
     let judged = judge(&mut oap, envoy, journeys, &mut progress).await;
     let mut report = judged.inspect_err(|_| eprintln!("--- the OAP's log\n{}", oap.log()))?;
     report.look = look(&oap);
+    if !report.faults().is_empty() {
+        eprintln!("--- the OAP's log\n{}", oap.log());
+    }
     Ok((oap, report))
 }
 
@@ -61,17 +64,8 @@ async fn judge(
     let questions = Questions::from_now(oap.queries).await?;
     let lab = Lab::new(envoy).await?.logging_to(oap.grpc);
     let mut stage = Stage::new(&lab, &run);
-    let told = async {
-        progress(&format!("the boutique, {journeys} journeys"));
-        stage.shop(envoy, journeys).await?;
-        stage.tell_all(progress).await?;
-        if oap.is_ours() {
-            progress("handmade entries");
-            stage.handmade().await?;
-        }
-        Ok(())
-    };
-    told.await
+    tell(&mut stage, oap, envoy, journeys, progress)
+        .await
         .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
 
     progress("waiting until all of it is drawn");
@@ -93,6 +87,24 @@ async fn judge(
         report.restart = Some(restart.inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?);
     }
     Ok(report)
+}
+
+/// Tells all stories but that for which the OAP has to go.
+async fn tell(
+    stage: &mut Stage<'_>,
+    oap: &Oap,
+    envoy: &Path,
+    journeys: u64,
+    progress: &mut impl FnMut(&str),
+) -> Result<()> {
+    progress(&format!("the boutique, {journeys} journeys"));
+    stage.shop(envoy, journeys).await?;
+    stage.tell_all(progress).await?;
+    if oap.is_ours() {
+        progress("handmade entries");
+        stage.handmade().await?;
+    }
+    Ok(())
 }
 
 /// How to look at what is drawn.

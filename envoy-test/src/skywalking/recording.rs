@@ -55,9 +55,11 @@ impl Recording {
         Ok(Self { streams })
     }
 
-    /// The streams, each with its messages in order.
-    pub fn streams(&self) -> impl Iterator<Item = &[StreamAccessLogsMessage]> {
-        self.streams.values().map(Vec::as_slice)
+    /// The same without one stream.
+    #[must_use]
+    pub fn without(mut self, stream: u64) -> Self {
+        self.streams.remove(&stream);
+        self
     }
 
     /// The same as if all of it had begun in the second that now is. What has no start
@@ -96,8 +98,7 @@ impl Recording {
     /// Sends every stream, one after the other.
     pub async fn send(&self, to: SocketAddr) -> Result<()> {
         let mut client = AccessLogServiceClient::connect(format!("http://{to}")).await?;
-        for messages in self.streams() {
-            let messages = messages.to_vec();
+        for messages in self.streams.values().cloned() {
             let sent = client
                 .stream_access_logs(tokio_stream::iter(messages))
                 .await;

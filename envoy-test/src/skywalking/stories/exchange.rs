@@ -35,7 +35,6 @@ pub(super) async fn pods_and_vms(stage: &mut Stage<'_>) -> Result<()> {
     let [pod, vm] = ["shop-84975bc778-pxz2w", "stock-vm-1"];
     expected.instances(&shop, [pod]);
     expected.instances(&stock, [vm]);
-    expected.instance_edges([&shop, &stock], [[pod, vm], [vm, pod]]);
     expected.endpoints(&shop, ["GET:/order", "GET:/status/302"]);
     expected.endpoints(
         &stock,
