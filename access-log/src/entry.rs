@@ -67,6 +67,9 @@ pub struct Entry {
     /// The entry lacks the properties that every one has.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bare: bool,
+    /// The entry lacks the time when the request or connection began.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub startless: bool,
     /// The logged filter state.
     #[serde(default)]
     pub state: BTreeMap<String, State>,

@@ -27,6 +27,7 @@ impl Entry {
             reporter,
             protocol,
             intermediate: is_intermediate(&common),
+            startless: common.start_time.is_none(),
             start: common.start_time.as_ref().and_then(rfc3339),
             duration_us: common
                 .time_to_last_downstream_tx_byte

@@ -63,18 +63,18 @@ impl<'b> Table<'b> {
         })
     }
 
-    /// Where a field is, if the table has it.
-    fn field(self, field: usize) -> Option<Option<usize>> {
+    /// Where a field is, or 0 if the table lacks it: the root's offset is there.
+    fn field(self, field: usize) -> Option<usize> {
         let entry = field.checked_mul(2)?.checked_add(4)?;
         let length = usize::from(u16_at(self.bytes, self.directory)?);
         if entry >= length {
-            return Some(None);
+            return Some(0);
         }
         let offset = u16_at(self.bytes, self.directory.checked_add(entry)?)?;
         if offset == 0 {
-            return Some(None);
+            return Some(0);
         }
-        Some(Some(self.place.checked_add(usize::from(offset))?))
+        self.place.checked_add(usize::from(offset))
     }
 
     /// What the offset at `place` points to.
@@ -83,9 +83,10 @@ impl<'b> Table<'b> {
     }
 
     fn text(self, field: usize) -> Option<&'b str> {
-        let Some(place) = self.field(field)? else {
+        let place = self.field(field)?;
+        if place == 0 {
             return Some("");
-        };
+        }
         let text = self.target(place)?;
         let length = usize::try_from(u32_at(self.bytes, text)?).ok()?;
         let start = text.checked_add(4)?;
@@ -96,8 +97,8 @@ impl<'b> Table<'b> {
     /// The places of a vector's elements.
     fn vector(self, field: usize) -> Option<impl Iterator<Item = Option<usize>>> {
         let (start, length) = match self.field(field)? {
-            None => (0, 0),
-            Some(place) => {
+            0 => (0, 0),
+            place => {
                 let vector = self.target(place)?;
                 let length = usize::try_from(u32_at(self.bytes, vector)?).ok()?;
                 (vector.checked_add(4)?, length)

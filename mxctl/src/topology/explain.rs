@@ -282,12 +282,7 @@ impl Explanation {
         let Sides { client, server } = self.drawn;
         let mut notes = Vec::new();
         let mut note = |applies: bool, text: String| notes.extend(applies.then_some(text));
-        if !self.is_drawn() {
-            note(
-                self.reasons.is_empty(),
-                format!("no entry was logged by {caller} or {callee}, by these names"),
-            );
-        } else {
+        if self.is_drawn() {
             let seen = |side: Count| side.calls + side.connections > 0;
             note(
                 !seen(server),
@@ -309,6 +304,11 @@ impl Explanation {
             note(
                 code_0 > 0,
                 format!("{code_0} calls without response (code 0, as with DC) count as success"),
+            );
+        } else {
+            note(
+                self.reasons.is_empty(),
+                format!("no entry was logged by {caller} or {callee}, by these names"),
             );
         }
         note(

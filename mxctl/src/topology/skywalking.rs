@@ -80,7 +80,7 @@ pub(super) fn read(entry: &Entry) -> Outcome<'_> {
         outcome.note("dropped: an entry without common_properties");
         return outcome;
     }
-    if entry.start.is_none() {
+    if entry.startless {
         outcome.note("dropped: an entry without start time");
         return outcome;
     }

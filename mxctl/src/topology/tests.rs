@@ -540,3 +540,38 @@ fn dashes_alone_are_a_name_to_skywalking_only() {
     assert!(!has_dashes(Reading::Mesh));
     assert!(has_dashes(Reading::Skywalking));
 }
+
+#[test]
+fn skywalking_goes_by_whom_the_stream_named_first() {
+    let mut later = entry("x", &sidecar("b"), "b", &peer("wasm.upstream_peer", "c"));
+    let mut reporter = (*later.reporter).clone();
+    let first = entry("x", &sidecar("a"), "a", &json!({})).reporter;
+    reporter.first = Some(first);
+    later.reporter = reporter.into();
+    let entries = [later];
+    let read = |reading| edges(&graph(reading, &entries));
+    assert_eq!(read(Reading::Mesh), ["b.shop -> c.shop 1/0"]);
+    assert_eq!(read(Reading::Skywalking), ["a.shop -> c.shop 1/0"]);
+}
+
+#[test]
+fn skywalking_counts_no_connection_as_a_call() {
+    let mut connection = entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
+    connection.protocol = Protocol::Tcp;
+    let entries = [connection];
+    let read = |reading| edges(&graph(reading, &entries));
+    assert_eq!(read(Reading::Mesh), ["a.shop -> b.shop 1/0"]);
+    assert_eq!(read(Reading::Skywalking), ["a.shop -> b.shop 0/0"]);
+}
+
+/// What is in mid-stream is a call there, and what has no start is none.
+#[test]
+fn skywalking_takes_entries_in_mid_stream_and_none_without_start() {
+    let call = || entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
+    let (mut midst, mut startless) = (call(), call());
+    midst.intermediate = true;
+    startless.startless = true;
+    let snapshot = graph(Reading::Skywalking, &[call(), midst, startless]);
+    assert_eq!(edges(&snapshot), ["a.shop -> b.shop 2/0"]);
+    assert!(notes(&snapshot).contains("1 x dropped: an entry without start time"));
+}

@@ -262,3 +262,86 @@ async fn what_is_refused_is_noted() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn skywalkings_success_rate_stands_beside_the_errors() -> Result<()> {
+    let lines = line("a", "b", 200).repeat(2) + &line("a", "b", 404) + &line("a", "b", 0);
+    let done = run(&["topology", "-", "--as", "skywalking"], lines.as_bytes())?;
+    let row = done.stdout.lines().find(|line| line.contains("b.shop"));
+    let words: Vec<_> = row.unwrap_or_default().split_whitespace().collect();
+    // Code 0 is a success there, and an error here.
+    assert_eq!(
+        words[..10].join(" "),
+        "a.shop (pod) b.shop (pod) client 4 75.00 % 1 1"
+    );
+    let arguments = ["topology", "-", "--as", "skywalking", "--json"];
+    let graph = run(&arguments, lines.as_bytes())?.json()?;
+    assert_eq!(graph["edges"][0]["client"]["success_rate"], json!(75.0));
+    Ok(())
+}
+
+#[test]
+fn an_edge_is_explained() -> Result<()> {
+    let failed = json!({
+        "version": 1,
+        "reporter": {
+            "log": "a/outbound", "id": "sidecar~1~x~y",
+            "metadata": { "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "a" } },
+        },
+        "protocol": "http", "status": 504, "flags": ["UT"],
+        "upstream_cluster": "outbound|80||c",
+    });
+    let mut nameless: Value = serde_json::from_str(&line("a", "d", 200))?;
+    nameless["state"]["wasm.upstream_peer"]["metadata"]["LABELS"] = json!({ "team": "x" });
+    let lines =
+        line("a", "b", 200).repeat(2) + &line("a", "b", 0) + &format!("{failed}\n{nameless}\n");
+    let explain = |edge: &str| -> Result<String> {
+        let done = run(&["topology", "-", "--explain", edge], lines.as_bytes())?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(done.stdout)
+    };
+    let has = |text: &str, parts: &[&str]| {
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    };
+
+    has(
+        &explain("a.shop->b.shop")?,
+        &[
+            "SkyWalking draws a.shop -> b.shop\n",
+            "3 x client: wasm.upstream_peer, its service named by LABELS.app, NAMESPACE",
+            "1 calls without response (code 0, as with DC) count as success",
+            "no proxy of b.shop has reported it",
+        ],
+    );
+    has(
+        &explain("a.shop -> c.shop")?,
+        &[
+            "SkyWalking does not draw a.shop -> c.shop\n",
+            "1 x a.shop has logged to cluster outbound|80||c, 504 UT: dropped by mx-mesh",
+        ],
+    );
+    has(
+        &explain("a.shop->d.shop")?,
+        &[
+            "does not draw a.shop -> d.shop",
+            "1 x a.shop calls -.shop, for its wasm.upstream_peer is named by nothing, NAMESPACE",
+        ],
+    );
+    has(
+        &explain("x.y->z.y")?,
+        &[
+            "does not draw",
+            "no entry was logged by x.y or z.y, by these names",
+        ],
+    );
+    let done = run(&["topology", "-", "--explain", "a.shop"], b"")?;
+    ensure!(!done.status.success(), "{done:?}");
+    has(&done.stderr, &["an edge is CALLER->CALLEE"]);
+    let arguments = ["topology", "-", "--explain", "a.shop->b.shop", "--json"];
+    let answer = run(&arguments, lines.as_bytes())?.json()?;
+    assert_eq!(answer["drawn"], json!(true));
+    assert_eq!(answer["reasons"][0]["entries"], json!(3));
+    Ok(())
+}
