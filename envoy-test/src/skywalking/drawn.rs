@@ -14,8 +14,15 @@ use super::graphql::ask;
 use super::{INTERVAL, PATIENCE};
 use crate::wait::until_within;
 
-/// How many questions are asked at a time: the OAP limits how complex a query is.
-const AT_A_TIME: usize = 12;
+/// How many edges are asked for at a time: the OAP limits how complex a query is.
+const AT_A_TIME: usize = 4;
+/// What is asked of each side of an edge: calls a minute, and how many succeeded.
+const METRICS: [(&str, &str); 4] = [
+    ("client", "cpm"),
+    ("client", "call_sla"),
+    ("server", "cpm"),
+    ("server", "call_sla"),
+];
 
 /// Caller and callee, by the names of services.
 pub type Edge = (String, String);
@@ -193,23 +200,23 @@ impl Questions {
     async fn calls(&self, edges: BTreeSet<Edge>) -> Result<BTreeMap<Edge, Sides>> {
         let edges: Vec<_> = edges.into_iter().collect();
         let mut drawn = BTreeMap::new();
-        for some in edges.chunks(AT_A_TIME.div_ceil(4)) {
-            let mut query = "query ($duration: Duration!) {".to_owned();
-            for (number, (from, to)) in some.iter().enumerate() {
+        for some in edges.chunks(AT_A_TIME) {
+            let questions = some.iter().enumerate().flat_map(|(number, (from, to))| {
                 let [from, to] = [from, to].map(|name| text(name));
-                for side in ["client", "server"] {
-                    for metric in ["cpm", "call_sla"] {
-                        query += &format!(
-                            " {side}_{metric}_{number}: execExpression(\
-                             expression: \"service_relation_{side}_{metric}\", \
-                             entity: {{ serviceName: {from}, normal: true, \
-                             destServiceName: {to}, destNormal: true }}, duration: $duration) \
-                             {{ error results {{ values {{ id value }} }} }}"
-                        );
-                    }
-                }
-            }
-            let data = self.ask(&(query + " }")).await?;
+                let ask = move |(side, metric): (&str, &str)| {
+                    format!(
+                        "{side}_{metric}_{number}: execExpression(\
+                         expression: \"service_relation_{side}_{metric}\", \
+                         entity: {{ serviceName: {from}, normal: true, \
+                         destServiceName: {to}, destNormal: true }}, duration: $duration) \
+                         {{ error results {{ values {{ id value }} }} }}"
+                    )
+                };
+                METRICS.into_iter().map(ask)
+            });
+            let questions = questions.collect::<Vec<_>>().join(" ");
+            let query = format!("query ($duration: Duration!) {{ {questions} }}");
+            let data = self.ask(&query).await?;
             for (number, edge) in some.iter().enumerate() {
                 let side = |side: &str| -> Result<Calls> {
                     let of = |metric: &str| by_minute(&data[format!("{side}_{metric}_{number}")]);

@@ -1,4 +1,4 @@
-//! Asking an OAP, by GraphQL over HTTP.
+//! Asking an OAP, by `GraphQL` over HTTP.
 
 use std::net::SocketAddr;
 

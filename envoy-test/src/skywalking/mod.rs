@@ -1,4 +1,4 @@
-//! The judge of what access logs mean: a real OAP, Apache SkyWalking's backend. The
+//! The judge of what access logs mean: a real OAP, Apache `SkyWalking`'s backend. The
 //! calls that stories make are compared with what it has drawn.
 
 mod drawn;

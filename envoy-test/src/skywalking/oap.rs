@@ -1,4 +1,4 @@
-//! A real OAP, the backend of Apache SkyWalking: one that runs already, or one
+//! A real OAP, the backend of Apache `SkyWalking`: one that runs already, or one
 //! that is started with a database of its own.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::process::{Process, bound_to_us};
 use crate::wait::until_within;
 
 /// The environment variable that names the folder of an OAP to start: a release of
-/// Apache SkyWalking, unpacked.
+/// Apache `SkyWalking`, unpacked.
 pub const HOME: &str = "SKYWALKING_OAP_HOME";
 /// The environment variable that names an OAP that runs, by its gRPC address.
 pub const RUNNING: &str = "SKYWALKING_OAP";
@@ -94,7 +94,7 @@ fn address(variable: &str, text: &str) -> Result<SocketAddr> {
 pub struct Oap {
     /// Where Envoys log to.
     pub grpc: SocketAddr,
-    /// Where it is asked, by GraphQL over HTTP.
+    /// Where it is asked, by `GraphQL` over HTTP.
     pub queries: SocketAddr,
     started: Option<Started>,
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL of its own for the OAP: Debian's package, a temporary data folder,
+//! A `PostgreSQL` of its own for the OAP: Debian's package, a temporary data folder,
 //! a free port.
 
 use std::fs::Permissions;
@@ -14,11 +14,11 @@ use super::ports;
 use crate::process::{Process, bound_to_us};
 use crate::wait::until;
 
-/// The user that Debian's package makes. PostgreSQL does not run as root.
+/// The user that Debian's package makes. `PostgreSQL` does not run as root.
 const USER: &str = "postgres";
 const DATABASE: &str = "postgres";
 
-/// A running PostgreSQL. It ends with its value, and its data go with it.
+/// A running `PostgreSQL`. It ends with its value, and its data go with it.
 #[derive(Debug)]
 pub(super) struct Postgres {
     /// It ends before its folder goes.
@@ -92,7 +92,7 @@ impl Postgres {
     }
 }
 
-/// Where PostgreSQL's programs are: those of the newest version that Debian's
+/// Where `PostgreSQL`'s programs are: those of the newest version that Debian's
 /// package has installed.
 fn programs() -> Result<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter();

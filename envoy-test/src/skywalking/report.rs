@@ -226,7 +226,7 @@ impl fmt::Display for Report {
             }
             match drawn {
                 _ if *drawn != row.expected => {
-                    writeln!(f, "  WRONG: {} is expected", text(row.expected.as_ref()))?
+                    writeln!(f, "  WRONG: {} is expected", text(row.expected.as_ref()))?;
                 }
                 None => writeln!(f, "  no edge: {}", row.why)?,
                 Some(_) if !row.why.is_empty() => writeln!(f, "  {}", row.why)?,

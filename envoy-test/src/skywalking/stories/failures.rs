@@ -129,7 +129,7 @@ async fn no_answer_at_all(stage: &mut Stage<'_>) -> Result<()> {
     let refused = format!("refused-v1;{namespace};refused;v1;east");
     let shop = Workload::sidecar("shop", pod("shop", &namespace))
         .listener("outbound", |listener| {
-            listener.behind = vec![fault_filter()]
+            listener.behind = vec![fault_filter()];
         })
         .cluster("dead", named("dead", &no_health))
         .cluster("full", named("full", &no_room))
