@@ -48,7 +48,8 @@ impl Stream {
             identifier: Some(identifier),
             log_entries: None,
         };
-        messages.send(first).await?;
+        // It may be refused already, which its end tells.
+        let _refused = messages.send(first).await;
         Ok(Self { messages, call })
     }
 
