@@ -49,11 +49,6 @@ test: setup lint image ## Check everything: lint, then the tests of every layer,
 	@cargo test --package metadata-exchange
 	$(call step,test: the module in a proxy-wasm host)
 	@cargo test --package wasm-host
-	$(call step,test: the module without vectors)
-	@$(BIN)/python tools/build_wasm.py --no-simd --output target/without-vectors.wasm
-	@MODULE="$$PWD/target/without-vectors.wasm" cargo test --package wasm-host --test filter -- received:: hostile:: trust::
-	$(call step,test: the access-log server)
-	@cargo test --package access-log
 	$(call step,test: the operator's tool)
 	@cargo test --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)
@@ -90,9 +85,9 @@ fuzz: ## Fuzz each target of the pure core: an hour (SECONDS_EACH=600; needs a n
 	done
 
 .PHONY: wasm
-wasm: setup-module ## Build the filter: dist/metadata_exchange.wasm (SIMD=0 for engines without vectors)
+wasm: setup-module ## Build the filter: dist/metadata_exchange.wasm
 	$(call step,wasm)
-	@$(BIN)/python tools/build_wasm.py $(if $(filter 0,$(SIMD)),--no-simd)
+	@$(BIN)/python tools/build_wasm.py
 
 .PHONY: image
 image: wasm ## Build the OCI image with its bill of materials, licences and checksums into dist/
@@ -114,8 +109,7 @@ lint: setup-module ## Formatting, generated code, dependency policy, clippy, doc
 	$(call step,lint: clippy)
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	$(call step,lint: clippy for wasm)
-	@cargo clippy --package metadata-exchange --lib --target wasm32-wasip1 -- --deny warnings
-	@RUSTFLAGS=-Ctarget-feature=+simd128 cargo clippy --package metadata-exchange --package noop --lib --target wasm32-wasip1 -- --deny warnings
+	@cargo clippy --package metadata-exchange --package noop --lib --target wasm32-wasip1 -- --deny warnings
 	$(call step,lint: documentation)
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 

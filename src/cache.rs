@@ -1,25 +1,27 @@
 //! The bounded cache of decoded peers.
 //!
-//! A peer is sent with every request and seldom changes, so what was made of a
-//! header is kept, and the least recently used goes first. A hit needs id *and*
-//! value to be equal byte for byte: the hash only finds the candidate, and is
-//! keyed at random, so that no sender can make entries collide. Thus nobody can
-//! speak for another's id, and other metadata under a known id is seen at once.
+//! A peer comes with every request and seldom changes, so what was decoded is
+//! kept, and the least recently used goes first. A hit needs id *and* value to be
+//! equal byte for byte: the hash only finds the candidate, and is keyed at random,
+//! so that no sender can make entries collide. Thus nobody can speak under
+//! another's id, and other metadata under a known id is noticed at once.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-use hashbrown::HashTable;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 
-use crate::bytes::{PairHasher, equal, quick_hash};
-use crate::peer::{Peer, Text, flat};
+use lru::LruCache;
+use rustc_hash::FxBuildHasher;
 
-/// What was made of a peer's header.
+use crate::bytes::equal;
+use crate::peer::{Peer, flat};
+
+/// What is kept of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPeer {
     /// The peer as `FlatNode`.
     pub flat: Box<[u8]>,
     /// The namespace that it claims.
-    pub namespace: Option<Box<[u8]>>,
+    pub namespace: Option<Box<str>>,
     /// What it says of its service alone; `None` if that is nothing, or longer
     /// than [`Service::MAX_BYTES`].
     pub service: Option<Service>,
@@ -30,11 +32,11 @@ pub struct KnownPeer {
 impl KnownPeer {
     /// What is kept of `peer`.
     #[must_use]
-    pub fn of(peer: &Peer<'_>) -> Self {
+    pub fn new(peer: &Peer, writer: &mut flat::Writer) -> Self {
         Self {
-            flat: flat::write(peer).into_boxed_slice(),
-            namespace: peer.namespace.as_ref().map(|name| name.as_bytes().into()),
-            service: Service::of(peer),
+            flat: writer.write(peer).into(),
+            namespace: peer.namespace.as_deref().map(Into::into),
+            service: Service::new(peer, writer),
             names_workload: peer.names_workload(),
         }
     }
@@ -54,78 +56,70 @@ impl Service {
     /// The longest [`Self::flat`] that is kept: room for names of usual length.
     pub const MAX_BYTES: usize = 1024;
 
-    fn of(peer: &Peer<'_>) -> Option<Self> {
-        let name = peer.service_name()?.as_bytes();
+    fn new(peer: &Peer, writer: &mut flat::Writer) -> Option<Self> {
         let service = peer.service()?;
-        let flat = flat::write(&service).into_boxed_slice();
-        let namespace = service.namespace.as_ref().map(Text::as_bytes);
-        let name = [name, namespace.unwrap_or_default()].join(&0);
+        let namespace = service.namespace.as_deref().unwrap_or_default();
+        let name = [peer.service_name()?, namespace].join("\0");
+        let flat = writer.write(&service);
         (flat.len() <= Self::MAX_BYTES).then(|| Self {
-            name: name.into_boxed_slice(),
-            flat,
+            name: name.into_bytes().into(),
+            flat: flat.into(),
         })
     }
 }
 
-/// A place in [`PeerCache::entries`]; [`NOWHERE`] at both ends of the list.
-pub(crate) type Place = u32;
-
-const NOWHERE: Place = Place::MAX;
-
 #[derive(Debug)]
 struct Entry {
-    hash: u64,
     id: Box<[u8]>,
     value: Box<[u8]>,
     peer: KnownPeer,
-    newer: Place,
-    older: Place,
 }
 
-/// What an entry takes, in bytes.
-fn size_of(id: &[u8], value: &[u8], peer: &KnownPeer) -> usize {
-    /// The entry itself, its places in the tables, and what the allocator adds to
-    /// each of its parts.
-    const OVERHEAD: usize = 256;
-    let namespace = peer.namespace.as_deref().unwrap_or_default();
-    let (name, service) = peer.service.as_ref().map_or((&[][..], &[][..]), |service| {
-        (&*service.name, &*service.flat)
-    });
-    [id, value, &peer.flat, namespace, name, service]
-        .into_iter()
-        .fold(OVERHEAD, |size, part| size.saturating_add(part.len()))
+impl Entry {
+    fn is_of(&self, id: &[u8], value: &[u8]) -> bool {
+        equal(&self.value, value) && equal(&self.id, id)
+    }
+
+    /// What it takes, in bytes.
+    fn size(&self) -> usize {
+        /// The entry itself, its slots in the tables, and what the allocator adds to
+        /// each of its parts.
+        const OVERHEAD: usize = 256;
+        let namespace = self.peer.namespace.as_deref().unwrap_or_default();
+        let service = self.peer.service.as_ref();
+        let (name, service) = service.map_or((&[][..], &[][..]), |service| {
+            (&*service.name, &*service.flat)
+        });
+        let peer = [&self.peer.flat, namespace.as_bytes(), name, service];
+        [&self.id, &self.value]
+            .into_iter()
+            .map(|part| &**part)
+            .chain(peer)
+            .fold(OVERHEAD, |size, part| size.saturating_add(part.len()))
+    }
 }
 
 /// Peers by the bytes of their two headers, at most `capacity` of them, which
 /// take at most `budget` bytes.
 #[derive(Debug)]
 pub struct PeerCache {
-    capacity: Place,
+    capacity: usize,
     budget: usize,
-    hasher: PairHasher,
-    index: HashTable<Place>,
-    /// A list in the order of use, linked by places.
-    entries: Vec<Option<Entry>>,
-    /// The places that no entry has.
-    free: Vec<Place>,
     /// What the entries take.
     bytes: usize,
-    newest: Place,
-    oldest: Place,
-    /// Where an id was last found. Only a guess, but one that spares the hash of
-    /// a long value wherever an id keeps its metadata, as honest ones do.
-    guesses: [Place; GUESSES],
+    keys: RandomState,
+    /// By the keyed hash of both headers.
+    entries: LruCache<u64, Entry, FxBuildHasher>,
+    /// The hash under which the peer of an id was last found, by a quick hash of the
+    /// id. It saves hashing the value, 7 instructions a byte, which is more than all
+    /// the rest of the request of a known peer. Whoever makes two ids collide only
+    /// costs them that.
+    latest: LruCache<u64, u64, FxBuildHasher>,
 }
 
-const GUESSES: usize = 1 << 10;
-
-/// A peer that the cache lacks; [`PeerCache::insert`] takes it.
+/// A peer that the cache lacks, by the hash of its headers.
 #[derive(Debug)]
-pub struct Missing<'a> {
-    id: &'a [u8],
-    value: &'a [u8],
-    hash: Option<u64>,
-}
+pub struct Miss(u64);
 
 impl PeerCache {
     /// What a cache may take however large its capacity, in bytes: some 60,000
@@ -138,191 +132,68 @@ impl PeerCache {
     #[must_use]
     pub fn new(capacity: u32, budget: usize) -> Self {
         Self {
-            capacity,
+            capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             budget,
-            hasher: PairHasher::default(),
-            index: HashTable::new(),
-            entries: Vec::new(),
-            free: Vec::new(),
             bytes: 0,
-            newest: NOWHERE,
-            oldest: NOWHERE,
-            guesses: [NOWHERE; GUESSES],
+            keys: RandomState::new(),
+            entries: LruCache::unbounded_with_hasher(FxBuildHasher),
+            latest: LruCache::unbounded_with_hasher(FxBuildHasher),
         }
     }
 
     /// How many peers are kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len().saturating_sub(self.free.len())
+        self.entries.len()
     }
 
     /// Whether no peer is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
     }
 
     /// The peer with exactly these headers, now the most recently used.
-    #[inline(always)] // On the way of every request.
-    pub fn get<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<&KnownPeer, Missing<'a>> {
-        let place = self.find(id, value)?;
-        if place != self.newest {
-            self.unlink(place);
-            self.link_newest(place);
-        }
-        match self.entry(place) {
-            Some(entry) => Ok(&entry.peer),
-            // Not reached: only places of entries are found.
-            None => Err(Missing {
-                id,
-                value,
-                hash: None,
-            }),
-        }
-    }
-
-    /// Keeps a peer, in the place of those that were not used for longest.
-    pub fn insert(&mut self, missing: &Missing<'_>, peer: KnownPeer) {
-        let Some(hash) = missing.hash else {
-            return;
-        };
-        let bytes = size_of(missing.id, missing.value, &peer);
-        if bytes > self.budget {
-            return;
-        }
-        while self.len() >= self.capacity as usize || self.bytes.saturating_add(bytes) > self.budget
-        {
-            if self.forget_oldest().is_none() {
-                return;
+    pub fn get(&mut self, id: &[u8], value: &[u8]) -> Result<&KnownPeer, Miss> {
+        let id_hash = FxBuildHasher.hash_one(id);
+        let latest = self.latest.get(&id_hash).copied();
+        let latest = latest.filter(|hash| {
+            let entry = self.entries.peek(hash);
+            entry.is_some_and(|entry| entry.is_of(id, value))
+        });
+        let hash = latest.unwrap_or_else(|| self.keys.hash_one((id, value)));
+        match self.entries.get(&hash) {
+            Some(entry) if latest.is_some() => Ok(&entry.peer),
+            Some(entry) if entry.is_of(id, value) => {
+                self.latest.put(id_hash, hash);
+                Ok(&entry.peer)
             }
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        let place = self.put(Entry {
-            hash,
-            id: missing.id.into(),
-            value: missing.value.into(),
-            peer,
-            newer: NOWHERE,
-            older: NOWHERE,
-        });
-        self.link_newest(place);
-        self.guess(missing.id, place);
-        let entries = &self.entries;
-        insert_place(&mut self.index, hash, place, &|place| {
-            let entry = entries.get(place as usize).and_then(Option::as_ref);
-            entry.map_or(0, |entry| entry.hash)
-        });
-    }
-
-    /// Puts an entry into a place that none has.
-    fn put(&mut self, entry: Entry) -> Place {
-        if let Some(place) = self.free.pop()
-            && let Some(slot) = self.entries.get_mut(place as usize)
-        {
-            *slot = Some(entry);
-            return place;
-        }
-        let place = Place::try_from(self.entries.len()).unwrap_or(NOWHERE);
-        self.entries.push(Some(entry));
-        place
-    }
-
-    /// `None` if there is none.
-    fn forget_oldest(&mut self) -> Option<()> {
-        let place = self.oldest;
-        self.unlink(place);
-        let entry = self.entries.get_mut(place as usize)?.take()?;
-        if let Ok(found) = self.index.find_entry(entry.hash, |&other| other == place) {
-            found.remove();
-        }
-        let bytes = size_of(&entry.id, &entry.value, &entry.peer);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.free.push(place);
-        Some(())
-    }
-
-    #[inline(always)] // On the way of every request.
-    fn find<'a>(&mut self, id: &'a [u8], value: &'a [u8]) -> Result<Place, Missing<'a>> {
-        let is_found = |entries: &[Option<Entry>], place: Place| {
-            let entry = entries.get(place as usize).and_then(Option::as_ref);
-            entry.is_some_and(|entry| equal(&entry.value, value) && equal(&entry.id, id))
-        };
-        let guess = self.guesses.get(guess_of(id)).copied().unwrap_or(NOWHERE);
-        if is_found(&self.entries, guess) {
-            return Ok(guess);
-        }
-        let hash = self.hasher.hash(id, value);
-        let place = hash.and_then(|hash| {
-            let is_it = |&place: &Place| is_found(&self.entries, place);
-            self.index.find(hash, is_it)
-        });
-        match place {
-            Some(&place) => {
-                self.guess(id, place);
-                Ok(place)
-            }
-            None => Err(Missing { id, value, hash }),
+            _ => Err(Miss(hash)),
         }
     }
 
-    fn guess(&mut self, id: &[u8], place: Place) {
-        if let Some(guess) = self.guesses.get_mut(guess_of(id)) {
-            *guess = place;
-        }
-    }
-
-    fn entry(&self, place: Place) -> Option<&Entry> {
-        self.entries.get(place as usize)?.as_ref()
-    }
-
-    fn entry_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(place as usize)?.as_mut()
-    }
-
-    fn unlink(&mut self, place: Place) {
-        let Some(entry) = self.entry(place) else {
+    /// Keeps the peer with these headers, in place of those that were not used for
+    /// longest.
+    pub fn insert(&mut self, Miss(hash): Miss, id: &[u8], value: &[u8], peer: KnownPeer) {
+        let (id_hash, id, value) = (FxBuildHasher.hash_one(id), id.into(), value.into());
+        let entry = Entry { id, value, peer };
+        let size = entry.size();
+        if size > self.budget || self.capacity == 0 {
             return;
-        };
-        let (newer, older) = (entry.newer, entry.older);
-        match self.entry_mut(newer) {
-            Some(entry) => entry.older = older,
-            None => self.newest = older,
         }
-        match self.entry_mut(older) {
-            Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
+        while self.len() >= self.capacity || self.bytes.saturating_add(size) > self.budget {
+            let Some((_, oldest)) = self.entries.pop_lru() else {
+                break;
+            };
+            self.bytes = self.bytes.saturating_sub(oldest.size());
+        }
+        if self.latest.len() >= self.capacity {
+            self.latest.pop_lru();
+        }
+        self.bytes = self.bytes.saturating_add(size);
+        self.latest.put(id_hash, hash);
+        if let Some(replaced) = self.entries.put(hash, entry) {
+            self.bytes = self.bytes.saturating_sub(replaced.size());
         }
     }
-
-    fn link_newest(&mut self, place: Place) {
-        let older = self.newest;
-        if let Some(entry) = self.entry_mut(place) {
-            entry.newer = NOWHERE;
-            entry.older = older;
-        }
-        match self.entry_mut(older) {
-            Some(entry) => entry.newer = place,
-            None => self.oldest = place,
-        }
-        self.newest = place;
-    }
-}
-
-/// Puts a place into a table. Not generic over what gives the hash of a place, so
-/// that the code that makes a table grow is there once.
-pub(crate) fn insert_place(
-    index: &mut HashTable<Place>,
-    hash: u64,
-    place: Place,
-    hash_of: &dyn Fn(Place) -> u64,
-) {
-    index.insert_unique(hash, place, |&place| hash_of(place));
-}
-
-/// The place in [`PeerCache::guesses`] of an id. Whoever makes two ids share one
-/// only costs them the guess.
-fn guess_of(id: &[u8]) -> usize {
-    let [.., low, high] = quick_hash(id).to_le_bytes();
-    usize::from(u16::from_le_bytes([low, high])) % GUESSES
 }

@@ -1,10 +1,8 @@
-//! What the filter counts. Counted in the VM, on the way of requests, and
-//! published by the plugin on a tick.
+//! What the filter counts: in the VM, with each request, published on a tick.
 
-use core::cell::Cell;
+use std::cell::Cell;
 
-use crate::host::{HostError, HostResult};
-use crate::peer::Refused;
+use crate::peer::RejectReason;
 
 /// A counter, in Envoy's stats as `wasmcustom.metadata_exchange.<name>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +34,23 @@ pub enum Counter {
     /// A message went without the local node's headers, or with the id alone: with
     /// them it could have passed a header limit on its way.
     TooLargeToSend,
-    /// [`Refused::Base64`]
+    /// [`RejectReason::Base64`]
     RefusedBase64,
-    /// [`Refused::Protobuf`]
+    /// [`RejectReason::Protobuf`]
     RefusedProtobuf,
-    /// [`Refused::Empty`]
+    /// [`RejectReason::Empty`]
     RefusedEmpty,
-    /// [`Refused::Utf8`]
+    /// [`RejectReason::Utf8`]
     RefusedUtf8,
-    /// [`Refused::ControlCharacter`]
+    /// [`RejectReason::ControlCharacter`]
     RefusedControlCharacter,
-    /// [`Refused::TooLong`]
+    /// [`RejectReason::TooLong`]
     RefusedTooLong,
-    /// [`Refused::TooDeep`]
+    /// [`RejectReason::TooDeep`]
     RefusedTooDeep,
-    /// [`Refused::TooManyLabels`]
+    /// [`RejectReason::TooManyLabels`]
     RefusedTooManyLabels,
-    /// [`Refused::IdTooLong`]
+    /// [`RejectReason::IdTooLong`]
     RefusedIdTooLong,
     /// [`crate::trust::Distrust::Nobody`]
     RefusedTrustNone,
@@ -113,18 +111,18 @@ impl Counter {
     ];
 }
 
-impl From<Refused> for Counter {
-    fn from(refused: Refused) -> Self {
+impl From<RejectReason> for Counter {
+    fn from(refused: RejectReason) -> Self {
         match refused {
-            Refused::TooLong { .. } => Self::RefusedTooLong,
-            Refused::Base64 => Self::RefusedBase64,
-            Refused::Protobuf { .. } => Self::RefusedProtobuf,
-            Refused::TooDeep => Self::RefusedTooDeep,
-            Refused::TooManyLabels { .. } => Self::RefusedTooManyLabels,
-            Refused::Utf8 => Self::RefusedUtf8,
-            Refused::ControlCharacter => Self::RefusedControlCharacter,
-            Refused::IdTooLong { .. } => Self::RefusedIdTooLong,
-            Refused::Empty => Self::RefusedEmpty,
+            RejectReason::TooLong { .. } => Self::RefusedTooLong,
+            RejectReason::Base64 => Self::RefusedBase64,
+            RejectReason::Protobuf => Self::RefusedProtobuf,
+            RejectReason::TooDeep => Self::RefusedTooDeep,
+            RejectReason::TooManyLabels { .. } => Self::RefusedTooManyLabels,
+            RejectReason::Utf8 => Self::RefusedUtf8,
+            RejectReason::ControlCharacter => Self::RefusedControlCharacter,
+            RejectReason::IdTooLong { .. } => Self::RefusedIdTooLong,
+            RejectReason::Empty => Self::RefusedEmpty,
         }
     }
 }
@@ -151,18 +149,6 @@ impl Counters {
         }
     }
 
-    /// Counts a host's error and goes on without what was asked.
-    #[inline(always)] // On the way of every request.
-    pub fn survive<T>(&self, result: HostResult<T>) -> Option<T> {
-        result.map_err(|error| self.count_host_error(error)).ok()
-    }
-
-    #[cold]
-    fn count_host_error(&self, HostError(status): HostError) {
-        log::debug!("host call failed with status {status}");
-        self.count(Counter::HostError);
-    }
-
     /// The count of `counter` since it was last taken.
     pub fn take(&self, counter: Counter) -> u64 {
         self.0.get(counter as usize).map_or(0, Cell::take)
@@ -174,16 +160,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counter_has_its_own_place_and_name() {
+    fn every_counter_has_its_own_index_and_name() {
         let counters = Counters::default();
-        for (place, (counter, name)) in Counter::ALL.into_iter().enumerate() {
-            assert_eq!(counter as usize, place, "{name}");
+        for (index, (counter, name)) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index, "{name}");
             counters.count(counter);
             assert_eq!(counters.take(counter), 1);
             assert_eq!(counters.take(counter), 0);
         }
         let mut names = Counter::ALL.map(|(_, name)| name);
         names.sort_unstable();
-        assert!(names.is_sorted_by(|a, b| a < b), "a name stands twice");
+        assert!(
+            names.is_sorted_by(|a, b| a < b),
+            "two counters have one name"
+        );
     }
 }

@@ -53,7 +53,6 @@ impl Headers {
 
     /// Whether these are not more than `most`, in number and in bytes.
     #[must_use]
-    #[inline(always)] // On the way of every request.
     pub fn fit(self, most: Self) -> bool {
         let overhead = self.count.saturating_mul(Self::OVERHEAD);
         self.count <= most.count && self.bytes.saturating_add(overhead) <= most.bytes

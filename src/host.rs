@@ -1,7 +1,5 @@
 //! The few things that the exchange asks of a proxy.
 
-use core::ops::Deref;
-
 /// A header map of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderMap {
@@ -48,6 +46,14 @@ impl StateKey {
 /// An Envoy attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Property {
+    /// `xds.node`: a serialised `envoy.config.core.v3.Node`.
+    Node,
+    /// `xds.node.id`
+    NodeId,
+    /// `plugin_name`
+    PluginName,
+    /// `plugin_root_id`
+    PluginRootId,
     /// `xds.listener_direction`: int64, 1 inbound, 2 outbound.
     ListenerDirection,
     /// `xds.cluster_name` of the chosen route.
@@ -76,6 +82,10 @@ impl Property {
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
+            Self::Node => "xds\0node",
+            Self::NodeId => "xds\0node\0id",
+            Self::PluginName => "plugin_name",
+            Self::PluginRootId => "plugin_root_id",
             Self::ListenerDirection => "xds\0listener_direction",
             Self::ClusterName => "xds\0cluster_name",
             Self::ClusterMetadata => "xds\0cluster_metadata",
@@ -90,25 +100,6 @@ impl Property {
             Self::UpstreamUriSan => "upstream\0uri_san_peer_certificate",
         }
     }
-
-    /// The path by which Envoy before 1.33 knew it, where that differs.
-    #[must_use]
-    pub fn legacy_path(self) -> Option<&'static str> {
-        match self {
-            Self::ListenerDirection => Some("listener_direction"),
-            Self::ClusterName => Some("cluster_name"),
-            Self::ClusterMetadata => Some("cluster_metadata"),
-            Self::EndpointWorkload => {
-                Some("upstream_host_metadata\0filter_metadata\0istio\0workload")
-            }
-            Self::UpstreamPeer
-            | Self::ResponseCodeDetails
-            | Self::DownstreamMtls
-            | Self::DownstreamUriSan
-            | Self::UpstreamCertificate
-            | Self::UpstreamUriSan => None,
-        }
-    }
 }
 
 /// A host call returned this status, which is neither Ok nor a plain "absent".
@@ -118,14 +109,11 @@ pub struct HostError(pub u32);
 /// What a host call gave.
 pub type HostResult<T> = Result<T, HostError>;
 
-/// The proxy, as the exchange sees it. None of the calls may fail a request:
-/// the exchange counts errors and goes on.
+/// The proxy, as the exchange sees it. None of the calls may fail a request: the
+/// exchange goes on without what it asked for.
 pub trait Host {
-    /// What the proxy gives: bytes, in memory of its own choice.
-    type Bytes: Deref<Target = [u8]>;
-
     /// The first value of a header, which may be empty; `None` if it is absent.
-    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Self::Bytes>>;
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>>;
 
     /// Replaces all values of a header by one.
     fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()>;
@@ -136,8 +124,8 @@ pub trait Host {
     /// The bytes of all names and values in a header map, pseudo-headers included.
     fn header_bytes(&self, map: HeaderMap) -> HostResult<usize>;
 
-    /// The attribute at `path`; `None` if it is absent.
-    fn property(&self, path: &str) -> HostResult<Option<Self::Bytes>>;
+    /// An attribute; `None` if it is absent.
+    fn property(&self, property: Property) -> HostResult<Option<Vec<u8>>>;
 
     /// Writes filter state.
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()>;

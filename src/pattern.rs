@@ -1,10 +1,10 @@
 //! A name, or the start of names, as configurations list them.
 
-use alloc::borrow::ToOwned;
-use alloc::string::String;
+use serde::Deserialize;
 
 /// A name, or the start of names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
 pub enum Pattern {
     /// This name only.
     Exact(String),
@@ -13,12 +13,12 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Reads a name, or a prefix with `*` at its end; `None` if a `*` stands
-    /// elsewhere.
+    /// Reads a name, or a prefix with `*` at its end; `None` if it is empty or a `*`
+    /// is elsewhere.
     #[must_use]
     pub fn parse(pattern: &str) -> Option<Self> {
         let prefix = pattern.strip_suffix('*');
-        if prefix.unwrap_or(pattern).contains('*') {
+        if pattern.is_empty() || prefix.unwrap_or(pattern).contains('*') {
             return None;
         }
         Some(match prefix {
@@ -27,12 +27,20 @@ impl Pattern {
         })
     }
 
-    /// Whether `name` is meant.
+    /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::Exact(exact) => name == exact,
             Self::Prefix(prefix) => name.starts_with(prefix),
         }
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = &'static str;
+
+    fn try_from(pattern: String) -> Result<Self, Self::Error> {
+        Self::parse(&pattern).ok_or("not a name, or a prefix with * at its end")
     }
 }

@@ -1,10 +1,11 @@
-//! Whom to believe: what a peer's connection must show before its metadata is
-//! taken.
+//! Trust in peers: what a peer's connection must prove before its metadata is
+//! accepted.
 
-use alloc::string::String;
+use serde::Deserialize;
 
-/// What is asked of a peer's connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a peer's connection must prove.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum Trust {
     /// Nothing, as Istio's own exchange does.
     #[default]
@@ -15,14 +16,14 @@ pub enum Trust {
     /// NS the namespace that the metadata claims. It vouches for the namespace,
     /// not for the workload.
     Spiffe,
-    /// Nobody is believed: the edge of the mesh.
+    /// No peer is trusted: the edge of the mesh.
     None,
 }
 
-/// Why a peer is not believed.
+/// Why a peer is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distrust {
-    /// `none`: nobody is.
+    /// `none`: no peer is.
     Nobody,
     /// `mtls`, `spiffe`: no certificate was presented.
     NoCertificate,
@@ -50,7 +51,7 @@ pub fn vouches(uri_san: &[u8], namespace: &[u8], trust_domains: &[String]) -> bo
         && !namespace.is_empty()
         && !trust_domain.is_empty()
         && (trust_domains.is_empty() || listed.any(|listed| listed == trust_domain))
-        && core::str::from_utf8(uri_san).is_ok()
+        && std::str::from_utf8(uri_san).is_ok()
 }
 
 #[cfg(test)]

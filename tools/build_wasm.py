@@ -1,7 +1,7 @@
 """Builds the filter as a WebAssembly module, dist/metadata_exchange.wasm: `make wasm`.
 
-Envoy enters the VM for each callback that a module exports, so the exports are checked to be those that the filter
-needs, and no more. Binaryen optimises the module. The same source gives the same bytes, wherever it is built.
+Envoy enters the VM for each callback that a module exports, and the SDK exports them all, so the exports that do nothing
+are removed. Binaryen optimises the module. The same source gives the same bytes, wherever it is built.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from icpp_binaryen import Module, ffi, lib
@@ -38,18 +37,14 @@ EXPORTS = frozenset(
         "proxy_on_delete",
     }
 )
-# All that the module may use beyond the first WebAssembly. V8 has run these since 2019, and vectors since 2021.
-FEATURES = ("BulkMemory", "NontrappingFPToInt", "SignExt")
-VECTORS = "SIMD128"
-# How large a function may be for LLVM to inline it of its own accord, instead of 275: the module becomes a fifth
-# smaller. Where a request is slowed by it, the source says `inline(always)`.
-INLINE_THRESHOLD = 50
+# All that the module may use beyond the first WebAssembly. V8 has run these since 2019.
+FEATURES = ("BulkMemory", "MutableGlobals", "NontrappingFPToInt", "SignExt")
 # Shrinking costs no instruction per stream here, and takes 2 % more off the module.
 OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
 
 ffi.cdef("void BinaryenModuleSetFeatures(BinaryenModuleRef module, uint32_t features);")
 ffi.cdef("void BinaryenSetLowMemoryUnused(bool on);")
-ffi.cdef("\n".join(f"uint32_t BinaryenFeature{name}(void);" for name in (*FEATURES, VECTORS)))
+ffi.cdef("\n".join(f"uint32_t BinaryenFeature{name}(void);" for name in FEATURES))
 
 
 class BuildError(Exception):
@@ -58,13 +53,12 @@ class BuildError(Exception):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-simd", action="store_true", help="for a proxy whose engine has no vector instructions")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where to put it (%(default)s)")
     arguments = parser.parse_args()
-    simd, output = not arguments.no_simd, arguments.output.absolute()
+    output = arguments.output.absolute()
     try:
-        built = compile_module(simd)
-        module = trim(built.read_bytes(), (*FEATURES, VECTORS) if simd else FEATURES)
+        built = compile_module()
+        module = trim(built.read_bytes())
         check(module, machine_paths=(ROOT, CARGO_HOME, built.parent))
     except (BuildError, subprocess.CalledProcessError) as error:
         sys.exit(f"wasm: {error}")
@@ -73,13 +67,11 @@ def main() -> None:
     say(f"exports {', '.join(sorted(exports(Module.read(module))))}")
 
 
-def compile_module(simd: bool) -> Path:
+def compile_module() -> Path:
     """Has cargo build the module, with no path of this machine in its panic messages."""
     subprocess.run(["cargo", "fetch", "--quiet"], cwd=ROOT, check=True)
     sources = {crates: "crates" for crates in (CARGO_HOME / "registry" / "src").glob("*")} | {ROOT: PACKAGE}
-    flags = ["-Ctarget-feature=+simd128"] if simd else []
-    flags += [f"-Cllvm-args=-inline-threshold={INLINE_THRESHOLD}"]
-    flags += [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
+    flags = [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
     # Only as a cdylib: cargo drops link-time optimisation where a crate is built as an rlib, too.
     command = f"cargo rustc --release --lib --crate-type cdylib --package {PACKAGE} --target {TARGET}"
     build = subprocess.run(
@@ -96,10 +88,10 @@ def compile_module(simd: bool) -> Path:
     return next(file for file in files if file.suffix == ".wasm")
 
 
-def trim(compiled: bytes, features: Iterable[str]) -> bytes:
+def trim(compiled: bytes) -> bytes:
     """Removes the exports that are not needed and optimises the rest."""
     with Module.read(compiled) as module:
-        lib.BinaryenModuleSetFeatures(module.ref, sum(getattr(lib, f"BinaryenFeature{name}")() for name in features))
+        lib.BinaryenModuleSetFeatures(module.ref, sum(getattr(lib, f"BinaryenFeature{name}")() for name in FEATURES))
         for name in exports(module) - EXPORTS:
             module.remove_export(name)
         if missing := EXPORTS - exports(module):
@@ -108,7 +100,7 @@ def trim(compiled: bytes, features: Iterable[str]) -> bytes:
         lib.BinaryenSetLowMemoryUnused(True)
         module.optimize(SHRINK_LEVEL, OPTIMIZE_LEVEL)
         if not module.validate():
-            raise BuildError(f"the module needs more than {', '.join(features)}")
+            raise BuildError(f"the module needs more than {', '.join(FEATURES)}")
         return module.emit()
 
 

@@ -137,13 +137,13 @@ pub(crate) fn node_metadata_of(metadata: &Value) -> Value {
 
 /// A peer under the keys of node metadata; absent fields are absent.
 #[must_use]
-pub fn json_of_peer(peer: &Peer<'_>) -> Value {
+pub fn json_of_peer(peer: &Peer) -> Value {
     let fields = Field::ALL.into_iter().filter_map(|field| {
         let value = match peer.value(field)? {
-            PeerValue::Text(text) => Value::from(&**text),
+            PeerValue::Text(text) => Value::from(text),
             PeerValue::Map(map) => map
                 .iter()
-                .map(|(key, value)| (key.to_string(), Value::from(&**value)))
+                .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<Map<_, _>>()
                 .into(),
         };

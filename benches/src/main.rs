@@ -57,8 +57,6 @@ struct Arguments {
 enum Subject {
     /// Guest instructions and host calls by path and labels
     Counted,
-    /// The decoder natively, against one from ready parts
-    Codec,
     /// Envoy's CPU per request
     Load,
     /// The callback proxy_on_log against the filter without it
@@ -77,7 +75,6 @@ impl Subject {
     fn name(self) -> &'static str {
         match self {
             Self::Counted => "counted",
-            Self::Codec => "codec",
             Self::Load => "load",
             Self::OnLog => "on-log",
             Self::FirstRequest => "first-request",
@@ -90,7 +87,6 @@ impl Subject {
     async fn run(self, bench: &mut Bench) -> Result<()> {
         match self {
             Self::Counted => counted::run(bench),
-            Self::Codec => codec::run(bench),
             Self::Load => load::run(bench).await,
             Self::OnLog => on_log::run(bench).await,
             Self::FirstRequest => first_request::run(bench).await,

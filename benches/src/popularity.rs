@@ -114,7 +114,7 @@ fn hit_ratio(popularity: &Zipf, capacity: u32, requests: usize) -> Result<f64> {
         let id = popularity.draw(&mut random).to_le_bytes();
         match cache.get(&id, b"any value") {
             Ok(_) => hits += usize::from(request >= requests),
-            Err(missing) => cache.insert(&missing, known.clone()),
+            Err(miss) => cache.insert(miss, &id, b"any value", known.clone()),
         }
     }
     Ok(hits as f64 / requests as f64)

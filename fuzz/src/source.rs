@@ -29,7 +29,7 @@ impl<'a> Source<'a> {
     }
 
     /// A peer in which any field may be absent, empty or long.
-    pub fn peer(&mut self) -> Peer<'static> {
+    pub fn peer(&mut self) -> Peer {
         let mut peer = Peer::default();
         let present = u16::from_le_bytes([self.byte(), self.byte()]);
         for (bit, field) in Field::ALL.into_iter().enumerate() {
@@ -37,26 +37,24 @@ impl<'a> Source<'a> {
                 continue;
             }
             match peer.slot(field) {
-                Slot::Text(text) | Slot::Names(text) => *text = Some(self.text().into()),
+                Slot::Text(text) | Slot::Names(text) => *text = Some(self.text()),
                 Slot::Map(map) => *map = Some(self.map()),
             }
         }
         peer
     }
 
-    fn map(&mut self) -> Map<'static> {
+    fn map(&mut self) -> Map {
         let map: BTreeMap<_, _> = (0..self.byte())
             .map(|_| (self.text(), self.text()))
             .collect();
-        map.into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect()
+        map.into_iter().collect()
     }
 }
 
 /// Asserts what holds for every peer that is stored or sent: no text can forge a
 /// log line, and maps are sorted, each key once.
-pub fn assert_fit(peer: &Peer<'_>) {
+pub fn assert_fit(peer: &Peer) {
     let assert_text = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
     for value in Field::ALL.into_iter().filter_map(|field| peer.value(field)) {
         match value {
@@ -74,7 +72,7 @@ pub fn assert_fit(peer: &Peer<'_>) {
 
 /// The peer without its empty maps, which a `FlatNode` does not hold.
 #[must_use]
-pub fn without_empty_maps(mut peer: Peer<'_>) -> Peer<'_> {
+pub fn without_empty_maps(mut peer: Peer) -> Peer {
     peer.labels = peer.labels.filter(|map| !map.is_empty());
     peer.platform_metadata = peer.platform_metadata.filter(|map| !map.is_empty());
     peer

@@ -12,10 +12,10 @@ use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use envoy_types::pb::google::protobuf::BytesValue;
 use flatbuffers::InvalidFlatbuffer;
 use metadata_exchange::peer::header::{self, Limits};
-use metadata_exchange::peer::text::BadText;
 use metadata_exchange::peer::wire::{self, Unusable};
-use metadata_exchange::peer::{Field, Refused, flat};
+use metadata_exchange::peer::{RejectReason, flat};
 use prost::Message;
+use prost_types::Struct;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -62,13 +62,6 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// No limits: longer headers are shown, too, and what the filter says of them.
-const UNLIMITED: Limits = Limits {
-    max_received_bytes: usize::MAX,
-    max_labels: usize::MAX,
-    max_id_bytes: usize::MAX,
-};
-
 /// The JSON of `input`.
 pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
     match form {
@@ -81,81 +74,72 @@ pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
 fn decode_header(input: &[u8]) -> Result<Value, Broken> {
     let (value, start) = trimmed(input);
     let message = unbase64(value, start)?;
-    let refused = header::message(value, Limits::DEFAULT)
-        .and_then(|message| header::peer(&message, Limits::DEFAULT).map(drop))
-        .err();
-    let peer = match header::peer(&message, UNLIMITED) {
+    let refused = header::decode(value, Limits::DEFAULT).err();
+    let peer = match header::decode(value, Limits::NONE) {
         Ok(peer) => json_of_peer(&peer),
-        Err(Refused::Empty) => json!({}),
-        Err(refused) => return Err(broken_struct(&message, refused)),
+        Err(RejectReason::Empty) => json!({}),
+        Err(reason) => return Err(broken_struct(&message, reason)),
     };
     Ok(json!({
         "metadata": peer,
         "header_bytes": value.len(),
         "message_bytes": message.len(),
         "accepted": refused.is_none(),
-        "refused": refused.map(|refused| refused.to_string()),
+        "refused": refused.map(|reason| reason.to_string()),
     }))
 }
 
-fn broken_struct(message: &[u8], refused: Refused) -> Broken {
-    let of = "message";
-    let reason = refused.to_string();
-    match refused {
-        Refused::Protobuf { offset } => Broken {
-            offset: Some(offset),
-            of,
-            reason: "not a google.protobuf.Struct".to_owned(),
-        },
-        Refused::Utf8 | Refused::ControlCharacter => {
-            let mut bad = FirstBadText {
-                message: message.as_ptr().addr(),
-                place: None,
+fn broken_struct(message: &[u8], reason: RejectReason) -> Broken {
+    let decoded = match whole::<Struct>(message) {
+        Ok(decoded) => decoded,
+        Err(broken) => {
+            return Broken {
+                reason: format!("{reason}: {}", broken.reason),
+                ..broken
             };
-            // The refusal is known; this finds whose text it is about.
-            let _ = wire::decode(message, usize::MAX, &mut bad);
-            let (offset, whose) = bad.place.unzip();
-            let whose = whose.map_or_else(String::new, |whose| format!(" of {whose}"));
-            Broken {
-                offset,
-                of,
-                reason: format!("{reason}{whose}"),
-            }
         }
-        _ => Broken {
-            offset: None,
-            of,
-            reason,
-        },
+    };
+    // The reason is known; this finds whose text it is about.
+    let mut first = None;
+    let _ = wire::read(decoded, usize::MAX, &mut |unusable| match unusable.text {
+        Some(text) => {
+            first = Some(place_of(message, unusable, text));
+            Err(reason)
+        }
+        None => Ok(()),
+    });
+    let (offset, whose) = first.unzip();
+    let whose = whose.map_or_else(String::new, |whose| format!(" of {whose}"));
+    Broken {
+        offset: offset.flatten(),
+        of: "message",
+        reason: format!("{reason}{whose}"),
     }
 }
 
-/// Notes where the first bad text is bad, and whose it is.
-struct FirstBadText {
-    /// Where the message is in memory: texts are pieces of it.
-    message: usize,
-    place: Option<(usize, String)>,
+/// Where in `message` the control character of `text` is, and the key under which
+/// the text is.
+fn place_of(message: &[u8], unusable: Unusable<'_>, text: &str) -> (Option<usize>, String) {
+    let mut keys = vec![unusable.field.key()];
+    keys.extend(unusable.key);
+    let path = keys.iter().map(|key| key.escape_default().to_string());
+    let path = path.collect::<Vec<_>>().join(".");
+    // Behind the key of the field and that in its map, each with its length before it.
+    let mut start = Some(0);
+    for key in keys {
+        let length = u8::try_from(key.len()).unwrap_or_default();
+        let field = [&[0x0A, length], key.as_bytes()].concat();
+        start = start.and_then(|start| Some(start + find(&message[start..], &field)? + 2));
+    }
+    let within = text.find(char::is_control).unwrap_or_default();
+    let offset = start.and_then(|start| Some(start + find(&message[start..], text.as_bytes())?));
+    (offset.map(|offset| offset + within), path)
 }
 
-impl Unusable for FirstBadText {
-    fn kind(&mut self, _: Field, _: Option<&[u8]>) {}
-
-    fn text(
-        &mut self,
-        field: Field,
-        key: Option<&[u8]>,
-        text: &[u8],
-        why: BadText,
-    ) -> Result<(), Refused> {
-        let within = match str::from_utf8(text) {
-            Ok(text) => text.find(char::is_control).unwrap_or_default(),
-            Err(error) => error.valid_up_to(),
-        };
-        let offset = text.as_ptr().addr() - self.message + within;
-        let key = key.map_or_else(String::new, |key| format!(".{}", key.escape_ascii()));
-        self.place = Some((offset, format!("{}{key}", field.key())));
-        Err(why.into())
-    }
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len().max(1))
+        .position(|window| window == wanted)
 }
 
 fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
@@ -307,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    fn peer() -> Peer<'static> {
+    fn peer() -> Peer {
         Peer {
             name: Some("pay-1".into()),
             labels: Some(vec![("app".into(), "pay".into())]),
@@ -362,7 +346,10 @@ mod tests {
         let cut = BASE64_STANDARD.encode(&message[..message.len() - 3]);
         let (offset, reason) = broken(Form::Header, cut.as_bytes());
         assert!(offset.is_some_and(|offset| offset < message.len()));
-        assert_eq!(reason, "not a google.protobuf.Struct");
+        assert!(
+            reason.starts_with("not a google.protobuf.Struct: "),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -372,20 +359,21 @@ mod tests {
             .windows(3)
             .position(|three| three == b"pay")
             .unwrap();
-        for (byte, reason) in [
-            (b'\n', "a control character in a text of LABELS.app"),
-            (0xFF, "a text that is not UTF-8 of LABELS.app"),
-        ] {
+        let broken_by = |byte| {
             let mut message = message.clone();
             message[place + 1] = byte;
-            let text = BASE64_STANDARD.encode(&message);
-            let (offset, said) = broken(Form::Header, text.as_bytes());
-            assert_eq!(said, reason);
-            assert_eq!(offset, Some(place + 1));
-        }
+            broken(Form::Header, BASE64_STANDARD.encode(&message).as_bytes())
+        };
+        let (offset, reason) = broken_by(b'\n');
+        assert_eq!(reason, "a control character in a text of LABELS.app");
+        assert_eq!(offset, Some(place + 1));
+        // The library says where it stopped, and that a string is not UTF-8.
+        let (offset, reason) = broken_by(0xFF);
+        assert!(reason.contains("UTF-8"), "{reason}");
+        assert!(offset.is_some_and(|offset| offset > place), "{offset:?}");
     }
 
-    /// Of several the first is told, and none that the filter does not read.
+    /// Of several the first by its key is told, and none that the filter does not read.
     #[test]
     fn of_bad_texts_the_place_is_that_of_the_one_told() {
         let text = |key: &str| {
@@ -401,7 +389,7 @@ mod tests {
                 "OWNER",
                 unread.len() + 14,
             ),
-            ([text("OWNER"), text("NAME")].concat(), "OWNER", 14),
+            ([text("OWNER"), text("NAME")].concat(), "NAME", 16 + 14),
         ] {
             let (offset, said) = broken(Form::Header, BASE64_STANDARD.encode(message).as_bytes());
             assert_eq!(said, format!("a control character in a text of {whose}"));

@@ -23,10 +23,8 @@
 //!
 //! Whatever fails on the way, requests are served: the filter is idle.
 
-use alloc::string::String;
-use alloc::vec::Vec;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
-use crate::bytes::quick_hash;
 use crate::host::HostResult;
 
 /// For how long a mark says that a configuration is in force, in nanoseconds.
@@ -87,14 +85,16 @@ impl Plugin {
     /// Decides on a configuration that cannot be used, and remembers it if the
     /// filter is idle from now on.
     pub fn admit(&self, shared: &impl SharedData, configuration: &[u8]) -> Verdict {
-        let hash = quick_hash(configuration).to_le_bytes();
+        // The same in every VM of this module.
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let hash = hasher.hash_one(configuration).to_le_bytes();
         for _ in 0..ATTEMPTS {
             let Ok(known) = shared.read(&self.idle_texts) else {
                 break;
             };
             let (mut texts, number) = known.unwrap_or_default();
-            let (hashes, _) = texts.as_chunks::<8>();
-            if hashes.contains(&hash) || hashes.len() >= MAX_IDLE_TEXTS {
+            let (known, _) = texts.as_chunks::<8>();
+            if known.contains(&hash) || known.len() >= MAX_IDLE_TEXTS {
                 break;
             }
             if self.is_in_force(shared) {

@@ -1,28 +1,29 @@
 //! The plugin configuration: JSON into a validated [`Config`].
 //!
-//! Strict, for a misspelt key that is silently ignored is found only in
-//! production: unknown keys, keys that stand twice at the top, wrong types and values out of range
-//! are refused with the key, the value and what is allowed.
+//! Strict, because a misspelt key that is silently ignored is found only in
+//! production: unknown keys, keys that stand twice, wrong types and values out of
+//! range are rejected with the key, the value and what is allowed.
 
-use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
-use core::fmt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::direction::Direction;
 use crate::header_limits::HeaderLimits;
-use crate::json::{Json, Quoted};
 use crate::local::share::Share;
 use crate::pattern::Pattern;
-use crate::peer::Field;
 use crate::peer::header::Limits;
 use crate::trust::Trust;
 
 pub mod admission;
+mod error;
+mod raw;
+
+pub use error::ConfigError;
+use raw::{ExternalClusters, Integer, Key, Names, Raw, RawDirection, RawShare};
 
 /// Who exchanges metadata with the peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// This filter.
     Exchange,
@@ -97,9 +98,13 @@ impl Default for Config {
     }
 }
 
-/// The most that any limit in bytes may be: Envoy's own limit of all headers
-/// of a request (60 KiB by default), with room for a raised one.
-const MAX_BYTES: u64 = 1 << 20;
+/// A limit in bytes, up to Envoy's own limit of all headers of a request (60 KiB by
+/// default), with room for a raised one.
+type Bytes<const MIN: u32> = Integer<MIN, { 1 << 20 }>;
+
+// What Envoy accepts for the limits of the same names.
+type HeadersKb = Integer<1, 8192>;
+type HeadersCount = Integer<1, 65_536>;
 
 /// What may stand in the configuration: each key with what it allows.
 pub const KEYS: [(&str, &str); 21] = [
@@ -137,61 +142,20 @@ pub const KEYS: [(&str, &str); 21] = [
 ];
 
 const BOOL: &str = "true or false";
-// What Envoy takes for the limits of the same names.
 const HEADERS_COUNT: &str = "an integer from 1 to 65536";
 const HEADERS_KB: &str = "an integer from 1 to 8192";
 const TRUST: &str = "\"any\", \"mtls\", \"spiffe\" or \"none\"";
 
-/// Why a configuration is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// Not a JSON object.
-    NotJson(String),
-    /// No such key.
-    UnknownKey(String),
-    /// The value is not allowed.
-    Invalid {
-        /// The key.
-        key: &'static str,
-        /// The value, as JSON.
-        value: String,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// Two keys exclude each other, or one needs the other.
-    Conflict(&'static str),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotJson(error) => write!(f, "not a JSON object: {error}"),
-            Self::UnknownKey(key) => {
-                let keys = KEYS.map(|(key, _)| key).join(", ");
-                write!(f, "unknown key {}; allowed are {keys}", Quoted(key))
-            }
-            Self::Invalid {
-                key,
-                value,
-                allowed,
-            } => write!(f, "\"{key}\" is {value}; allowed is {allowed}"),
-            Self::Conflict(conflict) => f.write_str(conflict),
-        }
-    }
-}
-
-impl core::error::Error for ConfigError {}
-
 impl Config {
     /// Reads the plugin configuration; empty gives the defaults.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        let mut config = Self::default();
-        if json.trim_ascii().is_empty() {
-            return Ok(config);
+        match json.trim_ascii() {
+            [] => return Ok(Self::default()),
+            // Serde reads a list as an object without its keys.
+            [b'{', ..] => {}
+            _ => return Err(ConfigError::NotJson("no {".to_owned())),
         }
-        for (key, value) in object(json)? {
-            config.set(&key, &value)?;
-        }
+        let config = Self::validate(&serde_json::from_slice(json)?)?;
         if !config.trust_domains.is_empty()
             && ![config.trust, config.upstream_trust].contains(&Trust::Spiffe)
         {
@@ -203,177 +167,109 @@ impl Config {
         Ok(config)
     }
 
-    fn set(&mut self, key: &str, value: &Json) -> Result<(), ConfigError> {
-        let Some((key, allowed)) = KEYS.into_iter().find(|(name, _)| *name == key) else {
-            return Err(ConfigError::UnknownKey(key.to_owned()));
-        };
-        self.assign(key, value).ok_or_else(|| ConfigError::Invalid {
-            key,
-            value: shortened(value),
-            allowed,
-        })
-    }
-
-    /// Assigns a key of [`KEYS`]; `None` if the value is not allowed.
-    fn assign(&mut self, key: &str, value: &Json) -> Option<()> {
-        match key {
-            "accept_own" => self.accept_own = value.as_bool()?,
-            "direction" => {
-                self.direction = match value.as_str()? {
-                    "auto" => None,
-                    "inbound" => Some(Direction::Inbound),
-                    "outbound" => Some(Direction::Outbound),
-                    "gateway" => Some(Direction::Gateway),
-                    _ => return None,
-                };
-            }
-            "endpoint_fallback" => self.endpoint_fallback = value.as_bool()?,
-            "external_cluster_names" => self.external_cluster_names = patterns(value)?,
-            "external_clusters" => {
-                self.skip_external_clusters = match value.as_str()? {
-                    "skip" => true,
-                    "send" => false,
-                    _ => return None,
-                };
-            }
-            "max_id_bytes" => self.limits.max_id_bytes = integer(value, 1, MAX_BYTES)?,
-            "max_labels" => self.limits.max_labels = integer(value, 0, 65_536)?,
-            "max_peer_cache_size" => self.max_peer_cache_size = integer(value, 0, 10_000_000)?,
-            "max_received_bytes" => self.limits.max_received_bytes = integer(value, 1, MAX_BYTES)?,
-            "max_request_headers_count" => self.request_headers.max_count = headers_count(value)?,
-            "max_request_headers_kb" => self.request_headers.max_kb = headers_kb(value)?,
-            "max_response_headers_count" => self.response_headers.max_count = headers_count(value)?,
-            "max_response_headers_kb" => self.response_headers.max_kb = headers_kb(value)?,
-            "max_sent_bytes" => self.max_sent_bytes = integer(value, 0, MAX_BYTES)?,
-            "mode" => {
-                self.mode = match value.as_str()? {
-                    "exchange" => Mode::Exchange,
-                    "observe" => Mode::Observe,
-                    _ => return None,
-                };
-            }
-            "record_local_node" => self.record_local_node = value.as_bool()?,
-            "service_fallback" => self.service_fallback = value.as_bool()?,
-            "share" => self.share = share(value)?,
-            "trust" => self.trust = trust(value)?,
-            "trust_domains" => self.trust_domains = strings(value)?,
-            "upstream_trust" => self.upstream_trust = trust(value)?,
-            _ => return None,
-        }
-        Some(())
+    fn validate(raw: &Raw) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        set::<Mode, _>("mode", &raw.mode, &mut config.mode)?;
+        set::<RawDirection, _>("direction", &raw.direction, &mut config.direction)?;
+        set::<Bytes<0>, _>(
+            "max_sent_bytes",
+            &raw.max_sent_bytes,
+            &mut config.max_sent_bytes,
+        )?;
+        set::<HeadersKb, _>(
+            "max_request_headers_kb",
+            &raw.max_request_headers_kb,
+            &mut config.request_headers.max_kb,
+        )?;
+        set::<HeadersCount, _>(
+            "max_request_headers_count",
+            &raw.max_request_headers_count,
+            &mut config.request_headers.max_count,
+        )?;
+        set::<HeadersKb, _>(
+            "max_response_headers_kb",
+            &raw.max_response_headers_kb,
+            &mut config.response_headers.max_kb,
+        )?;
+        set::<HeadersCount, _>(
+            "max_response_headers_count",
+            &raw.max_response_headers_count,
+            &mut config.response_headers.max_count,
+        )?;
+        set::<Integer<0, 10_000_000>, _>(
+            "max_peer_cache_size",
+            &raw.max_peer_cache_size,
+            &mut config.max_peer_cache_size,
+        )?;
+        set::<bool, _>(
+            "record_local_node",
+            &raw.record_local_node,
+            &mut config.record_local_node,
+        )?;
+        set::<bool, _>("accept_own", &raw.accept_own, &mut config.accept_own)?;
+        set::<Bytes<1>, _>(
+            "max_received_bytes",
+            &raw.max_received_bytes,
+            &mut config.limits.max_received_bytes,
+        )?;
+        set::<Integer<0, 65_536>, _>("max_labels", &raw.max_labels, &mut config.limits.max_labels)?;
+        set::<Bytes<1>, _>(
+            "max_id_bytes",
+            &raw.max_id_bytes,
+            &mut config.limits.max_id_bytes,
+        )?;
+        set::<Trust, _>("trust", &raw.trust, &mut config.trust)?;
+        set::<Trust, _>(
+            "upstream_trust",
+            &raw.upstream_trust,
+            &mut config.upstream_trust,
+        )?;
+        set::<Names, _>(
+            "trust_domains",
+            &raw.trust_domains,
+            &mut config.trust_domains,
+        )?;
+        set::<ExternalClusters, _>(
+            "external_clusters",
+            &raw.external_clusters,
+            &mut config.skip_external_clusters,
+        )?;
+        set::<Vec<Pattern>, _>(
+            "external_cluster_names",
+            &raw.external_cluster_names,
+            &mut config.external_cluster_names,
+        )?;
+        set::<bool, _>(
+            "service_fallback",
+            &raw.service_fallback,
+            &mut config.service_fallback,
+        )?;
+        set::<RawShare, _>("share", &raw.share, &mut config.share)?;
+        set::<bool, _>(
+            "endpoint_fallback",
+            &raw.endpoint_fallback,
+            &mut config.endpoint_fallback,
+        )?;
+        Ok(config)
     }
 }
 
-fn trust(value: &Json) -> Option<Trust> {
-    match value.as_str()? {
-        "any" => Some(Trust::Any),
-        "mtls" => Some(Trust::Mtls),
-        "spiffe" => Some(Trust::Spiffe),
-        "none" => Some(Trust::None),
-        _ => None,
-    }
-}
-
-/// Reads the configuration's value; `None` if it is not allowed.
-fn share(value: &Json) -> Option<Share> {
-    if let Some(preset) = value.as_str() {
-        return match preset {
-            "all" => Some(Share::All),
-            "minimal" => Some(Share::Minimal),
-            _ => None,
-        };
-    }
-    let (mut fields, mut labels) = (None, None);
-    for (key, value) in value.as_object()? {
-        match key.as_str() {
-            "fields" => {
-                let keys = strings(value)?;
-                let known = keys.iter().map(|key| Field::of_key(key.as_bytes()));
-                fields = Some(known.collect::<Option<_>>()?);
-            }
-            "labels" => labels = Some(patterns(value)?),
-            _ => return None,
-        }
-    }
-    Some(Share::Only { fields, labels })
-}
-
-/// An integer from `min` to `max`. Written as a float it counts, too, for that
-/// is what a protobuf `Struct` turns integers into.
-fn integer<T: TryFrom<u64>>(value: &Json, min: u64, max: u64) -> Option<T> {
-    let integer = match *value {
-        Json::Integer(integer) => integer,
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            clippy::float_cmp
-        )]
-        Json::Number(number) => {
-            let integer = number as u64;
-            // Within the range in which every float is an exact integer.
-            let is_integer = integer as f64 == number && number <= 4e9;
-            is_integer.then_some(integer)?
-        }
-        _ => return None,
+/// Sets what `key` configures, if the configuration has the key.
+fn set<R: DeserializeOwned + Into<T>, T>(
+    key: &'static str,
+    Key(json): &Key,
+    configured: &mut T,
+) -> Result<(), ConfigError> {
+    let Some(json) = json else {
+        return Ok(());
     };
-    (min..=max).contains(&integer).then_some(())?;
-    T::try_from(integer).ok()
-}
-
-fn headers_count(value: &Json) -> Option<u32> {
-    integer(value, 1, 65_536)
-}
-
-fn headers_kb(value: &Json) -> Option<u32> {
-    integer(value, 1, 8192)
-}
-
-/// A list of strings, none of them empty.
-fn strings(value: &Json) -> Option<Vec<String>> {
-    value
-        .as_list()?
-        .iter()
-        .map(|item| item.as_str().filter(|item| !item.is_empty()))
-        .map(|item| item.map(str::to_owned))
-        .collect()
-}
-
-/// A list of patterns.
-fn patterns(value: &Json) -> Option<Vec<Pattern>> {
-    let patterns = strings(value)?;
-    patterns
-        .iter()
-        .map(|pattern| Pattern::parse(pattern))
-        .collect()
-}
-
-/// A value as JSON, short enough for a log line.
-fn shortened(value: &Json) -> String {
-    const MAX_CHARS: usize = 100;
-    let json = value.to_string();
-    match json.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}...", json.get(..end).unwrap_or_default()),
-        None => json,
-    }
-}
-
-/// The keys and values of a JSON object, in which no key stands twice.
-fn object(json: &[u8]) -> Result<Vec<(String, Json)>, ConfigError> {
-    let json = Json::parse(json).map_err(|error| ConfigError::NotJson(error.to_string()))?;
-    let Json::Object(object) = json else {
-        return Err(ConfigError::NotJson(shortened(&json)));
-    };
-    let mut keys = object.iter().map(|(key, _)| key);
-    while let Some(key) = keys.next() {
-        if keys.clone().any(|other| other == key) {
-            return Err(ConfigError::NotJson(format!(
-                "{} stands twice",
-                Quoted(key)
-            )));
+    match R::deserialize(&**json) {
+        Ok(value) => {
+            *configured = value.into();
+            Ok(())
         }
+        Err(_) => Err(ConfigError::invalid(key, json)),
     }
-    Ok(object)
 }
 
 #[cfg(test)]

@@ -23,16 +23,15 @@ impl Exchange {
     /// Stores who the callee is by what others say of it, unless somebody has
     /// stored one already, as a second filter in the chain does that saw the
     /// answer. Tells whether a callee is stored.
-    #[inline(never)] // It is called from two places that are on the way of every request.
     pub(super) fn name_callee(&self, host: &impl Host) -> bool {
         if !(self.config.endpoint_fallback || self.config.service_fallback) {
             return false;
         }
-        let stored = self.property(host, Property::UpstreamPeer);
+        let stored = host.property(Property::UpstreamPeer).ok().flatten();
         if stored.is_some_and(|stored| !stored.is_empty()) {
             return true;
         }
-        let name = self.property(host, Property::ClusterName);
+        let name = host.property(Property::ClusterName).ok().flatten();
         let cluster = name.as_deref().map(|name| self.look_up(host, name));
         let is_external = cluster.is_some_and(|cluster| self.is_external(cluster));
         (self.config.endpoint_fallback && !is_external && self.store_endpoint(host))
@@ -49,27 +48,26 @@ impl Exchange {
 
     /// Stores the chosen endpoint as the callee.
     fn store_endpoint(&self, host: &impl Host) -> bool {
-        let Some(workload) = self.property(host, Property::EndpointWorkload) else {
+        let Some(workload) = host.property(Property::EndpointWorkload).ok().flatten() else {
             return false;
         };
         let mut endpoints = self.endpoints.borrow_mut();
-        let missing = match endpoints.get(&workload, b"") {
+        let miss = match endpoints.get(&workload, b"") {
             Ok(known) => {
                 return self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
             }
-            Err(missing) => missing,
+            Err(miss) => miss,
         };
         let Some(peer) = endpoint::peer(&workload) else {
             return false;
         };
-        let known = KnownPeer::of(&peer);
+        let known = KnownPeer::new(&peer, &mut self.flat.borrow_mut());
         let is_stored = self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
-        endpoints.insert(&missing, known);
+        endpoints.insert(miss, &workload, b"", known);
         is_stored
     }
 
     /// Stores the service of the cluster as the callee.
-    #[cold]
     fn store_service(&self, host: &impl Host, name: &[u8], cluster: Option<ClusterId>) -> bool {
         let clusters = self.clusters.borrow();
         let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else {
@@ -95,7 +93,7 @@ impl Exchange {
     /// Stores a callee and counts by whose word.
     fn store_callee(&self, host: &impl Host, flat: &[u8], source: Counter) -> bool {
         let stored = host.store(StateKey::UpstreamPeer, flat);
-        let is_stored = self.counters.survive(stored).is_some();
+        let is_stored = stored.ok().is_some();
         if is_stored {
             self.counters.count(source);
         }
@@ -105,7 +103,6 @@ impl Exchange {
     /// Remembers of which service a callee is that answered and is believed. The
     /// cluster of the request is asked for anew only where the answer is news, for
     /// a filter between may have changed the route.
-    #[inline(always)] // On the way of every answer.
     pub(super) fn remember_service(&self, host: &impl Host, stream: &Stream, peer: &KnownPeer) {
         let Some(cluster) = stream.cluster else {
             return;
@@ -117,9 +114,8 @@ impl Exchange {
         }
     }
 
-    #[cold]
     fn remember_new_service(&self, host: &impl Host, service: Option<&Service>) {
-        if let Some(name) = self.property(host, Property::ClusterName) {
+        if let Some(name) = host.property(Property::ClusterName).ok().flatten() {
             let cluster = self.look_up(host, &name);
             self.clusters.borrow_mut().remember(cluster, service);
         }
@@ -130,8 +126,7 @@ impl Exchange {
     /// their id. It is an empty callee's id: nobody.
     pub(super) fn mark_gateway(&self, host: &impl Host, direction: Direction) {
         if self.is_router && direction != Direction::Inbound {
-            self.counters
-                .survive(host.store(StateKey::UpstreamPeerId, b""));
+            host.store(StateKey::UpstreamPeerId, b"").ok();
         }
     }
 }

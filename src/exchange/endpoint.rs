@@ -1,20 +1,20 @@
 //! What the control plane says of an endpoint, for callees that say nothing
 //! themselves.
 
-use crate::peer::{Peer, Text, text};
-use alloc::vec::Vec;
+use crate::peer::{Peer, text};
 
 /// The peer in an endpoint's `istio.workload` metadata:
 /// `workload;namespace;canonical-name;revision;cluster`. `None` without workload
 /// or namespace, for a peer without them would be nobody. Without canonical name
 /// the workload stands for it, as it does in Istio: some readers know labels alone.
 #[must_use]
-pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
-    text::check(workload).ok()?;
-    let mut parts = workload.split(|byte| *byte == b';');
+pub fn peer(workload: &[u8]) -> Option<Peer> {
+    let mut parts = text::checked(workload).ok()?.split(';');
     let mut part = || {
-        let part = Text::checked(parts.next()?).ok()?;
-        (!part.is_empty()).then_some(part)
+        parts
+            .next()
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
     };
     let (workload, namespace, name, revision, cluster) = (part(), part(), part(), part(), part());
     let labels: Vec<_> = [
@@ -25,7 +25,7 @@ pub fn peer(workload: &[u8]) -> Option<Peer<'_>> {
         ("service.istio.io/canonical-revision", revision),
     ]
     .into_iter()
-    .filter_map(|(key, value)| Some((key.into(), value?)))
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
     .collect();
     Some(Peer {
         name: Some(workload.clone()?),
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn five_parts_name_a_workload() {
         let peer = peer(b"pay;shop;payment;v2;east").unwrap();
-        let text = |text| Some(Text::from(text));
+        let text = |text: &str| Some(text.to_owned());
         assert_eq!(peer.name, text("pay"));
         assert_eq!(peer.workload_name, text("pay"));
         assert_eq!(peer.namespace, text("shop"));

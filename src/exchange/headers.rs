@@ -1,26 +1,24 @@
 //! The two headers of the exchange in a header map: read, set and removed.
 
-use core::ops::Deref;
-
 use super::Exchange;
 use crate::host::{HeaderMap, Host};
 use crate::peer::header::{PEER_METADATA, PEER_METADATA_ID};
 
 /// The two headers as a header map has them.
-pub(super) struct PeerHeaders<B> {
-    pub(super) metadata: Header<B>,
-    pub(super) id: Header<B>,
+pub(super) struct PeerHeaders {
+    pub(super) metadata: Header,
+    pub(super) id: Header,
 }
 
 /// A header as it was found.
-pub(super) enum Header<B> {
+pub(super) enum Header {
     Absent,
-    Present(B),
+    Present(Vec<u8>),
     /// It cannot be read, but may be there: not believed, and stripped.
     Unreadable,
 }
 
-impl<B: Deref<Target = [u8]>> Header<B> {
+impl Header {
     /// The value; empty is as good as absent, but for its being stripped.
     pub(super) fn value(&self) -> &[u8] {
         match self {
@@ -67,38 +65,38 @@ pub(super) const EACH: Both<bool> = Both {
     id: true,
 };
 
-impl Exchange {
-    #[inline(always)] // On the way of every request.
-    pub(super) fn read<H: Host>(&self, host: &H, map: HeaderMap) -> PeerHeaders<H::Bytes> {
-        let read = |name| match self.counters.survive(host.header(map, name)) {
+impl PeerHeaders {
+    pub(super) fn read(host: &impl Host, map: HeaderMap) -> Self {
+        let read = |name| match host.header(map, name).ok() {
             Some(Some(value)) => Header::Present(value),
             Some(None) => Header::Absent,
             None => Header::Unreadable,
         };
-        PeerHeaders {
+        Self {
             metadata: read(PEER_METADATA),
             id: read(PEER_METADATA_ID),
         }
     }
+}
 
+impl Exchange {
     /// Leaves in `map` the local node's headers as `give` says, and removes what
     /// else is there; `headers` is what was read, if it was. Tells whether any
     /// was given.
-    #[inline(always)] // On the way of every request.
-    pub(super) fn write<H: Host>(
+    pub(super) fn write(
         &self,
-        host: &H,
+        host: &impl Host,
         map: HeaderMap,
-        headers: Option<&PeerHeaders<H::Bytes>>,
+        headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> bool {
         let write = |name, own: Option<&str>, is_there: bool| {
             let is_given = own.is_some_and(|own| {
                 let set = host.set_header(map, name, own.as_bytes());
-                self.counters.survive(set).is_some()
+                set.ok().is_some()
             });
             if !is_given && is_there {
-                self.counters.survive(host.remove_header(map, name));
+                host.remove_header(map, name).ok();
             }
             is_given
         };

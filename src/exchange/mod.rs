@@ -9,19 +9,18 @@
 //!
 //! With [`Mode::Observe`] it only stores, for Istio's own filter does the rest.
 
-use alloc::rc::Rc;
-use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::bytes::equal;
 use crate::cache::{KnownPeer, PeerCache};
 use crate::config::{Config, Mode};
+use crate::counted_host::CountedHost;
 use crate::counters::{Counter, Counters};
 use crate::direction::Direction;
 use crate::host::{HeaderMap, Host, Property};
 use crate::local::LocalNode;
-use crate::peer::Refused;
-use crate::peer::header;
+use crate::peer::{RejectReason, flat, header};
 use crate::trust::{Distrust, Trust};
 
 mod callee;
@@ -45,7 +44,7 @@ pub struct Stream {
     /// Which headers the caller sent, and is answered.
     asked: Both<bool>,
     /// Whether the callee was told anything, and its answer is believed.
-    told: bool,
+    sent: bool,
     /// The cluster of the request.
     cluster: Option<ClusterId>,
     /// Whether the response headers were seen.
@@ -67,17 +66,7 @@ pub struct Exchange {
     endpoints: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
     counters: Rc<Counters>,
-    paths: Cell<Paths>,
-    /// The last message decoded, for its memory.
-    message: RefCell<Vec<u8>>,
-}
-
-/// By which paths this Envoy knows its attributes; learnt from the first stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Paths {
-    Unknown,
-    Modern,
-    Legacy,
+    flat: RefCell<flat::Writer>,
 }
 
 impl Exchange {
@@ -103,8 +92,7 @@ impl Exchange {
                 config.external_cluster_names.clone(),
             )),
             counters,
-            paths: Cell::new(Paths::Unknown),
-            message: RefCell::default(),
+            flat: RefCell::default(),
             config,
             local,
         }
@@ -117,21 +105,22 @@ impl Exchange {
 
     /// The request headers of `stream`: `count` of them, pseudo-headers included.
     pub fn on_request_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
+        let host = &CountedHost::new(host, &self.counters);
         let direction = self.direction(host);
         stream.direction = Some(direction);
         let headers = match direction {
             Direction::Inbound | Direction::Gateway => {
-                let headers = self.read(host, HeaderMap::Request);
-                stream.asked = self.take_in(host, Side::Downstream, stream, &headers);
+                let headers = PeerHeaders::read(host, HeaderMap::Request);
+                stream.asked = self.receive(host, Side::Downstream, stream, &headers);
                 Some(headers)
             }
             Direction::Outbound => None,
         };
         if self.config.mode == Mode::Exchange {
-            let tells = direction != Direction::Inbound && self.tells_cluster(host, stream);
-            let give = if tells { EACH } else { NEITHER };
+            let sends = direction != Direction::Inbound && self.sends_to_cluster(host, stream);
+            let give = if sends { EACH } else { NEITHER };
             let give = self.fitting(host, HeaderMap::Request, count, headers.as_ref(), give);
-            stream.told = self.write(host, HeaderMap::Request, headers.as_ref(), give);
+            stream.sent = self.write(host, HeaderMap::Request, headers.as_ref(), give);
         }
         self.record_local_node(host, direction);
     }
@@ -139,14 +128,15 @@ impl Exchange {
     /// The response headers of `stream`, also those of a local reply: `count` of
     /// them, pseudo-headers included.
     pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
+        let host = &CountedHost::new(host, &self.counters);
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
         stream.answered = true;
         let mut headers = None;
         if direction != Direction::Inbound {
             let mut callee = NEITHER;
-            if self.believes_answer(stream, host) {
-                let read = self.read(host, HeaderMap::Response);
-                callee = self.take_in(host, Side::Upstream, stream, &read);
+            if self.trusts_answer(stream, host) {
+                let read = PeerHeaders::read(host, HeaderMap::Response);
+                callee = self.receive(host, Side::Upstream, stream, &read);
                 headers = Some(read);
             }
             if !callee.metadata {
@@ -163,6 +153,7 @@ impl Exchange {
     /// The end of `stream`, before it is logged. The caller may be gone, or a
     /// filter ahead of this one may have replied: then the callee was not named yet.
     pub fn on_log(&self, stream: &mut Stream, host: &impl Host) {
+        let host = &CountedHost::new(host, &self.counters);
         if stream.answered {
             return;
         }
@@ -172,14 +163,13 @@ impl Exchange {
         }
         // What is stored for a request that Envoy redirects would stay for the one
         // that follows, and its callee is another.
-        let details = self.property(host, Property::ResponseCodeDetails);
+        let details = host.property(Property::ResponseCodeDetails).ok().flatten();
         if details.is_none_or(|details| &*details != b"internal_redirect") {
             self.complete(stream, host, direction);
         }
     }
 
     /// Says of a callee that has not spoken what others know of it.
-    #[inline(never)]
     fn complete(&self, stream: &Stream, host: &impl Host, direction: Direction) {
         if !self.name_callee(host) && !stream.asked.metadata {
             self.mark_gateway(host, direction);
@@ -194,7 +184,7 @@ impl Exchange {
             return Direction::Gateway;
         }
         // envoy.config.core.v3.TrafficDirection as int64, little endian.
-        let direction = self.property(host, Property::ListenerDirection);
+        let direction = host.property(Property::ListenerDirection).ok().flatten();
         match direction.as_deref().and_then(<[u8]>::first) {
             Some(1) => Direction::Inbound,
             Some(2) => Direction::Outbound,
@@ -204,20 +194,19 @@ impl Exchange {
 
     /// Stores the peer in `headers` and tells which of them were received: not
     /// empty, and not refused.
-    #[inline(always)] // On the way of every request.
-    fn take_in<H: Host>(
+    fn receive(
         &self,
-        host: &H,
+        host: &impl Host,
         side: Side,
         stream: &Stream,
-        headers: &PeerHeaders<H::Bytes>,
+        headers: &PeerHeaders,
     ) -> Both<bool> {
         let value = headers.metadata.value();
         let id = headers.id.value();
         if value.is_empty() && id.is_empty() {
             return NEITHER;
         }
-        if !self.config.accept_own && self.is_own(id, value) {
+        if !self.config.accept_own && self.is_self(id, value) {
             self.counters.count(Counter::Own);
             return NEITHER;
         }
@@ -229,21 +218,21 @@ impl Exchange {
             return self.refuse(side, id, refused);
         }
         if value.is_empty() {
-            return self.take_in_id_alone(side, id);
+            return self.receive_id_alone(side, id);
         }
         let mut peers = self.peers.borrow_mut();
         match peers.get(id, value) {
             Ok(peer) => {
                 self.counters.count(Counter::CacheHit);
-                self.take_in_peer(host, side, stream, id, peer)
+                self.receive_peer(host, side, stream, id, peer)
             }
-            Err(missing) => {
+            Err(miss) => {
                 self.counters.count(Counter::CacheMiss);
                 match self.decode(id, value) {
                     Ok(peer) => {
-                        let received = self.take_in_peer(host, side, stream, id, &peer);
+                        let received = self.receive_peer(host, side, stream, id, &peer);
                         if received.metadata {
-                            peers.insert(&missing, peer);
+                            peers.insert(miss, id, value, peer);
                         }
                         received
                     }
@@ -255,8 +244,7 @@ impl Exchange {
 
     /// An id without metadata names nobody that a reader could draw: it is
     /// answered, and not stored.
-    #[cold]
-    fn take_in_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
+    fn receive_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
         match header::id(id, self.config.limits) {
             Ok(_) if self.trust(side) == Trust::Spiffe => {
                 self.count_distrust(Distrust::OtherIdentity);
@@ -269,8 +257,7 @@ impl Exchange {
 
     /// Counts a refused peer. An id that is fine is answered all the same,
     /// unless it would have to be vouched for.
-    #[cold]
-    fn refuse(&self, side: Side, id: &[u8], refused: Refused) -> Both<bool> {
+    fn refuse(&self, side: Side, id: &[u8], refused: RejectReason) -> Both<bool> {
         log::debug!("peer refused: {refused}");
         self.counters.count(refused.into());
         let is_fit = !id.is_empty() && header::id(id, self.config.limits).is_ok();
@@ -282,8 +269,7 @@ impl Exchange {
     }
 
     /// Stores a peer, if its connection vouches for it.
-    #[inline(always)] // On the way of every request.
-    fn take_in_peer(
+    fn receive_peer(
         &self,
         host: &impl Host,
         side: Side,
@@ -308,70 +294,68 @@ impl Exchange {
         // Where the host refuses it, the key is another filter's: an id besides
         // would be of somebody else.
         let stored = host.store(side.peer_key(), &peer.flat);
-        if self.counters.survive(stored).is_some() {
+        if stored.ok().is_some() {
             self.counters.count(match side {
                 Side::Downstream => Counter::DownstreamPeerStored,
                 Side::Upstream => Counter::UpstreamPeerStored,
             });
             if !id.is_empty() {
-                self.counters.survive(host.store(side.id_key(), id));
+                host.store(side.id_key(), id).ok();
             }
         }
         received
     }
 
-    #[cold]
-    fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, Refused> {
+    fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, RejectReason> {
         header::id(id, self.config.limits)?;
-        let mut message = self.message.borrow_mut();
-        let message = header::message_in(value, self.config.limits, &mut message)?;
-        let peer = header::peer(message, self.config.limits)?;
-        Ok(KnownPeer::of(&peer))
+        let peer = header::decode(value, self.config.limits)?;
+        Ok(KnownPeer::new(&peer, &mut self.flat.borrow_mut()))
     }
 
     /// Whether this proxy's own headers came back to it. Istio's filter states
     /// the same id, but other metadata.
-    fn is_own(&self, id: &[u8], value: &[u8]) -> bool {
-        let own_id = self.local.id.as_deref().unwrap_or_default();
-        if !equal(own_id.as_bytes(), id) {
+    fn is_self(&self, id: &[u8], value: &[u8]) -> bool {
+        let self_id = self.local.id.as_deref().unwrap_or_default();
+        if !equal(self_id.as_bytes(), id) {
             return false;
         }
         if self.config.mode == Mode::Observe && !id.is_empty() {
             return true;
         }
-        let own_value = self.local.header.as_deref().unwrap_or_default();
-        equal(own_value.as_bytes(), value)
+        let self_value = self.local.header.as_deref().unwrap_or_default();
+        equal(self_value.as_bytes(), value)
     }
 
     /// Whether the callee's answer is believed: it was told who calls.
-    #[inline(always)] // On the way of every request.
-    fn believes_answer(&self, stream: &mut Stream, host: &impl Host) -> bool {
+    fn trusts_answer(&self, stream: &mut Stream, host: &impl Host) -> bool {
         match self.config.mode {
-            Mode::Exchange => stream.told,
+            Mode::Exchange => stream.sent,
             // Istio's filter told it. That one may tell clusters outside the mesh,
             // too; but what ours would not tell is not believed either.
-            Mode::Observe => stream.direction.is_some() && self.tells_cluster(host, stream),
+            Mode::Observe => stream.direction.is_some() && self.sends_to_cluster(host, stream),
         }
     }
 
     /// Whether the request's cluster is told about the local node.
-    fn tells_cluster(&self, host: &impl Host, stream: &mut Stream) -> bool {
-        let Some(name) = self.property(host, Property::ClusterName) else {
+    fn sends_to_cluster(&self, host: &impl Host, stream: &mut Stream) -> bool {
+        let Some(name) = host.property(Property::ClusterName).ok().flatten() else {
             return true;
         };
         let cluster = self.look_up(host, &name);
         stream.cluster = Some(cluster);
         let clusters = self.clusters.borrow();
-        let is_told = clusters.get(cluster).is_none_or(|cluster| cluster.is_told);
-        if !is_told {
+        let is_sent_to = clusters
+            .get(cluster)
+            .is_none_or(|cluster| cluster.is_sent_to);
+        if !is_sent_to {
             self.counters.count(Counter::ExternalSkipped);
         }
-        is_told
+        is_sent_to
     }
 
     /// Finds a cluster by its name.
     fn look_up(&self, host: &impl Host, name: &[u8]) -> ClusterId {
-        let metadata = || self.property(host, Property::ClusterMetadata);
+        let metadata = || host.property(Property::ClusterMetadata).ok().flatten();
         self.clusters.borrow_mut().look_up(name, metadata)
     }
 
@@ -385,33 +369,9 @@ impl Exchange {
             Direction::Gateway => return,
         };
         if let Some(flat) = &self.local.flat {
-            self.counters.survive(host.store(side.peer_key(), flat));
+            host.store(side.peer_key(), flat).ok();
             if let Some(id) = &self.local.id {
-                self.counters
-                    .survive(host.store(side.id_key(), id.as_bytes()));
-            }
-        }
-    }
-
-    /// An attribute under the path by which this Envoy knows it.
-    #[inline(always)]
-    pub(super) fn property<H: Host>(&self, host: &H, property: Property) -> Option<H::Bytes> {
-        let get = |path| self.counters.survive(host.property(path)).flatten();
-        let Some(legacy_path) = property.legacy_path() else {
-            return get(property.path());
-        };
-        match self.paths.get() {
-            Paths::Modern => get(property.path()),
-            Paths::Legacy => get(legacy_path),
-            Paths::Unknown => {
-                let (value, paths) = match get(property.path()) {
-                    Some(value) => (Some(value), Paths::Modern),
-                    None => (get(legacy_path), Paths::Legacy),
-                };
-                if value.is_some() {
-                    self.paths.set(paths);
-                }
-                value
+                host.store(side.id_key(), id.as_bytes()).ok();
             }
         }
     }

@@ -2,9 +2,6 @@
 //! refuses what passes one of its header limits, and telemetry must not cost a
 //! request.
 
-use alloc::string::String;
-use core::ops::Deref;
-
 use super::Exchange;
 use super::headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
 use crate::config::Config;
@@ -51,7 +48,6 @@ impl Room {
         room
     }
 
-    #[inline(always)] // On the way of every request.
     fn most(&self, map: HeaderMap) -> Headers {
         match map {
             HeaderMap::Request => self.request,
@@ -60,7 +56,6 @@ impl Room {
     }
 
     /// The own headers of those that are to be given.
-    #[inline(always)] // On the way of every request.
     fn own(&self, give: Both<bool>) -> Both<usize> {
         Both {
             metadata: if give.metadata { self.own.metadata } else { 0 },
@@ -71,7 +66,6 @@ impl Room {
 
 impl Both<usize> {
     /// These headers, of which those with 0 bytes are not there.
-    #[inline(always)] // On the way of every request.
     fn headers(self) -> Headers {
         let is_there = |bytes| usize::from(bytes != 0);
         Headers {
@@ -82,7 +76,6 @@ impl Both<usize> {
 }
 
 impl Headers {
-    #[inline(always)] // On the way of every request.
     fn and(self, other: Self) -> Self {
         Self {
             count: self.count.saturating_add(other.count),
@@ -101,13 +94,12 @@ impl Headers {
 impl Exchange {
     /// Which of the headers `give` fit into `map`, which has `count` headers:
     /// all, the id alone, or none. `headers` is what was read, if it was.
-    #[inline(always)] // On the way of every request.
-    pub(super) fn fitting<H: Host>(
+    pub(super) fn fitting(
         &self,
-        host: &H,
+        host: &impl Host,
         map: HeaderMap,
         count: usize,
-        headers: Option<&PeerHeaders<H::Bytes>>,
+        headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> Both<bool> {
         let own = self.room.own(give);
@@ -125,7 +117,7 @@ impl Exchange {
         let (own, most) = (own.headers(), self.room.most(map));
         let count_alone = Headers { count, bytes: 0 };
         if count_alone.and(own).fit(most) {
-            let Some(bytes) = self.counters.survive(host.header_bytes(map)) else {
+            let Some(bytes) = host.header_bytes(map).ok() else {
                 return NEITHER;
             };
             if (Headers { count, bytes }).and(own).fit(most) {
@@ -136,13 +128,12 @@ impl Exchange {
     }
 
     /// The same close to a limit: what is there of the two headers makes room.
-    #[cold]
-    fn fitting_barely<H: Host>(
+    fn fitting_barely(
         &self,
-        host: &H,
+        host: &impl Host,
         map: HeaderMap,
         count: usize,
-        headers: Option<&PeerHeaders<H::Bytes>>,
+        headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> Both<bool> {
         // Both may be there, and at least one is added.
@@ -153,7 +144,7 @@ impl Exchange {
         let fitting = if least.fit(self.room.most(map)) {
             let there = match headers {
                 Some(headers) => headers.sizes(),
-                None => self.read(host, map).sizes(),
+                None => PeerHeaders::read(host, map).sizes(),
             };
             self.fitting_beside(host, map, count, there.headers(), give)
         } else {
@@ -174,7 +165,7 @@ impl Exchange {
         there: Headers,
         give: Both<bool>,
     ) -> Both<bool> {
-        let Some(bytes) = self.counters.survive(host.header_bytes(map)) else {
+        let Some(bytes) = host.header_bytes(map).ok() else {
             return NEITHER;
         };
         let others = Headers { count, bytes }.without(there);
@@ -192,10 +183,9 @@ impl Exchange {
     }
 }
 
-impl<B: Deref<Target = [u8]>> PeerHeaders<B> {
+impl PeerHeaders {
     /// The bytes of each header, name and value: 0 if it is absent, or cannot be
     /// read.
-    #[inline(always)] // On the way of every request.
     fn sizes(&self) -> Both<usize> {
         let size = |name: &str, value: Option<usize>| {
             value.map_or(0, |value| name.len().saturating_add(value))

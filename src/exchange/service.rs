@@ -4,9 +4,7 @@
 //! which of its instances was called is not known. A host outside the mesh has
 //! no namespace either.
 
-use alloc::vec;
-
-use crate::peer::{Peer, Text};
+use crate::peer::{Peer, text};
 
 /// The label by which readers name a service first.
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
@@ -16,18 +14,18 @@ const MAX_HOST_BYTES: usize = 253;
 
 /// The peer of a service inside the mesh.
 #[must_use]
-pub fn peer<'a>(name: Text<'a>, namespace: Text<'a>) -> Peer<'a> {
+pub fn peer(name: &str, namespace: &str) -> Peer {
     Peer {
-        namespace: Some(namespace),
+        namespace: Some(namespace.to_owned()),
         ..external(name)
     }
 }
 
 /// The peer of a host outside the mesh.
 #[must_use]
-pub fn external(host: Text<'_>) -> Peer<'_> {
+pub fn external(host: &str) -> Peer {
     Peer {
-        labels: Some(vec![(CANONICAL_NAME.into(), host)]),
+        labels: Some(vec![(CANONICAL_NAME.to_owned(), host.to_owned())]),
         ..Peer::default()
     }
 }
@@ -36,23 +34,23 @@ pub fn external(host: Text<'_>) -> Peer<'_> {
 /// `outbound|PORT|SUBSET|NAME.NAMESPACE.svc.DOMAIN`. `None` for any other name:
 /// only Kubernetes services have their namespace in their host.
 #[must_use]
-pub fn of_cluster_name(cluster: &[u8]) -> Option<Peer<'_>> {
+pub fn of_cluster_name(cluster: &[u8]) -> Option<Peer> {
     let host = istio_host(cluster)?;
     let mut parts = host.split(|byte| *byte == b'.');
     let (name, namespace) = (parts.next()?, parts.next()?);
     if parts.next()? != b"svc" || parts.next().is_none() {
         return None;
     }
-    let text = |part| Text::checked(part).ok();
-    Some(peer(text(name)?, text(namespace)?))
+    let name_of = |part| text::checked(part).ok();
+    Some(peer(name_of(name)?, name_of(namespace)?))
 }
 
 /// The host in the name of a cluster outside the mesh: as Istio writes it, or
 /// the name itself where it is that of a host.
 #[must_use]
-pub fn of_external_cluster_name(cluster: &[u8]) -> Option<Peer<'_>> {
+pub fn of_external_cluster_name(cluster: &[u8]) -> Option<Peer> {
     let host = istio_host(cluster).or_else(|| host(cluster))?;
-    Some(external(Text::checked(host).ok()?))
+    Some(external(text::checked(host).ok()?))
 }
 
 /// The host in `outbound|PORT|SUBSET|HOST`, or in a waypoint's
@@ -91,13 +89,12 @@ fn host(name: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn named(peer: Option<Peer<'_>>) -> Option<(String, Option<String>)> {
+    fn named(peer: Option<Peer>) -> Option<(String, Option<String>)> {
         let peer = peer?;
         assert_eq!((&peer.name, &peer.workload_name), (&None, &None));
         let labels = peer.labels.unwrap();
-        assert_eq!(&*labels[0].0, CANONICAL_NAME);
-        let namespace = peer.namespace.map(|namespace| namespace.to_string());
-        Some((labels[0].1.to_string(), namespace))
+        assert_eq!(labels[0].0, CANONICAL_NAME);
+        Some((labels[0].1.clone(), peer.namespace))
     }
 
     #[test]

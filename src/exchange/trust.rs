@@ -20,23 +20,8 @@ impl Exchange {
         match self.trust(side) {
             Trust::Any => Ok(()),
             Trust::None => Err(Distrust::Nobody),
-            Trust::Mtls | Trust::Spiffe => self.check_certificate(host, side),
+            Trust::Mtls | Trust::Spiffe => check_certificate(host, side),
         }
-    }
-
-    #[cold]
-    pub(super) fn check_certificate(&self, host: &impl Host, side: Side) -> Result<(), Distrust> {
-        let is_there = match side {
-            Side::Downstream => {
-                let mtls = self.property(host, Property::DownstreamMtls);
-                mtls.as_deref() == Some(&[1])
-            }
-            Side::Upstream => {
-                let digest = self.property(host, Property::UpstreamCertificate);
-                digest.is_some_and(|digest| !digest.is_empty())
-            }
-        };
-        is_there.then_some(()).ok_or(Distrust::NoCertificate)
     }
 
     /// The verdict is of this request's connection, so it is taken for known
@@ -53,28 +38,24 @@ impl Exchange {
         }
     }
 
-    #[cold]
     pub(super) fn check_namespace(
         &self,
         host: &impl Host,
         side: Side,
         peer: &KnownPeer,
     ) -> Result<(), Distrust> {
-        let uri_san = self.property(
-            host,
-            match side {
-                Side::Downstream => Property::DownstreamUriSan,
-                Side::Upstream => Property::UpstreamUriSan,
-            },
-        );
+        let uri_san = host.property(match side {
+            Side::Downstream => Property::DownstreamUriSan,
+            Side::Upstream => Property::UpstreamUriSan,
+        });
+        let uri_san = uri_san.ok().flatten();
         let uri_san = uri_san.as_deref().unwrap_or_default();
         let namespace = peer.namespace.as_deref().unwrap_or_default();
-        vouches(uri_san, namespace, &self.config.trust_domains)
+        vouches(uri_san, namespace.as_bytes(), &self.config.trust_domains)
             .then_some(())
             .ok_or(Distrust::OtherIdentity)
     }
 
-    #[cold]
     pub(super) fn count_distrust(&self, distrust: Distrust) {
         log::debug!("peer not trusted: {distrust:?}");
         self.counters.count(match distrust {
@@ -83,4 +64,18 @@ impl Exchange {
             Distrust::OtherIdentity => Counter::RefusedTrustSpiffe,
         });
     }
+}
+
+fn check_certificate(host: &impl Host, side: Side) -> Result<(), Distrust> {
+    let is_there = match side {
+        Side::Downstream => {
+            let mtls = host.property(Property::DownstreamMtls).ok().flatten();
+            mtls.as_deref() == Some(&[1])
+        }
+        Side::Upstream => {
+            let digest = host.property(Property::UpstreamCertificate).ok().flatten();
+            digest.is_some_and(|digest| !digest.is_empty())
+        }
+    };
+    is_there.then_some(()).ok_or(Distrust::NoCertificate)
 }

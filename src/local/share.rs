@@ -1,7 +1,5 @@
 //! What of the local node is sent.
 
-use alloc::vec::Vec;
-
 use crate::pattern::Pattern;
 use crate::peer::{Field, Peer};
 
@@ -44,7 +42,7 @@ pub const MINIMAL_LABELS: [&str; 4] = [
 
 impl Share {
     /// Takes out of `peer` what is not shared.
-    pub fn apply(&self, peer: &mut Peer<'_>) {
+    pub fn apply(&self, peer: &mut Peer) {
         match self {
             Self::All => {}
             Self::Minimal => {
@@ -65,7 +63,7 @@ impl Share {
     }
 }
 
-fn retain_fields(peer: &mut Peer<'_>, fields: &[Field]) {
+fn retain_fields(peer: &mut Peer, fields: &[Field]) {
     for field in Field::ALL {
         if !fields.contains(&field) {
             peer.clear(field);
@@ -74,19 +72,19 @@ fn retain_fields(peer: &mut Peer<'_>, fields: &[Field]) {
 }
 
 /// Gives the label `to` the value of the label `from`, if there is one.
-fn rename_label(peer: &mut Peer<'_>, from: &str, to: &'static str) {
+fn rename_label(peer: &mut Peer, from: &str, to: &'static str) {
     let Some(labels) = &mut peer.labels else {
         return;
     };
-    let Some((_, value)) = labels.iter().find(|(key, _)| &**key == from).cloned() else {
+    let Some((_, value)) = labels.iter().find(|(key, _)| key == from).cloned() else {
         return;
     };
-    match labels.binary_search_by(|(key, _)| (**key).cmp(to)) {
+    match labels.binary_search_by(|(key, _)| key.as_str().cmp(to)) {
         Ok(found) => {
             if let Some((_, old)) = labels.get_mut(found) {
                 *old = value;
             }
         }
-        Err(place) => labels.insert(place, (to.into(), value)),
+        Err(index) => labels.insert(index, (to.to_owned(), value)),
     }
 }

@@ -2,47 +2,65 @@
 //! Java, Go and Python) sends under the same header: a `google.protobuf.Struct`
 //! with keys of its own. Seen in `grpc/grpc`, `src/cpp/ext/csm/metadata_exchange.cc`.
 
-use alloc::vec;
+use prost_types::Struct;
+use prost_types::value::Kind;
 
-use super::wire::{self, Simple};
-use super::{Peer, Refused, SERVICE_LABELS, Text};
-
-/// How many entries are looked at: gRPC sends seven.
-const MAX_ENTRIES: usize = 32;
+use super::{Peer, RejectReason, SERVICE_LABELS, text};
 
 /// What gRPC sends for a value that it does not know.
-const UNKNOWN: &[u8] = b"unknown";
+const UNKNOWN: &str = "unknown";
 
-/// Adds what gRPC's keys in `message` say to a `peer` that Istio's keys do not
-/// name: `workload_name`, `namespace_name`, `cluster_name` and
-/// `canonical_service`. What the peer has stays.
-pub(super) fn complete<'a>(peer: &mut Peer<'a>, message: &'a [u8]) -> Result<(), Refused> {
-    let [canonical_name, ..] = SERVICE_LABELS;
-    for (key, value) in wire::entries_of_struct(message).take(MAX_ENTRIES) {
-        let Simple::Text(value) = value else {
-            continue;
+/// The values of gRPC's keys.
+#[derive(Debug)]
+pub(super) struct CsmMetadata {
+    workload_name: Option<String>,
+    namespace_name: Option<String>,
+    cluster_name: Option<String>,
+    canonical_service: Option<String>,
+}
+
+impl CsmMetadata {
+    /// What `message` has of them.
+    pub(super) fn new(message: &Struct) -> Self {
+        let text = |key| match message.fields.get(key)?.kind.as_ref()? {
+            Kind::StringValue(text) if !text.is_empty() && text != UNKNOWN => Some(text.clone()),
+            _ => None,
         };
-        let slot = match key {
-            b"workload_name" => &mut peer.workload_name,
-            b"namespace_name" => &mut peer.namespace,
-            b"cluster_name" => &mut peer.cluster_id,
-            b"canonical_service" if !matches!(value, b"" | UNKNOWN) => {
-                let label = (canonical_name.into(), Text::checked(value)?);
-                match &mut peer.labels {
-                    Some(labels) => {
-                        labels.retain(|(key, _)| key.as_bytes() != canonical_name.as_bytes());
-                        let place = labels.partition_point(|(key, _)| *key < label.0);
-                        labels.insert(place, label);
-                    }
-                    labels => *labels = Some(vec![label]),
-                }
-                continue;
-            }
-            _ => continue,
-        };
-        if !matches!(value, b"" | UNKNOWN) && slot.as_ref().is_none_or(Text::is_empty) {
-            *slot = Some(Text::checked(value)?);
+        Self {
+            workload_name: text("workload_name"),
+            namespace_name: text("namespace_name"),
+            cluster_name: text("cluster_name"),
+            canonical_service: text("canonical_service"),
         }
     }
-    Ok(())
+
+    /// Adds them to a `peer` that Istio's keys do not name. What the peer has
+    /// stays.
+    pub(super) fn complete(self, peer: &mut Peer) -> Result<(), RejectReason> {
+        let checked = |value: String| {
+            let is_bad = text::has_control_character(&value);
+            let checked = (!is_bad).then_some(value);
+            checked.ok_or(RejectReason::ControlCharacter)
+        };
+        for (value, slot) in [
+            (self.workload_name, &mut peer.workload_name),
+            (self.namespace_name, &mut peer.namespace),
+            (self.cluster_name, &mut peer.cluster_id),
+        ] {
+            if let Some(value) = value
+                && slot.as_ref().is_none_or(String::is_empty)
+            {
+                *slot = Some(checked(value)?);
+            }
+        }
+        if let Some(service) = self.canonical_service {
+            let [canonical_name, ..] = SERVICE_LABELS;
+            let service = checked(service)?;
+            let labels = peer.labels.get_or_insert_default();
+            labels.retain(|(key, _)| key != canonical_name);
+            let index = labels.partition_point(|(key, _)| key.as_str() < canonical_name);
+            labels.insert(index, (canonical_name.to_owned(), service));
+        }
+        Ok(())
+    }
 }

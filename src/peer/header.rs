@@ -1,16 +1,25 @@
-//! The value of `x-envoy-peer-metadata`: base64 of a `google.protobuf.Struct`.
+//! The two headers of a peer: `x-envoy-peer-metadata`, base64 of a
+//! `google.protobuf.Struct`, and `x-envoy-peer-metadata-id`.
 
-use alloc::string::String;
-use alloc::vec::Vec;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-use super::wire::{self, Strict};
-use super::{Peer, Refused, Text, base64, csm};
+use super::csm::CsmMetadata;
+use super::{Peer, RejectReason, text, wire};
 
 /// The header that carries a peer.
 pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
 
 /// The header that carries the peer's node id.
 pub const PEER_METADATA_ID: &str = "x-envoy-peer-metadata-id";
+
+/// Writes padding, as the C++ plugin does, and reads with or without it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What a receiver accepts at most. Each limit bounds what one request can make
 /// the filter do or keep.
@@ -24,20 +33,6 @@ pub struct Limits {
     pub max_id_bytes: usize,
 }
 
-/// Refuses headers that are longer than they may be, before any other look at
-/// them.
-pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), Refused> {
-    let (len, max) = (value.len(), limits.max_received_bytes);
-    if len > max {
-        return Err(Refused::TooLong { len, max });
-    }
-    let (len, max) = (id.len(), limits.max_id_bytes);
-    if len > max {
-        return Err(Refused::IdTooLong { len, max });
-    }
-    Ok(())
-}
-
 impl Limits {
     /// What a receiver accepts unless it is configured otherwise.
     pub const DEFAULT: Self = Self {
@@ -45,45 +40,52 @@ impl Limits {
         max_labels: 256,
         max_id_bytes: 1024,
     };
+
+    /// No limits, for tools that show what the filter would reject.
+    pub const NONE: Self = Self {
+        max_received_bytes: usize::MAX,
+        max_labels: usize::MAX,
+        max_id_bytes: usize::MAX,
+    };
 }
 
-/// The message in a header's `value`; the peer of [`peer`] borrows from it.
-pub fn message(value: &[u8], limits: Limits) -> Result<Vec<u8>, Refused> {
-    let mut bytes = Vec::new();
-    message_in(value, limits, &mut bytes)?;
-    Ok(bytes)
+/// Rejects headers that are too long, before anything else looks at them.
+pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), RejectReason> {
+    let (len, max) = (value.len(), limits.max_received_bytes);
+    if len > max {
+        return Err(RejectReason::TooLong { len, max });
+    }
+    let (len, max) = (id.len(), limits.max_id_bytes);
+    if len > max {
+        return Err(RejectReason::IdTooLong { len, max });
+    }
+    Ok(())
 }
 
-/// As [`message`], in `bytes`, whose memory is used again.
-pub fn message_in<'b>(
-    value: &[u8],
-    limits: Limits,
-    bytes: &'b mut Vec<u8>,
-) -> Result<&'b [u8], Refused> {
+/// The peer in the value of [`PEER_METADATA`], if it describes a workload.
+pub fn decode(value: &[u8], limits: Limits) -> Result<Peer, RejectReason> {
     check_lengths(b"", value, limits)?;
-    base64::decode(value, bytes).ok_or(Refused::Base64)
-}
-
-/// The peer in a `message`, if it says anything about the workload.
-pub fn peer(message: &[u8], limits: Limits) -> Result<Peer<'_>, Refused> {
-    let mut peer = wire::decode(message, limits.max_labels, &mut Strict)?;
+    let message = BASE64.decode(value).map_err(|_| RejectReason::Base64)?;
+    let message = wire::parse(&message)?;
+    let csm = CsmMetadata::new(&message);
+    let mut peer = wire::read_strict(message, limits.max_labels)?;
     if !peer.names_workload() {
-        csm::complete(&mut peer, message)?;
+        csm.complete(&mut peer)?;
     }
     if peer.is_empty() {
-        return Err(Refused::Empty);
+        return Err(RejectReason::Empty);
     }
     Ok(peer)
 }
 
-/// The id in the header's `value`.
-pub fn id(value: &[u8], limits: Limits) -> Result<Text<'_>, Refused> {
+/// The id in the value of [`PEER_METADATA_ID`].
+pub fn id(value: &[u8], limits: Limits) -> Result<&str, RejectReason> {
     check_lengths(value, b"", limits)?;
-    Ok(Text::checked(value)?)
+    text::checked(value)
 }
 
-/// The header's value for `peer`, padded.
+/// The value of [`PEER_METADATA`] for `peer`, padded.
 #[must_use]
-pub fn encode(peer: &Peer<'_>) -> String {
-    base64::encode(&wire::encode(peer))
+pub fn encode(peer: &Peer) -> String {
+    BASE64.encode(wire::encode(peer))
 }

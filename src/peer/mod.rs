@@ -1,27 +1,24 @@
 //! What one proxy tells another about the workload behind it: the domain type
-//! and its three forms. Pure: knows no host and no SDK.
+//! and its three forms.
 //!
 //! ```text
 //! x-envoy-peer-metadata  --header-->  google.protobuf.Struct  --wire-->  Peer  --flat-->  FlatNode
 //!      (text)                              (bytes)                                      (filter state)
 //! ```
 
-use crate::bytes::equal;
-use alloc::vec::Vec;
+use serde::Deserialize;
 
-pub mod base64;
 mod csm;
-pub mod error;
 pub mod flat;
 pub mod header;
+pub mod reject;
 pub mod text;
 pub mod wire;
 
-pub use error::Refused;
-pub use text::Text;
+pub use reject::RejectReason;
 
 /// Labels or platform metadata: sorted by key bytes, each key once.
-pub type Map<'a> = Vec<(Text<'a>, Text<'a>)>;
+pub type Map = Vec<(String, String)>;
 
 /// A workload as its proxy describes it. `None` is a field that the sender
 /// lacks; an empty text or map is one that it sent empty.
@@ -29,29 +26,29 @@ pub type Map<'a> = Vec<(Text<'a>, Text<'a>)>;
 /// The fields are those that Istio's proxies exchanged from 1.4 to today; none
 /// is mandatory, for every dialect leaves some out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer<'a> {
+pub struct Peer {
     /// `APP_CONTAINERS`: container names, separated by commas.
-    pub app_containers: Option<Text<'a>>,
+    pub app_containers: Option<String>,
     /// `CLUSTER_ID`: the Kubernetes cluster, not the Envoy cluster.
-    pub cluster_id: Option<Text<'a>>,
+    pub cluster_id: Option<String>,
     /// `INSTANCE_IPS`: addresses, separated by commas.
-    pub instance_ips: Option<Text<'a>>,
+    pub instance_ips: Option<String>,
     /// `ISTIO_VERSION` of the proxy.
-    pub istio_version: Option<Text<'a>>,
+    pub istio_version: Option<String>,
     /// `LABELS` of the pod, or given to the VM.
-    pub labels: Option<Map<'a>>,
+    pub labels: Option<Map>,
     /// `MESH_ID`.
-    pub mesh_id: Option<Text<'a>>,
+    pub mesh_id: Option<String>,
     /// `NAME` of the pod or VM.
-    pub name: Option<Text<'a>>,
+    pub name: Option<String>,
     /// `NAMESPACE`.
-    pub namespace: Option<Text<'a>>,
+    pub namespace: Option<String>,
     /// `OWNER`: `kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME`.
-    pub owner: Option<Text<'a>>,
+    pub owner: Option<String>,
     /// `PLATFORM_METADATA`: what the cloud says of the machine.
-    pub platform_metadata: Option<Map<'a>>,
+    pub platform_metadata: Option<Map>,
     /// `WORKLOAD_NAME`: the deployment, or the `WorkloadGroup`.
-    pub workload_name: Option<Text<'a>>,
+    pub workload_name: Option<String>,
 }
 
 /// The labels by which a reader names the service of a peer, in the order in
@@ -63,15 +60,10 @@ pub const SERVICE_LABELS: [&str; 4] = [
     "k8s-app",
 ];
 
-fn is_service_label(key: &[u8]) -> bool {
-    SERVICE_LABELS
-        .iter()
-        .any(|label| equal(label.as_bytes(), key))
-}
-
 /// A field of [`Peer`], declared in the byte order of the keys: the order on
 /// the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Field {
     /// `APP_CONTAINERS`
     AppContainers,
@@ -133,50 +125,34 @@ impl Field {
 
     /// The field of a key, `None` for a key that is not exchanged.
     #[must_use]
-    #[inline(always)]
-    pub fn of_key(key: &[u8]) -> Option<Self> {
-        // By length first: a comparison of unequal keys is not cheap.
-        let field = match key.len() {
-            4 => Self::Name,
-            5 => Self::Owner,
-            6 => Self::Labels,
-            7 => Self::MeshId,
-            9 => Self::Namespace,
-            10 => Self::ClusterId,
-            12 => Self::InstanceIps,
-            13 if key.first() == Some(&b'I') => Self::IstioVersion,
-            13 => Self::WorkloadName,
-            14 => Self::AppContainers,
-            17 => Self::PlatformMetadata,
-            _ => return None,
-        };
-        equal(field.key().as_bytes(), key).then_some(field)
+    pub fn of_key(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.key() == key)
     }
 }
 
-/// One field's place in a peer.
+/// Where a peer holds a field.
 #[derive(Debug)]
-pub enum Slot<'p, 'a> {
+pub enum Slot<'p> {
     /// A text.
-    Text(&'p mut Option<Text<'a>>),
+    Text(&'p mut Option<String>),
     /// Names separated by commas, which some senders write as a list.
-    Names(&'p mut Option<Text<'a>>),
+    Names(&'p mut Option<String>),
     /// Keys and values.
-    Map(&'p mut Option<Map<'a>>),
+    Map(&'p mut Option<Map>),
 }
 
 /// One field's value in a peer.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'p> {
     /// A text, also names separated by commas.
-    Text(&'p Text<'p>),
+    Text(&'p str),
     /// Keys and values.
-    Map(&'p [(Text<'p>, Text<'p>)]),
+    Map(&'p [(String, String)]),
 }
 
-impl<'a> Peer<'a> {
-    /// The place of `field`.
-    pub fn slot(&mut self, field: Field) -> Slot<'_, 'a> {
+impl Peer {
+    /// Where the peer holds `field`.
+    pub fn slot(&mut self, field: Field) -> Slot<'_> {
         match field {
             Field::AppContainers => Slot::Names(&mut self.app_containers),
             Field::ClusterId => Slot::Text(&mut self.cluster_id),
@@ -208,7 +184,7 @@ impl<'a> Peer<'a> {
             Field::Owner => &self.owner,
             Field::WorkloadName => &self.workload_name,
         };
-        text.as_ref().map(Value::Text)
+        text.as_deref().map(Value::Text)
     }
 
     /// Leaves `field` out.
@@ -233,27 +209,24 @@ impl<'a> Peer<'a> {
     /// label that names its service.
     #[must_use]
     pub fn names_workload(&self) -> bool {
-        let is_there = |text: &Option<Text<'_>>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let is_there = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         is_there(&self.name) || is_there(&self.workload_name) || self.service_labels().count() > 0
     }
 
     /// The name of the peer's service, as readers tell it: the first of
     /// [`SERVICE_LABELS`] that it has.
     #[must_use]
-    pub fn service_name(&self) -> Option<&Text<'a>> {
-        let of_key = |name: &&str| {
-            let mut labels = self.service_labels();
-            labels.find(|(key, _)| equal(key.as_bytes(), name.as_bytes()))
-        };
+    pub fn service_name(&self) -> Option<&str> {
+        let of_key = |name: &&str| self.service_labels().find(|(key, _)| key == name);
         let label = SERVICE_LABELS.iter().find_map(of_key);
-        label.map(|(_, value)| value)
+        label.map(|(_, value)| value.as_str())
     }
 
     /// What the peer says of its service alone: the namespace and the labels that
     /// name a service. `None` without such a label.
     #[must_use]
-    pub fn service(&self) -> Option<Peer<'_>> {
-        let labels: Map<'_> = self.service_labels().cloned().collect();
+    pub fn service(&self) -> Option<Peer> {
+        let labels: Map = self.service_labels().cloned().collect();
         let namespace = self.namespace.clone();
         (!labels.is_empty()).then(|| Peer {
             namespace: namespace.filter(|namespace| !namespace.is_empty()),
@@ -262,9 +235,9 @@ impl<'a> Peer<'a> {
         })
     }
 
-    fn service_labels(&self) -> impl Iterator<Item = &(Text<'a>, Text<'a>)> {
+    fn service_labels(&self) -> impl Iterator<Item = &(String, String)> {
         let labels = self.labels.iter().flatten();
-        labels.filter(|(key, value)| !value.is_empty() && is_service_label(key.as_bytes()))
+        labels.filter(|(key, value)| !value.is_empty() && SERVICE_LABELS.contains(&key.as_str()))
     }
 
     /// Whether the peer says nothing: every field is absent or empty. Such a

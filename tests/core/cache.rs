@@ -19,8 +19,8 @@ fn found(cache: &mut PeerCache, id: &[u8], value: &[u8]) -> Option<KnownPeer> {
 
 /// Looks for these headers, and keeps `peer` where there is none.
 fn keep(cache: &mut PeerCache, id: &[u8], value: &[u8], name: &str) {
-    if let Err(missing) = cache.get(id, value) {
-        cache.insert(&missing, peer(name));
+    if let Err(miss) = cache.get(id, value) {
+        cache.insert(miss, id, value, peer(name));
     }
 }
 
@@ -92,8 +92,8 @@ proptest! {
             let name = format!("{id}/{value}");
             let found = found(&mut cache, &[id], &[value]);
             prop_assert_eq!(found, expected.map(|_| peer(&name)));
-            if let Some(place) = expected {
-                model.remove(place);
+            if let Some(index) = expected {
+                model.remove(index);
             } else {
                 keep(&mut cache, &[id], &[value], &name);
             }

@@ -46,10 +46,10 @@ fn answer(exchange: &Counted, host: &FakeHost, metadata: &Json) {
 fn stored(host: &FakeHost) -> Option<(Json, Option<Vec<u8>>)> {
     let bytes = host.state("upstream_peer")?;
     let peer = flat::read(&bytes).unwrap();
-    let text = |text: &Option<metadata_exchange::peer::Text<'_>>| text.as_deref().map(Json::from);
+    let text = |text: &Option<String>| text.as_deref().map(Json::from);
     let labels = peer.labels.iter().flatten();
     let labels: serde_json::Map<_, _> = labels
-        .map(|(key, value)| (key.to_string(), Json::from(&**value)))
+        .map(|(key, value)| (key.clone(), Json::from(value.as_str())))
         .collect();
     let fields = [
         ("name", text(&peer.name)),

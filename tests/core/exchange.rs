@@ -70,7 +70,7 @@ pub(crate) fn round_trip(exchange: &Counted, host: &FakeHost) {
 
 pub(crate) fn name_in(host: &FakeHost, key: &str) -> Option<String> {
     let flat = host.state(key)?;
-    Some(flat::read(&flat).unwrap().name.unwrap().to_string())
+    Some(flat::read(&flat).unwrap().name.unwrap())
 }
 
 /// Nobody is stored; a gateway's entry may have the empty id that marks it.
@@ -159,7 +159,7 @@ fn of_repeated_headers_the_first_is_used() {
 }
 
 #[test]
-fn outbound_replaces_what_the_app_sent_and_takes_in_the_answer() {
+fn outbound_replaces_what_the_app_sent_and_stores_the_answer() {
     let host = FakeHost::outbound()
         .request_header(METADATA, "forged")
         .request_header(METADATA, "twice")
@@ -210,26 +210,6 @@ fn the_configured_direction_is_obeyed_and_not_read() {
             .iter()
             .any(|call| call.contains("direction"))
     );
-}
-
-#[test]
-fn an_older_envoy_knows_the_direction_by_its_older_name() {
-    let exchange = exchange("");
-    for stream in 0..2 {
-        let host = caller();
-        host.properties.borrow_mut().clear();
-        host.set_property("listener_direction", &1_i64.to_le_bytes());
-        round_trip(&exchange, &host);
-        assert_eq!(name_in(&host, "downstream_peer").as_deref(), Some("caller"));
-        // The second stream knows which name works.
-        let asked = host
-            .calls
-            .borrow()
-            .iter()
-            .filter(|call| call.contains("direction"))
-            .count();
-        assert_eq!(asked, 2 - stream);
-    }
 }
 
 #[test]
@@ -510,10 +490,10 @@ mod privacy {
     }
 
     #[test]
-    fn clusters_outside_the_mesh_are_told_nothing_and_not_believed() {
+    fn clusters_outside_the_mesh_are_sent_nothing_and_not_believed() {
         let names = r#"{"external_cluster_names": ["db", "ext-*"]}"#;
         let none = json!({});
-        for (config, name, istio, is_told) in [
+        for (config, name, istio, is_sent_to) in [
             ("", "outbound|80||pay", &none, true),
             ("", "PassthroughCluster", &none, false),
             ("", "pay", &json!({"external": true}), false),
@@ -538,14 +518,14 @@ mod privacy {
             let (exchange, host) = (exchange(config), cluster(name, istio));
             let mut stream = request(&exchange, &host);
             let sent = host.values(Request, METADATA);
-            if is_told {
+            if is_sent_to {
                 assert_eq!(sent, [own_header().as_bytes()], "{config} {name} {istio}");
             } else {
                 assert_stripped(&host, Request);
             }
             host.response_header(METADATA, header("callee"));
             exchange.on_response_headers(&mut stream, &host, host.count(Response));
-            assert_eq!(host.state("upstream_peer").is_some(), is_told);
+            assert_eq!(host.state("upstream_peer").is_some(), is_sent_to);
             assert_stripped(&host, Response);
         }
     }

@@ -3,7 +3,7 @@
 use metadata_exchange::config::Config;
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node, Note};
-use metadata_exchange::peer::{Peer, Refused, flat, header};
+use metadata_exchange::peer::{Peer, RejectReason, flat, header};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -15,7 +15,7 @@ fn left_out(keys: &[&str]) -> Vec<Note> {
 }
 
 /// What a receiver reads in the header that is sent of `metadata`.
-fn sent(metadata: &Json, share: &str) -> Option<Peer<'static>> {
+fn sent(metadata: &Json, share: &str) -> Option<Peer> {
     let config = Config::parse(format!(r#"{{"share": {share}}}"#).as_bytes()).unwrap();
     let local = LocalNode::new(
         &node("id", metadata),
@@ -23,9 +23,8 @@ fn sent(metadata: &Json, share: &str) -> Option<Peer<'static>> {
         16_384,
         &mut Vec::new(),
     );
-    let message = header::message(local.header?.as_bytes(), config.limits).unwrap();
-    let flat = flat::write(&header::peer(Box::leak(message.into()), config.limits).unwrap());
-    Some(flat::read(Box::leak(flat.into())).unwrap())
+    let peer = header::decode(local.header?.as_bytes(), config.limits).unwrap();
+    Some(flat::read(&flat::write(&peer)).unwrap())
 }
 
 #[test]
@@ -41,7 +40,7 @@ fn odd_values_become_texts_or_are_left_out_and_neighbours_stay() {
             "INSTANCE_IPS": [],
         }),
     );
-    let text = |text: &'static str| Some(text.into());
+    let text = |text: &str| Some(text.to_owned());
     let expected = Peer {
         name: text("15090"),
         namespace: text("true"),
@@ -91,11 +90,11 @@ fn nothing_is_sent_of_a_node_that_says_nothing() {
 #[test]
 fn an_id_that_would_corrupt_a_header_is_not_sent() {
     for (id, refused) in [
-        (&b"a\nb"[..], Refused::ControlCharacter),
-        (b"\xff", Refused::Utf8),
+        (&b"a\nb"[..], RejectReason::ControlCharacter),
+        (b"\xff", RejectReason::Utf8),
         (
             &[b'a'; 1025],
-            Refused::IdTooLong {
+            RejectReason::IdTooLong {
                 len: 1025,
                 max: 1024,
             },
@@ -115,12 +114,12 @@ fn an_id_that_would_corrupt_a_header_is_not_sent() {
 fn of_a_node_message_only_id_and_metadata_are_read() {
     // id = 1, cluster = 2, metadata = 3, user_agent_name = 6
     let message = b"\x0a\x02id\x12\x07cluster\x1a\x03abc\x32\x05envoy";
-    let node = Node::of_message(message);
+    let node = Node::from_message(message);
     assert_eq!(
         (&node.id[..], &node.metadata[..]),
         (&b"id"[..], &b"abc"[..])
     );
-    assert_eq!(Node::of_message(b"\xff"), Node::default());
+    assert_eq!(Node::from_message(b"\xff"), Node::default());
 }
 
 #[test]
@@ -208,7 +207,7 @@ fn only_what_is_shared_is_sent() {
         "LABELS": {"app": "old", "app.kubernetes.io/name": "pay", "secret": "s",
             "app.kubernetes.io/version": "v2", "service.istio.io/canonical-name": "pay"},
     });
-    let labels = |peer: &Peer<'_>| {
+    let labels = |peer: &Peer| {
         let labels = peer.labels.clone().unwrap_or_default();
         labels
             .into_iter()

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use metadata_exchange::host::{HeaderMap, Host, HostError, HostResult, StateKey};
+use metadata_exchange::host::{HeaderMap, Host, HostError, HostResult, Property, StateKey};
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
 use prost::Message as _;
@@ -165,8 +165,6 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
-    type Bytes = Vec<u8>;
-
     fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
         self.call(format!("get {map:?} {name}"))?;
         Ok(self.values(map, name).into_iter().next())
@@ -195,7 +193,8 @@ impl Host for FakeHost {
         Ok(sizes.sum())
     }
 
-    fn property(&self, path: &str) -> HostResult<Option<Vec<u8>>> {
+    fn property(&self, property: Property) -> HostResult<Option<Vec<u8>>> {
+        let path = property.path();
         self.call(format!("property {}", path.replace('\0', ".")))?;
         let stored = self.state.borrow().get(path).cloned();
         Ok(stored.or_else(|| self.properties.borrow().get(path).cloned()))

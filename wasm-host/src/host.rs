@@ -19,8 +19,6 @@ pub struct Settings {
     pub log_level: LogLevel,
     /// Where random numbers start.
     pub seed: u64,
-    /// Whether there are any.
-    pub gives_random_numbers: bool,
     /// The time, in nanoseconds since 1970; it stands still until a test moves it.
     pub now: u64,
     /// What it shares with the other VMs of its `vm_id`.
@@ -37,7 +35,6 @@ impl Default for Settings {
             properties: Properties::new(),
             log_level: LogLevel::Info,
             seed: 0,
-            gives_random_numbers: true,
             now: 1_700_000_000_000_000_000,
             shared_data: SharedData::default(),
             vm_configuration: Vec::new(),

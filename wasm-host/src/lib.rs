@@ -61,4 +61,5 @@ pub use properties::{Direction, Properties};
 pub use prost_types::value::Kind as MetadataKind;
 pub use shared_data::SharedData;
 pub use status::{Action, LogLevel, Status};
+pub use vm::FUEL;
 pub use vm::{Module, Vm};

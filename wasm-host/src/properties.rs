@@ -61,25 +61,10 @@ impl Properties {
         self.integer(&["xds", "listener_direction"], direction as i64)
     }
 
-    /// `listener_direction`, as Envoy named it before 1.33.
-    #[must_use]
-    pub fn legacy_direction(self, direction: Direction) -> Self {
-        self.integer(&["listener_direction"], direction as i64)
-    }
-
     /// `xds.node` and the fields below it.
     #[must_use]
     pub fn xds_node(self, node: &Node) -> Self {
-        self.node(&["xds", "node"], node)
-    }
-
-    /// `node` and the fields below it, as Envoy named them before 1.33.
-    #[must_use]
-    pub fn legacy_node(self, node: &Node) -> Self {
-        self.node(&["node"], node)
-    }
-
-    fn node(self, prefix: &[&str], node: &Node) -> Self {
+        let prefix: &[&str] = &["xds", "node"];
         let metadata = [prefix, &["metadata"]].concat();
         let whole = self
             .bytes(prefix, node.to_bytes())

@@ -33,9 +33,6 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> Result<()> {
         "random_get",
         |mut caller: Caller<'_, Host>, out: u32, size: u32| {
             record(&mut caller, "random_get");
-            if !caller.data().settings.gives_random_numbers {
-                return NO_SYSTEM;
-            }
             if size > MOST_RANDOM_BYTES {
                 return INVALID;
             }

@@ -841,21 +841,21 @@ fn the_node_reads_whole_or_field_by_field() {
     );
     let mut guest = Guest::default();
     let paths = [
-        "node\0id",
-        "node\0metadata\0NAME",
-        "node\0metadata\0PORT",
-        "node\0metadata\0DEBUG",
-        "node\0metadata\0LABELS",
-        "node\0metadata\0IPS",
-        "node\0metadata\0NOTHING",
-        "node\0metadata\0BROKEN",
-        "node\0metadata",
-        "node\0metadata\0ABSENT",
-        "xds\0node",
+        "xds\0node\0id",
+        "xds\0node\0metadata\0NAME",
+        "xds\0node\0metadata\0PORT",
+        "xds\0node\0metadata\0DEBUG",
+        "xds\0node\0metadata\0LABELS",
+        "xds\0node\0metadata\0IPS",
+        "xds\0node\0metadata\0NOTHING",
+        "xds\0node\0metadata\0BROKEN",
+        "xds\0node\0metadata",
+        "xds\0node\0metadata\0ABSENT",
+        "node",
     ];
     let body = telling_properties(&mut guest, &paths);
     let settings = Settings {
-        properties: Properties::new().legacy_node(&node),
+        properties: Properties::new().xds_node(&node),
         ..Settings::default()
     };
     let (vm, _) = guest.on("configure", &body).start_with(settings);

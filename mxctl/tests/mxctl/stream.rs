@@ -62,7 +62,7 @@ impl Stream {
     }
 
     /// Sends a request to `path` that `service` answered so.
-    pub(crate) async fn request(&self, peer: &Peer<'_>, path: &str, status: u32) -> Result<()> {
+    pub(crate) async fn request(&self, peer: &Peer, path: &str, status: u32) -> Result<()> {
         self.send(LogEntries::HttpLogs(HttpAccessLogEntries {
             log_entry: vec![http(peer, path, status)],
         }))
@@ -89,7 +89,7 @@ fn node(service: &str) -> Result<Node> {
 }
 
 /// A pod of a service.
-pub(crate) fn peer(service: &str) -> Peer<'static> {
+pub(crate) fn peer(service: &str) -> Peer {
     Peer {
         name: Some(format!("{service}-1").into()),
         namespace: Some("shop".into()),
@@ -100,7 +100,7 @@ pub(crate) fn peer(service: &str) -> Peer<'static> {
 }
 
 /// A request to `callee`.
-pub(crate) fn http(callee: &Peer<'_>, path: &str, status: u32) -> HttpAccessLogEntry {
+pub(crate) fn http(callee: &Peer, path: &str, status: u32) -> HttpAccessLogEntry {
     HttpAccessLogEntry {
         common_properties: Some(common(callee)),
         request: Some(HttpRequestProperties {
@@ -117,7 +117,7 @@ pub(crate) fn http(callee: &Peer<'_>, path: &str, status: u32) -> HttpAccessLogE
 }
 
 /// A connection to `callee`.
-pub(crate) fn tcp(callee: &Peer<'_>) -> LogEntries {
+pub(crate) fn tcp(callee: &Peer) -> LogEntries {
     LogEntries::TcpLogs(TcpAccessLogEntries {
         log_entry: vec![TcpAccessLogEntry {
             common_properties: Some(common(callee)),
@@ -126,7 +126,7 @@ pub(crate) fn tcp(callee: &Peer<'_>) -> LogEntries {
     })
 }
 
-fn common(callee: &Peer<'_>) -> AccessLogCommon {
+fn common(callee: &Peer) -> AccessLogCommon {
     let bytes = BytesValue {
         value: flat::write(callee),
     };

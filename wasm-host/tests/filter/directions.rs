@@ -58,7 +58,7 @@ fn inbound_takes_the_caller_in_and_hides_it_from_the_app() {
 }
 
 #[test]
-fn outbound_introduces_the_local_node_and_takes_the_callee_in() {
+fn outbound_sends_the_local_node_and_stores_the_callee() {
     let properties = Properties::new().direction(Direction::Outbound);
     assert_outbound(&between(&mut Proxy::plain("local"), properties));
 }
@@ -70,25 +70,6 @@ fn a_listener_without_direction_is_a_gateway() {
     assert_gateway(&between(&mut Proxy::plain("local"), Properties::new()));
     let malformed = Properties::new().bytes(&["xds", "listener_direction"], "");
     assert_gateway(&between(&mut Proxy::plain("local"), malformed));
-}
-
-#[test]
-fn older_envoys_name_the_direction_otherwise() {
-    let legacy = |direction| Properties::new().legacy_direction(direction);
-    assert_inbound(&between(
-        &mut Proxy::plain("local"),
-        legacy(Direction::Inbound),
-    ));
-    assert_outbound(&between(
-        &mut Proxy::plain("local"),
-        legacy(Direction::Outbound),
-    ));
-    assert_gateway(&between(
-        &mut Proxy::plain("local"),
-        legacy(Direction::Unspecified),
-    ));
-    let both = legacy(Direction::Inbound).direction(Direction::Outbound);
-    assert_outbound(&between(&mut Proxy::plain("local"), both));
 }
 
 #[test]
@@ -117,15 +98,6 @@ fn one_root_context_serves_every_direction() {
             check(&between(&mut proxy, Properties::new().direction(direction)));
         }
     }
-}
-
-#[test]
-fn one_vm_serves_an_old_path_beside_a_new_one() {
-    // A listener without direction comes first, so that it cannot teach the filter which path this Envoy knows.
-    let mut proxy = Proxy::plain("local");
-    assert_gateway(&between(&mut proxy, Properties::new()));
-    let legacy = Properties::new().legacy_direction(Direction::Inbound);
-    assert_inbound(&between(&mut proxy, legacy));
 }
 
 #[test]

@@ -114,10 +114,9 @@ fn a_failure_does_not_outlast_itself() {
     }
 }
 
-/// A VM on an older Envoy, where configuring takes the most host calls.
 fn start_vm() -> Vm {
     let settings = Settings {
-        properties: Properties::new().legacy_node(&Workload::new("local").node()),
+        properties: Properties::new().xds_node(&Workload::new("local").node()),
         ..Settings::default()
     };
     Vm::start(module(), settings).expect("the VM starts")
@@ -228,7 +227,7 @@ fn an_unreadable_direction_is_no_direction() {
 }
 
 #[test]
-fn a_key_of_another_filter_is_survived() {
+fn a_key_of_another_filter_is_left_alone() {
     use wasm_host::{Declaration, StateObject};
     let declaration = Declaration {
         read_only: true,
@@ -251,7 +250,7 @@ fn a_key_of_another_filter_is_survived() {
 }
 
 #[test]
-fn a_property_that_was_declared_before_is_counted_and_survived() {
+fn a_property_that_was_declared_before_is_counted() {
     let mut proxy = Proxy::plain("local");
     assert_eq!(proxy.counter("host_error"), 0);
     proxy.vm.fail(|call| {

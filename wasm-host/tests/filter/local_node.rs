@@ -166,50 +166,6 @@ fn a_real_envoys_node_is_large_and_read_all_the_same() {
 }
 
 #[test]
-fn older_envoys_give_the_node_field_by_field() {
-    let legacy = Properties::new().legacy_node(&Workload::new("local").node());
-    let headers = sent_by(&mut Proxy::in_host(legacy, &json!({})));
-    assert_sent_by(&headers, &Workload::new("local"));
-
-    let full = Node::new("the-id", &full_metadata());
-    let headers = sent_by(&mut Proxy::in_host(
-        Properties::new().legacy_node(&full),
-        &json!({}),
-    ));
-    assert_values(&headers, METADATA, &[&struct_value(&full_metadata())]);
-    assert_values(&headers, ID, &["the-id"]);
-}
-
-#[test]
-fn a_field_that_an_older_envoy_cannot_give_drops_no_other() {
-    let odd =
-        json!({"NAME": "n", "LABELS": {"app": "a", "bad": null}, "OWNER": null, "NAMESPACE": "ns"});
-    let legacy = Properties::new().legacy_node(&Node::new("id", &odd));
-    let headers = sent_by(&mut Proxy::in_host(legacy, &json!({})));
-    assert_values(
-        &headers,
-        METADATA,
-        &[&struct_value(&json!({"NAME": "n", "NAMESPACE": "ns"}))],
-    );
-    assert_values(&headers, ID, &["id"]);
-}
-
-#[test]
-fn an_older_envoy_gives_lists_numbers_and_bools_too() {
-    let odd = json!({
-        "NAME": 15090, "WORKLOAD_NAME": true, "INSTANCE_IPS": ["10.0.0.1", "fe80::1"],
-        "LABELS": {"k": 0.5},
-    });
-    let legacy = Properties::new().legacy_node(&Node::new("id", &odd));
-    let headers = sent_by(&mut Proxy::in_host(legacy, &json!({})));
-    let expected = json!({
-        "NAME": "15090", "WORKLOAD_NAME": "true", "INSTANCE_IPS": "10.0.0.1,fe80::1",
-        "LABELS": {"k": "0.5"},
-    });
-    assert_values(&headers, METADATA, &[&struct_value(&expected)]);
-}
-
-#[test]
 fn an_unreadable_node_is_no_node() {
     let truncated = &Workload::new("local").node().to_bytes()[..40];
     for bytes in [&b"\x0a\xff\xff"[..], truncated, b""] {

@@ -151,7 +151,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>)> {
             "refused_empty",
             field(json!({"SERVICE_ACCOUNT": "unknown to FlatNode"})),
         ),
-        ("refused_utf8", name(b"\xff\xfe")),
+        ("refused_protobuf", name(b"\xff\xfe")),
         ("refused_control_character", name(b"line\nline")),
         ("refused_control_character", name(b"nul\0")),
         ("refused_control_character", name(b"del\x7f")),
@@ -333,19 +333,16 @@ fn every_character_at_every_place_is_read_as_natively() {
     let mut caller = caller();
     caller.metadata = json!({"NAME": "a-name-of-some-length", "LABELS": {"app": "caller"}});
     let value = caller.value().into_bytes();
-    for place in 0..value.len() {
+    for index in 0..value.len() {
         for character in 0..=u8::MAX {
             let mut value = value.clone();
-            value[place] = character;
+            value[index] = character;
             let stream = proxy.inbound(&Headers::from([(METADATA, value.clone())]));
-            let limits = Limits::DEFAULT;
-            let message = header::message(&value, limits);
-            let native =
-                message.and_then(|message| Ok(flat::write(&header::peer(&message, limits)?)));
+            let native = header::decode(&value, Limits::DEFAULT).map(|peer| flat::write(&peer));
             assert_eq!(
                 state(&stream, DOWNSTREAM),
                 native.ok(),
-                "{character} at {place}"
+                "{character} at {index}"
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use metadata_exchange::peer::{Map, Peer, Text, flat};
+use metadata_exchange::peer::{Map, Peer, flat};
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
@@ -204,13 +204,13 @@ pub(crate) fn peer(stream: &Stream, key: &str) -> Option<Json> {
     Some(to_json(&peer))
 }
 
-fn to_json(peer: &Peer<'_>) -> Json {
-    let text = |text: &Option<Text<'_>>| text.as_deref().map(Json::from);
-    let map = |map: &Option<Map<'_>>| {
+fn to_json(peer: &Peer) -> Json {
+    let text = |text: &Option<String>| text.as_deref().map(Json::from);
+    let map = |map: &Option<Map>| {
         let map = map.as_ref()?;
         Some(
             map.iter()
-                .map(|(key, value)| (key.to_string(), Json::from(&**value)))
+                .map(|(key, value)| (key.clone(), Json::from(value.as_str())))
                 .collect(),
         )
     };

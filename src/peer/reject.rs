@@ -1,11 +1,11 @@
-//! Why a received peer was refused.
+//! Why a received peer is rejected.
 
-use core::fmt;
+use std::fmt;
 
-/// Why a received peer was refused. The request is served all the same; each
-/// reason has a counter of its own.
+/// Why a received peer is rejected. The request is served all the same; each
+/// reason has its own counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RejectReason {
     /// The header is longer than the receiver allows.
     TooLong {
         /// Bytes received.
@@ -13,15 +13,13 @@ pub enum Refused {
         /// Bytes allowed (`max_received_bytes`).
         max: usize,
     },
-    /// Not standard base64: another alphabet, a lone last character, or bits
+    /// Not standard base64: another alphabet, a single last character, or bits
     /// set that no byte uses.
     Base64,
-    /// Not a `google.protobuf.Struct`.
-    Protobuf {
-        /// Bytes from the start of the decoded message.
-        offset: usize,
-    },
-    /// Lists and structs within each other beyond [`super::wire::MAX_DEPTH`].
+    /// Not a `google.protobuf.Struct`: also a string that is not UTF-8, and
+    /// messages nested more than 100 times.
+    Protobuf,
+    /// Lists and structs nested deeper than [`super::wire::MAX_DEPTH`].
     TooDeep,
     /// More labels, platform metadata, containers or addresses than the receiver
     /// allows.
@@ -29,10 +27,10 @@ pub enum Refused {
         /// Entries allowed (`max_labels`).
         max: usize,
     },
-    /// A text that is not UTF-8.
+    /// An id that is not UTF-8.
     Utf8,
     /// A text with a control character (C0, DEL or C1), which could forge lines
-    /// in the logs that carry it.
+    /// in the logs that contain it.
     ControlCharacter,
     /// The id is longer than the receiver allows.
     IdTooLong {
@@ -41,20 +39,18 @@ pub enum Refused {
         /// Bytes allowed (`max_id_bytes`).
         max: usize,
     },
-    /// Decodes, but says nothing about the workload.
+    /// A valid message that does not describe a workload.
     Empty,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { len, max } => {
                 write!(f, "{len} bytes, over max_received_bytes {max}")
             }
             Self::Base64 => f.write_str("not standard base64"),
-            Self::Protobuf { offset } => {
-                write!(f, "not a google.protobuf.Struct at byte {offset}")
-            }
+            Self::Protobuf => f.write_str("not a google.protobuf.Struct"),
             Self::TooDeep => f.write_str("values nested too deeply"),
             Self::TooManyLabels { max } => {
                 write!(f, "more than max_labels {max} entries in a map or list")
@@ -69,4 +65,4 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl std::error::Error for RejectReason {}

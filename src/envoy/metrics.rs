@@ -1,33 +1,33 @@
 //! The counters in Envoy's stats.
 
-use super::raw::{self, MetricId, MetricType};
-use crate::counters::{CONFIGURATION_IDLE, Counter, Counters};
-use crate::host::HostResult;
-use alloc::format;
-use alloc::vec::Vec;
+use proxy_wasm::types::MetricType;
 
-/// The metric of each counter and the gauge; what Envoy did not take has none.
+use super::imports;
+use crate::counted_host::count_error;
+use crate::counters::{CONFIGURATION_IDLE, Counter, Counters};
+
+/// The metric of each counter and the gauge; what Envoy did not define has none.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
-    counters: Vec<(Counter, MetricId)>,
-    idle: Option<MetricId>,
+    counters: Vec<(Counter, u32)>,
+    idle: Option<u32>,
     /// Whether the gauge counts this root context.
     is_idle: bool,
 }
 
 impl Metrics {
-    /// Defines all counters; Envoy shows them as
+    /// Defines all metrics; Envoy shows them as
     /// `wasmcustom.metadata_exchange.<name>`.
     pub(super) fn define(counters: &Counters) -> Self {
-        let defined = |(counter, name)| {
-            Some((
-                counter,
-                counters.survive(define(MetricType::Counter, name))?,
-            ))
+        let define = |kind, name| {
+            let id = imports::define_metric(kind, &format!("metadata_exchange.{name}"));
+            count_error(&id, counters);
+            id.ok()
         };
+        let defined = |(counter, name)| Some((counter, define(MetricType::Counter, name)?));
         Self {
             counters: Counter::ALL.into_iter().filter_map(defined).collect(),
-            idle: counters.survive(define(MetricType::Gauge, CONFIGURATION_IDLE)),
+            idle: define(MetricType::Gauge, CONFIGURATION_IDLE),
             is_idle: false,
         }
     }
@@ -39,8 +39,9 @@ impl Metrics {
             (true, false) => -1,
             _ => return,
         };
-        let counted = self.idle.map(|id| raw::increment_metric(id, offset));
-        if counted.is_some_and(|counted| counters.survive(counted).is_some()) {
+        if let Some(id) = self.idle
+            && increment(id, offset, counters)
+        {
             self.is_idle = is_idle;
         }
     }
@@ -50,11 +51,7 @@ impl Metrics {
         for &(counter, id) in &self.counters {
             let count = counters.take(counter);
             let offset = i64::try_from(count).unwrap_or(i64::MAX);
-            if count > 0
-                && counters
-                    .survive(raw::increment_metric(id, offset))
-                    .is_none()
-            {
+            if count > 0 && !increment(id, offset, counters) {
                 // Kept for the next time.
                 counters.add(counter, count);
             }
@@ -62,6 +59,9 @@ impl Metrics {
     }
 }
 
-fn define(kind: MetricType, name: &str) -> HostResult<MetricId> {
-    raw::define_metric(kind, &format!("metadata_exchange.{name}"))
+/// Tells whether Envoy took it.
+fn increment(id: u32, offset: i64, counters: &Counters) -> bool {
+    let incremented = imports::increment_metric(id, offset);
+    count_error(&incremented, counters);
+    incremented.is_ok()
 }

@@ -1,0 +1,193 @@
+//! The configuration as it is written in JSON, not yet validated.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::direction::Direction;
+use crate::local::share::Share;
+use crate::pattern::Pattern;
+use crate::peer::Field;
+
+/// Each key of the configuration with its value, whatever it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) accept_own: Key,
+    pub(super) direction: Key,
+    pub(super) endpoint_fallback: Key,
+    pub(super) external_cluster_names: Key,
+    pub(super) external_clusters: Key,
+    pub(super) max_id_bytes: Key,
+    pub(super) max_labels: Key,
+    pub(super) max_peer_cache_size: Key,
+    pub(super) max_received_bytes: Key,
+    pub(super) max_request_headers_count: Key,
+    pub(super) max_request_headers_kb: Key,
+    pub(super) max_response_headers_count: Key,
+    pub(super) max_response_headers_kb: Key,
+    pub(super) max_sent_bytes: Key,
+    pub(super) mode: Key,
+    pub(super) record_local_node: Key,
+    pub(super) service_fallback: Key,
+    pub(super) share: Key,
+    pub(super) trust: Key,
+    pub(super) trust_domains: Key,
+    pub(super) upstream_trust: Key,
+}
+
+/// The value of a key, if it is there. Unlike an `Option`, it tells null from an
+/// absent key.
+#[derive(Debug, Default)]
+pub(super) struct Key(pub(super) Option<Box<Value>>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::deserialize(deserializer).map(|value| Self(Some(value)))
+    }
+}
+
+/// An integer from `MIN` to `MAX`. Written as a float it counts, too, for that is
+/// what a protobuf `Struct` turns integers into.
+#[derive(Deserialize)]
+#[serde(try_from = "serde_json::Number")]
+pub(super) struct Integer<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> From<Integer<MIN, MAX>> for u32 {
+    fn from(Integer(integer): Integer<MIN, MAX>) -> Self {
+        integer
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> From<Integer<MIN, MAX>> for usize {
+    fn from(Integer(integer): Integer<MIN, MAX>) -> Self {
+        Self::try_from(integer).unwrap_or(Self::MAX)
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> TryFrom<serde_json::Number> for Integer<MIN, MAX> {
+    type Error = &'static str;
+
+    fn try_from(number: serde_json::Number) -> Result<Self, Self::Error> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let of_float = |float: f64| {
+            let is_integer = float.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&float);
+            is_integer.then_some(float as u64)
+        };
+        let integer = number.as_u64().or_else(|| of_float(number.as_f64()?));
+        integer
+            .and_then(|integer| u32::try_from(integer).ok())
+            .filter(|integer| (MIN..=MAX).contains(integer))
+            .map(Self)
+            .ok_or("not an integer in the range")
+    }
+}
+
+/// Texts that are not empty.
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<String>")]
+pub(super) struct Names(Vec<String>);
+
+impl TryFrom<Vec<String>> for Names {
+    type Error = &'static str;
+
+    fn try_from(names: Vec<String>) -> Result<Self, Self::Error> {
+        if names.iter().any(String::is_empty) {
+            return Err("an empty name");
+        }
+        Ok(Self(names))
+    }
+}
+
+impl From<Names> for Vec<String> {
+    fn from(Names(names): Names) -> Self {
+        names
+    }
+}
+
+/// `direction`
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawDirection {
+    Auto,
+    Inbound,
+    Outbound,
+    Gateway,
+}
+
+impl From<RawDirection> for Option<Direction> {
+    fn from(direction: RawDirection) -> Self {
+        match direction {
+            RawDirection::Auto => None,
+            RawDirection::Inbound => Some(Direction::Inbound),
+            RawDirection::Outbound => Some(Direction::Outbound),
+            RawDirection::Gateway => Some(Direction::Gateway),
+        }
+    }
+}
+
+/// `external_clusters`
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ExternalClusters {
+    Skip,
+    Send,
+}
+
+impl From<ExternalClusters> for bool {
+    /// Whether they are skipped.
+    fn from(clusters: ExternalClusters) -> Self {
+        matches!(clusters, ExternalClusters::Skip)
+    }
+}
+
+/// `share`
+#[derive(Deserialize)]
+#[serde(try_from = "Value")]
+pub(super) enum RawShare {
+    Preset(Preset),
+    Only(Only),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Preset {
+    All,
+    Minimal,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Only {
+    #[serde(default, deserialize_with = "not_null")]
+    fields: Option<Vec<Field>>,
+    #[serde(default, deserialize_with = "not_null")]
+    labels: Option<Vec<Pattern>>,
+}
+
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<Value> for RawShare {
+    type Error = serde_json::Error;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        if value.is_object() {
+            Only::deserialize(value).map(Self::Only)
+        } else {
+            Preset::deserialize(value).map(Self::Preset)
+        }
+    }
+}
+
+impl From<RawShare> for Share {
+    fn from(share: RawShare) -> Self {
+        match share {
+            RawShare::Preset(Preset::All) => Self::All,
+            RawShare::Preset(Preset::Minimal) => Self::Minimal,
+            RawShare::Only(Only { fields, labels }) => Self::Only { fields, labels },
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The one place that counts host calls that fail.
+
+use crate::counters::{Counter, Counters};
+use crate::host::{HeaderMap, Host, HostError, HostResult, Property, StateKey};
+
+/// A host whose failed calls are counted.
+#[derive(Debug)]
+pub struct CountedHost<'a, H> {
+    host: &'a H,
+    counters: &'a Counters,
+}
+
+impl<'a, H> CountedHost<'a, H> {
+    /// Counts the failed calls of `host` in `counters`.
+    pub fn new(host: &'a H, counters: &'a Counters) -> Self {
+        Self { host, counters }
+    }
+
+    fn counted<T>(&self, result: HostResult<T>) -> HostResult<T> {
+        count_error(&result, self.counters);
+        result
+    }
+}
+
+/// Counts the error of a host call, if it is one.
+pub fn count_error<T>(result: &HostResult<T>, counters: &Counters) {
+    if let Err(HostError(status)) = result {
+        log::debug!("host call failed with status {status}");
+        counters.count(Counter::HostError);
+    }
+}
+
+impl<H: Host> Host for CountedHost<'_, H> {
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
+        self.counted(self.host.header(map, name))
+    }
+
+    fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()> {
+        self.counted(self.host.set_header(map, name, value))
+    }
+
+    fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()> {
+        self.counted(self.host.remove_header(map, name))
+    }
+
+    fn header_bytes(&self, map: HeaderMap) -> HostResult<usize> {
+        self.counted(self.host.header_bytes(map))
+    }
+
+    fn property(&self, property: Property) -> HostResult<Option<Vec<u8>>> {
+        self.counted(self.host.property(property))
+    }
+
+    fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
+        self.counted(self.host.store(key, value))
+    }
+}

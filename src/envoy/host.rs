@@ -1,0 +1,57 @@
+//! Envoy as the exchange sees it.
+
+use proxy_wasm::types::MapType;
+
+use super::imports;
+use crate::config::admission::SharedData;
+use crate::host::{HeaderMap, Host, HostResult, Property, StateKey};
+
+/// The proxy that runs this VM.
+pub(super) struct Envoy;
+
+impl Host for Envoy {
+    fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>> {
+        imports::header(map_type(map), name)
+    }
+
+    fn set_header(&self, map: HeaderMap, name: &'static str, value: &[u8]) -> HostResult<()> {
+        imports::set_header(map_type(map), name, value)
+    }
+
+    fn remove_header(&self, map: HeaderMap, name: &'static str) -> HostResult<()> {
+        imports::remove_header(map_type(map), name)
+    }
+
+    fn header_bytes(&self, map: HeaderMap) -> HostResult<usize> {
+        imports::header_bytes(map_type(map))
+    }
+
+    fn property(&self, property: Property) -> HostResult<Option<Vec<u8>>> {
+        imports::property(property.path())
+    }
+
+    fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
+        imports::set_property(key.name(), value)
+    }
+}
+
+impl SharedData for Envoy {
+    fn read(&self, key: &str) -> HostResult<Option<(Vec<u8>, u32)>> {
+        imports::shared_data(key)
+    }
+
+    fn write(&self, key: &str, value: &[u8], number: u32) -> HostResult<()> {
+        imports::set_shared_data(key, value, number)
+    }
+
+    fn now(&self) -> HostResult<u64> {
+        imports::monotonic_time()
+    }
+}
+
+fn map_type(map: HeaderMap) -> MapType {
+    match map {
+        HeaderMap::Request => MapType::HttpRequestHeaders,
+        HeaderMap::Response => MapType::HttpResponseHeaders,
+    }
+}

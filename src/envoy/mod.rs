@@ -1,0 +1,21 @@
+//! The filter as Envoy loads it, and the only place that names the SDK.
+
+mod host;
+mod http;
+#[allow(unsafe_code)]
+mod imports;
+mod logger;
+mod metrics;
+mod root;
+mod roots;
+
+// The SDK's macro exports a function without documentation and calls one by `unsafe`.
+#[allow(missing_docs, unreachable_pub, unsafe_code)]
+mod start {
+    use super::{logger, root::Root};
+
+    proxy_wasm::main! {{
+        logger::install();
+        proxy_wasm::set_root_context(|id| Box::new(Root::new(id)));
+    }}
+}

@@ -1,0 +1,263 @@
+//! One plugin configuration: what is read when it is configured, and what happens
+//! on its ticks.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use prost::Message;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{BufferType, ContextType};
+
+use super::host::Envoy;
+use super::http::HttpStream;
+use super::metrics::Metrics;
+use super::{imports, logger, roots};
+use crate::config::admission::{Plugin, Verdict};
+use crate::config::{Config, ConfigError};
+use crate::counted_host::{CountedHost, count_error};
+use crate::counters::{Counter, Counters};
+use crate::exchange::{Exchange, Stream};
+use crate::host::{Host, HostError, HostResult, Property, StateKey};
+use crate::local::{LocalNode, Node};
+use crate::peer::flat;
+
+/// How often counts are published and the log level is read.
+const TICK: Duration = Duration::from_secs(1);
+
+/// After how many ticks the metadata of clusters is read again.
+const CLUSTER_REFRESH_TICKS: u32 = 10;
+
+thread_local! {
+    /// Whether this VM has had requests.
+    static HAS_SERVED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a configuration error says of its consequence.
+const IDLE: &str = "the filter is idle: requests pass, nothing is exchanged or removed";
+
+/// One plugin configuration. Two plugins in one VM have a root each; a
+/// configuration that is replaced has its root until its last stream ends.
+pub(super) struct Root {
+    id: u32,
+    plugin: Plugin,
+    /// None while there is no configuration that can be used: idle.
+    exchange: Option<Rc<Exchange>>,
+    /// Whether the VMs of later configurations know that this one is in force.
+    is_in_force: Cell<bool>,
+    /// Of all configurations that this root ever had.
+    counters: Rc<Counters>,
+    metrics: Metrics,
+    ticks: u32,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    /// Says that the VM runs, and for whom.
+    fn on_vm_start(&mut self, _size: usize) -> bool {
+        let id = self.text(Property::NodeId);
+        log::info!(
+            "metadata-exchange {} started, node id {id:?}",
+            env!("CARGO_PKG_VERSION"),
+        );
+        true
+    }
+
+    /// Reads the plugin configuration; false refuses it.
+    fn on_configure(&mut self, _size: usize) -> bool {
+        self.count_error(&logger::follow_level());
+        self.metrics.set_idle(false, &self.counters);
+        self.metrics = Metrics::define(&self.counters);
+        let (name, root_id) = (
+            self.text(Property::PluginName),
+            self.text(Property::PluginRootId),
+        );
+        self.plugin = Plugin::new(&name, &root_id);
+        let is_accepted = match imports::buffer(BufferType::PluginConfiguration) {
+            Ok(json) => match Config::parse(&json) {
+                Ok(config) => self.start(config),
+                Err(error) => self.on_error(&json, &error),
+            },
+            Err(HostError(status)) => {
+                log::error!("plugin configuration cannot be read, status {status}; {IDLE}");
+                self.idle()
+            }
+        };
+        roots::set(self.id, self.plugin.clone(), self.exchange.is_some());
+        is_accepted
+    }
+
+    fn on_tick(&mut self) {
+        self.count_error(&logger::follow_level());
+        if HAS_SERVED.get() {
+            self.counters.count(Counter::Tick);
+        }
+        self.metrics.publish(&self.counters);
+        // Not before the first tick: the VM of Envoy's trial never comes so far.
+        // A listener that Envoy has replaced lives on until it is drained.
+        let is_drained = roots::on_tick(self.id);
+        let is_idle = self.exchange.is_none() && !is_drained;
+        self.metrics.set_idle(is_idle, &self.counters);
+        self.mark_in_force();
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(CLUSTER_REFRESH_TICKS)
+            && let Some(exchange) = &self.exchange
+        {
+            exchange.refresh_clusters();
+        }
+    }
+
+    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
+        HAS_SERVED.set(true);
+        roots::on_stream(self.id);
+        if !self.is_in_force.get() {
+            self.mark_in_force();
+        }
+        Some(Box::new(HttpStream {
+            exchange: self.exchange.clone(),
+            stream: Stream::default(),
+        }))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Drop for Root {
+    /// Publishes what was counted since the last tick.
+    fn drop(&mut self) {
+        let is_succeeded = roots::remove(self.id, &self.plugin);
+        if self.is_in_force.get() && !is_succeeded {
+            self.count_error(&self.plugin.withdraw(&Envoy));
+        }
+        self.metrics.set_idle(false, &self.counters);
+        self.metrics.publish(&self.counters);
+    }
+}
+
+impl Root {
+    pub(super) fn new(id: u32) -> Self {
+        Self {
+            id,
+            plugin: Plugin::default(),
+            exchange: None,
+            is_in_force: Cell::new(false),
+            counters: Rc::default(),
+            metrics: Metrics::default(),
+            ticks: 0,
+        }
+    }
+
+    /// Works with a configuration from now on.
+    fn start(&mut self, config: Config) -> bool {
+        for key in StateKey::ALL {
+            self.count_error(&declare(key));
+        }
+        self.count_error(&imports::set_tick_period(TICK));
+        let local = self.local_node(&config);
+        let counters = Rc::clone(&self.counters);
+        self.exchange = Some(Rc::new(Exchange::new(config, local, counters)));
+        true
+    }
+
+    /// Refuses a configuration that cannot be used, or is idle with it.
+    fn on_error(&mut self, json: &[u8], error: &ConfigError) -> bool {
+        match self.plugin.admit(&Envoy, json) {
+            Verdict::Refused => {
+                log::error!("plugin configuration refused: {error}; the one before stays in force");
+                self.counters.count(Counter::ConfigurationError);
+                // This VM gets no tick.
+                self.metrics.publish(&self.counters);
+                false
+            }
+            Verdict::Idle => {
+                log::error!("plugin configuration refused: {error}; {IDLE}");
+                self.idle()
+            }
+        }
+    }
+
+    /// Does nothing from now on, but to say so.
+    fn idle(&mut self) -> bool {
+        self.exchange = None;
+        self.counters.count(Counter::ConfigurationError);
+        self.metrics.publish(&self.counters);
+        self.count_error(&imports::set_tick_period(TICK));
+        true
+    }
+
+    /// Tells the VMs of later configurations that there is one before them.
+    fn mark_in_force(&self) {
+        if self.exchange.is_some() {
+            self.count_error(&self.plugin.mark_in_force(&Envoy));
+            self.is_in_force.set(true);
+        }
+    }
+
+    /// Reads the local node, and logs what of it is not sent.
+    fn local_node(&self, config: &Config) -> LocalNode {
+        let node = self.property(Property::Node).unwrap_or_default();
+        let mut notes = Vec::new();
+        let local = LocalNode::new(
+            &Node::from_message(&node),
+            &config.share,
+            config.max_sent_bytes,
+            &mut notes,
+        );
+        for note in notes {
+            log::warn!("{note}");
+        }
+        local
+    }
+
+    /// An attribute as text; empty if it is absent.
+    fn text(&self, property: Property) -> String {
+        let bytes = self.property(property).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn property(&self, property: Property) -> Option<Vec<u8>> {
+        let host = CountedHost::new(&Envoy, &self.counters);
+        host.property(property).ok().flatten()
+    }
+
+    fn count_error(&self, result: &HostResult<()>) {
+        count_error(result, &self.counters);
+    }
+}
+
+/// `envoy.source.extensions.common.wasm.DeclarePropertyArguments`
+#[derive(Clone, PartialEq, Eq, Message)]
+struct DeclarePropertyArguments {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, tag = "3")]
+    kind: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    schema: Vec<u8>,
+    #[prost(int32, tag = "5")]
+    span: i32,
+}
+
+/// Declares how a key is kept: for the request, also when it is redirected
+/// internally; peers as `FlatBuffers` with their schema, so that CEL reaches
+/// into them, and ids as bytes.
+fn declare(key: StateKey) -> HostResult<()> {
+    const BYTES: i32 = 0;
+    const FLAT_BUFFERS: i32 = 2;
+    const DOWNSTREAM_REQUEST: i32 = 1;
+
+    let (kind, schema) = match key {
+        StateKey::DownstreamPeer | StateKey::UpstreamPeer => (FLAT_BUFFERS, flat::BINARY_SCHEMA),
+        StateKey::DownstreamPeerId | StateKey::UpstreamPeerId => (BYTES, &[][..]),
+    };
+    let arguments = DeclarePropertyArguments {
+        name: key.name().to_owned(),
+        kind,
+        schema: schema.to_vec(),
+        span: DOWNSTREAM_REQUEST,
+    };
+    imports::call_foreign_function("declare_property", &arguments.encode_to_vec())
+}

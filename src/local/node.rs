@@ -1,0 +1,59 @@
+//! A node as Envoy reports it.
+
+use prost::Message;
+use prost_types::Struct;
+
+use super::Note;
+use crate::peer::wire::{self, Unusable};
+use crate::peer::{Peer, RejectReason};
+
+/// The parts of `envoy.config.core.v3.Node` that are sent. A real one has 60 KB,
+/// mostly extensions, which are skipped.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Node {
+    /// `id`, as it is.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    /// `metadata`, a serialized `google.protobuf.Struct`.
+    #[prost(bytes = "vec", tag = "3")]
+    pub metadata: Vec<u8>,
+}
+
+impl Node {
+    /// Decodes a serialized node; empty if it is malformed.
+    #[must_use]
+    pub fn from_message(message: &[u8]) -> Self {
+        Self::decode(message).unwrap_or_default()
+    }
+
+    /// The peer that this node is. Values that cannot be sent are left out and
+    /// noted, and their neighbours stay.
+    #[must_use]
+    pub fn peer(&self, notes: &mut Vec<Note>) -> Peer {
+        let metadata = Struct::decode(self.metadata.as_slice());
+        let peer = metadata
+            .map_err(|_| RejectReason::Protobuf)
+            .and_then(|metadata| {
+                wire::read(metadata, usize::MAX, &mut |unusable| {
+                    note(notes, unusable);
+                    Ok(())
+                })
+            });
+        peer.unwrap_or_else(|reason| {
+            notes.push(Note::BadMetadata(reason));
+            Peer::default()
+        })
+    }
+}
+
+fn note(notes: &mut Vec<Note>, Unusable { field, key, .. }: Unusable<'_>) {
+    let key = match key {
+        Some(key) => format!("{}.{key}", field.key()),
+        None => field.key().to_owned(),
+    };
+    let note = Note::LeftOut { key };
+    // A list notes each of its values.
+    if notes.last() != Some(&note) {
+        notes.push(note);
+    }
+}
