@@ -1,8 +1,7 @@
 //! Where the labels of edges stand: on their curve or near it, never on a box and
 //! never on another label.
 
-use super::layout::BOX;
-use super::line::Curve;
+use super::line::{BOX, Curve};
 
 /// What a character of a label takes at most on average: labels have digits and a few
 /// words, at 11 pixels.

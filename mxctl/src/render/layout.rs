@@ -7,11 +7,9 @@ use rust_sugiyama::configure::{Config, RankingType};
 use serde::Serialize;
 
 use super::labels::{Placer, width_of};
-use super::line::{Curve, Way};
+use super::line::{BOX, Curve, Way};
 use crate::topology::{EdgeView, Snapshot};
 
-/// The size of a workload's box.
-pub(super) const BOX: (f64, f64) = (216.0, 46.0);
 /// Between layers, for the labels of edges: at least so much.
 const LAYER_GAP: f64 = 180.0;
 /// Beside a label between two layers.

@@ -1,6 +1,7 @@
 //! The curve of an edge from box to box.
 
-use super::layout::BOX;
+/// The size of a workload's box.
+pub(super) const BOX: (f64, f64) = (216.0, 46.0);
 
 /// Which way edges go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::layout::{BOX, Layout};
+use super::layout::Layout;
+use super::line::BOX;
 use super::{is_failing, labels};
 use crate::escape;
 use crate::topology::{Kind, Snapshot, WorkloadView};

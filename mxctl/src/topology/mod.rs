@@ -1,5 +1,5 @@
-//! Who calls whom, out of access-log entries: as the entries say it ([`mesh`]) or as
-//! `SkyWalking` reads them ([`skywalking`]). Both draw into one [`graph`].
+//! Who calls whom, out of access-log entries: as the entries say it (`mesh`) or as
+//! `SkyWalking` reads them (`skywalking`). Both draw into one `graph`.
 
 use access_log::Entry;
 
