@@ -10,6 +10,7 @@ use access_log::{Entry, Named};
 use serde_json::Value;
 
 use super::snapshot::{EdgeView, NoteView, Reading, Snapshot, WorkloadView};
+pub(super) use super::tally::Seen;
 use super::tally::Tally;
 use super::workload::{Workload, cut, is_cut};
 use crate::naming::Naming;
@@ -22,15 +23,6 @@ const MAX_EDGES: usize = 8192;
 const MAX_ALL_INSTANCES: usize = 16_384;
 /// How many kinds of notes are kept.
 const MAX_NOTES: usize = 64;
-
-/// Which end of an edge a proxy stands at that saw its calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// The caller's.
-    Client,
-    /// The callee's.
-    Server,
-}
 
 /// A workload's place in the graph.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,13 +3,21 @@
 use access_log::{Entry, Protocol};
 use hdrhistogram::Histogram;
 
-use super::graph::Seen;
 use super::snapshot::{LatencyView, Reading, TallyView};
 
 /// Latencies beyond an hour count as an hour.
 const MAX_LATENCY_US: u64 = 3_600_000_000;
 /// Percentiles are exact to one percent.
 const LATENCY_DIGITS: u8 = 2;
+
+/// Which end of an edge a proxy stands at that saw its calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The caller's.
+    Client,
+    /// The callee's.
+    Server,
+}
 
 /// What one side saw of an edge.
 #[derive(Clone, Debug)]
