@@ -61,5 +61,4 @@ pub use properties::{Direction, Properties};
 pub use prost_types::value::Kind as MetadataKind;
 pub use shared_data::SharedData;
 pub use status::{Action, LogLevel, Status};
-pub use vm::FUEL;
 pub use vm::{Module, Vm};

@@ -571,7 +571,3 @@ fn size(bytes: &[u8]) -> u32 {
 fn count(headers: &Headers) -> u32 {
     u32::try_from(headers.len()).unwrap_or(u32::MAX)
 }
-
-/// x
-pub static FUEL: std::sync::atomic::AtomicU64 =
-    std::sync::atomic::AtomicU64::new(FUEL_PER_CALLBACK);
