@@ -471,8 +471,7 @@ impl Vm {
         refuel(&mut self.store)?;
         self.store.data_mut().enter(context);
         let result = callback.call(&mut self.store, parameters);
-        self.spent += FUEL.load(std::sync::atomic::Ordering::Relaxed)
-            - self.store.get_fuel().map_err(Error::module)?;
+        self.spent += FUEL_PER_CALLBACK - self.store.get_fuel().map_err(Error::module)?;
         result.map(Some).map_err(|error| {
             self.failed = true;
             trap(name, &error)
@@ -548,9 +547,7 @@ fn first_function(
 }
 
 fn refuel(store: &mut Store<Host>) -> Result<(), Error> {
-    store
-        .set_fuel(FUEL.load(std::sync::atomic::Ordering::Relaxed))
-        .map_err(Error::module)
+    store.set_fuel(FUEL_PER_CALLBACK).map_err(Error::module)
 }
 
 fn trap(callback: &'static str, error: &wasmtime::Error) -> Error {
