@@ -128,7 +128,7 @@ schema: setup-module ## Make schema/*.bfbs and schema/*.rs again from the .fbs
 .PHONY: check-config
 check-config: setup-rust ## Check a plugin configuration as the filter does (FILE=config.json)
 	@test -n "$(FILE)" || { echo 'usage: make check-config FILE=config.json' >&2; exit 2; }
-	@cargo run --quiet --example check-config -- "$(FILE)"
+	@cargo run --quiet --package mxctl -- check-config "$(FILE)"
 
 .PHONY: setup
 setup: ## Fetch all tools, Envoys included, into .tools/ (ENVOY=/path/to/envoy uses that one)

@@ -1,15 +1,17 @@
 //! What the admin interface of an Envoy says.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
+use hyper::rt::{Read, Write};
 use hyper::{Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// The longest answer that is read.
@@ -18,34 +20,90 @@ const MAX_ANSWER: usize = 64 << 20;
 /// How long an answer may take. A large `config_dump` takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The JSON at `path` of the admin interface at `url`, as
-/// `http://127.0.0.1:9901` or `127.0.0.1:9901`.
+/// The JSON at `path` of the admin interface at `url`: `http://127.0.0.1:9901`,
+/// `127.0.0.1:9901` or, at a Unix socket, `unix:/run/envoy/admin.sock`.
 pub async fn get(url: &str, path: &str) -> Result<Value> {
-    let authority = authority(url)?;
-    let what = || format!("no {path} of {authority}");
-    timeout(PATIENCE, ask(&authority, path))
+    let answer = get_bytes(url, path).await?;
+    serde_json::from_slice(&answer)
+        .with_context(|| format!("no JSON: it begins {:?}", beginning(&answer)))
+        .with_context(|| format!("no {path} of {url}"))
+}
+
+/// What stands at `path`, JSON or not.
+pub async fn get_bytes(url: &str, path: &str) -> Result<Bytes> {
+    let address = Address::parse(url)?;
+    let what = || format!("no {path} of {url}");
+    timeout(PATIENCE, address.ask(path))
         .await
         .with_context(|| format!("no answer in {} s", PATIENCE.as_secs()))
         .with_context(what)?
         .with_context(what)
 }
 
-fn authority(url: &str) -> Result<String> {
-    let url = if url.contains("://") {
-        url.to_owned()
-    } else {
-        format!("http://{url}")
-    };
-    let uri: Uri = url.parse().with_context(|| format!("no URL: {url:?}"))?;
-    if uri.scheme_str() != Some("http") {
-        bail!("{url}: an admin is spoken to in http, as http://127.0.0.1:9901");
-    }
-    let host = uri.host().with_context(|| format!("{url} has no host"))?;
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(80)))
+/// Whether nobody listens there: no Envoy runs, or it has not started.
+#[must_use]
+pub fn is_refused(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| [ConnectionRefused, NotFound].contains(&error.kind()))
 }
 
-async fn ask(authority: &str, path: &str) -> Result<Value> {
-    let stream = TcpStream::connect(authority).await?;
+/// What an answer begins with, for an error.
+pub(crate) fn beginning(answer: &[u8]) -> String {
+    const MAX_CHARS: usize = 200;
+    String::from_utf8_lossy(answer)
+        .chars()
+        .take(MAX_CHARS)
+        .collect()
+}
+
+/// Where an admin interface is.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// At a host and a port.
+    Tcp(String),
+    /// At a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    fn parse(url: &str) -> Result<Self> {
+        if let Some(path) = url.strip_prefix("unix:") {
+            // As URLs have it, too.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                bail!("{url:?} has no path; write unix:/run/envoy/admin.sock");
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        let url = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
+        let uri: Uri = url.parse().with_context(|| format!("no URL: {url:?}"))?;
+        if uri.scheme_str() != Some("http") {
+            bail!("{url}: Envoy's admin interface speaks http, as http://127.0.0.1:9901");
+        }
+        let host = uri.host().with_context(|| format!("{url} has no host"))?;
+        let port = uri.port_u16().unwrap_or(80);
+        Ok(Self::Tcp(format!("{host}:{port}")))
+    }
+
+    async fn ask(&self, path: &str) -> Result<Bytes> {
+        match self {
+            Self::Tcp(authority) => {
+                ask(TcpStream::connect(authority).await?, authority, path).await
+            }
+            Self::Unix(socket) => ask(UnixStream::connect(socket).await?, "localhost", path).await,
+        }
+    }
+}
+
+async fn ask<S>(stream: S, authority: &str, path: &str) -> Result<Bytes>
+where
+    TokioIo<S>: Read + Write + Unpin,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path)
@@ -71,7 +129,7 @@ async fn ask(authority: &str, path: &str) -> Result<Value> {
     if !status.is_success() {
         bail!("it answers {status}");
     }
-    serde_json::from_slice(&body).context("it answers no JSON")
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -155,17 +213,22 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_is_named_by_address_or_url() {
+    fn an_admin_is_named_by_address_url_or_socket() {
+        let tcp = |authority: &str| Address::Tcp(authority.to_owned());
         for url in [
             "127.0.0.1:9901",
             "http://127.0.0.1:9901",
             "http://127.0.0.1:9901/",
         ] {
-            assert_eq!(authority(url).unwrap(), "127.0.0.1:9901", "{url}");
+            assert_eq!(Address::parse(url).unwrap(), tcp("127.0.0.1:9901"), "{url}");
         }
-        assert_eq!(authority("[::1]:9901").unwrap(), "[::1]:9901");
-        for url in ["https://a:1", "", "a b", "http://"] {
-            assert!(authority(url).is_err(), "{url}");
+        assert_eq!(Address::parse("[::1]:9901").unwrap(), tcp("[::1]:9901"));
+        for url in ["unix:/run/a.sock", "unix:///run/a.sock"] {
+            let socket = Address::Unix("/run/a.sock".into());
+            assert_eq!(Address::parse(url).unwrap(), socket, "{url}");
+        }
+        for url in ["https://a:1", "", "a b", "http://", "unix:", "unix://"] {
+            assert!(Address::parse(url).is_err(), "{url}");
         }
     }
 }

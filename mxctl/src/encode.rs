@@ -5,7 +5,7 @@ use metadata_exchange::config::Config;
 use metadata_exchange::local::{LocalNode, Node};
 use prost::Message as _;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use access_log::json::struct_of_json;
 
@@ -55,11 +55,25 @@ pub fn encode(json: &Value, config: &Config) -> Result<Sent> {
     })
 }
 
+fn kind(json: &Value) -> &'static str {
+    match json {
+        Value::Array(_) => "it is a list",
+        Value::String(text) if text.contains('=') => {
+            "it is a text; if it is a header, use `mxctl decode header`"
+        }
+        Value::String(_) => "it is a text",
+        _ => "it is a single value",
+    }
+}
+
 /// Id and metadata of the node: in an Envoy bootstrap, in an admin's
 /// `/config_dump`, as a node, or as metadata alone.
 fn node_in(json: &Value) -> Result<(&str, &Value)> {
     if !json.is_object() {
-        bail!("not an object, as a bootstrap, a config_dump, a node or its metadata is");
+        bail!(
+            "no object, as a bootstrap, a config_dump, a node or its metadata is: {}",
+            kind(json)
+        );
     }
     let node = if let Some(configs) = json.get("configs").and_then(Value::as_array) {
         let mut bootstraps = configs.iter().filter_map(|config| config.get("bootstrap"));
@@ -78,21 +92,37 @@ fn node_in(json: &Value) -> Result<(&str, &Value)> {
     } else {
         return Ok(("", json));
     };
-    Ok((node["id"].as_str().unwrap_or_default(), &node["metadata"]))
+    let id = match &node["id"] {
+        Value::Null => "",
+        Value::String(id) => id,
+        other => bail!("node.id is {other}, no text, with which Envoy does not start: quote it"),
+    };
+    Ok((id, &node["metadata"]))
 }
 
-/// JSON, or YAML.
-pub fn parse(text: &str) -> Result<Value> {
-    match serde_json::from_str(text) {
-        Ok(value) => Ok(value),
-        Err(_) => serde_saphyr::from_str(text).context("neither JSON nor YAML"),
+/// The node of an Envoy that runs, by the documents of its `/config_dump`. Its id
+/// may come from the command line, which only `/server_info` tells.
+pub fn node_of(documents: &[Value], server_info: Option<&Value>) -> Result<Value> {
+    let configs = documents
+        .iter()
+        .flat_map(|document| match document.get("configs") {
+            Some(Value::Array(configs)) => configs.as_slice(),
+            _ => std::slice::from_ref(document),
+        });
+    let mut bootstraps = configs.filter_map(|config| config.get("bootstrap"));
+    let bootstrap = bootstraps
+        .next()
+        .context("a config_dump without bootstrap")?;
+    let mut node = bootstrap.get("node").cloned().unwrap_or_default();
+    let told = server_info.and_then(|info| info["node"]["id"].as_str());
+    if let Some(id) = told.filter(|id| !id.is_empty()) {
+        node["id"] = id.into();
     }
+    Ok(json!({ "node": node }))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::decode::{Form, decode};
 
@@ -153,19 +183,46 @@ mod tests {
             json!({ "configs": [] }),
             json!({ "static_resources": {} }),
             json!({ "node": { "metadata": 5 } }),
+            json!({ "node": { "id": 5 } }),
+            json!("CgwKBE5BTUU="),
         ] {
             assert!(encode(&json, &Config::default()).is_err(), "{json}");
         }
     }
 
+    /// Values are what Envoy's loader makes of them.
     #[test]
-    fn yaml_is_read_too() {
-        let yaml = "node:\n  id: a\n  metadata:\n    NAME: b\n    PORT: 15090\n";
-        let json = parse(yaml).unwrap();
+    fn yaml_is_read_as_envoy_reads_it() {
+        let yaml = "node:\n  id: a\n  metadata:\n    NAME: y\n    NAMESPACE: b\n    \
+                    ISTIO_VERSION: 1.20\n    WORKLOAD_NAME: 010\n    OWNER: '010'\n";
+        let json = crate::envoy_yaml::parse_file("a.yaml", yaml).unwrap();
+        let header = sent(&json).header.unwrap();
+        let decoded = decode(Form::Header, header.as_bytes()).unwrap();
         assert_eq!(
-            json["node"]["metadata"],
-            json!({ "NAME": "b", "PORT": 15090 })
+            decoded["metadata"],
+            json!({ "NAME": "true", "NAMESPACE": "b", "ISTIO_VERSION": "1.20",
+                    "WORKLOAD_NAME": "8", "OWNER": "010" })
         );
-        assert!(parse("a: [").is_err());
+    }
+
+    #[test]
+    fn the_id_of_a_running_envoy_may_be_that_of_its_command_line() {
+        let metadata = json!({ "NAME": "a" });
+        let dump = json!({ "configs": [{ "bootstrap": { "node": { "metadata": metadata } } }] });
+        let part = json!({ "bootstrap": { "node": { "id": "b" } } });
+        let info = json!({ "node": { "id": "c" } });
+        let id = |documents: &[Value], info: Option<&Value>| {
+            sent(&node_of(documents, info).unwrap())
+                .id
+                .unwrap_or_default()
+        };
+        assert_eq!(id(std::slice::from_ref(&dump), None), "");
+        assert_eq!(id(&[dump], Some(&info)), "c");
+        assert_eq!(
+            id(std::slice::from_ref(&part), Some(&json!({ "node": {} }))),
+            "b"
+        );
+        assert_eq!(id(&[part], Some(&info)), "c");
+        assert!(node_of(&[json!({ "configs": [] })], Some(&info)).is_err());
     }
 }

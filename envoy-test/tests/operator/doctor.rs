@@ -32,6 +32,11 @@ envoy_test::stories!(
     a_vm_died,
     a_vm_died_for_good,
     another_module_runs,
+    the_admin_is_at_a_unix_socket,
+    a_refused_listener_leaves_no_json,
+    a_bootstrap_is_read_from_a_file,
+    the_collector_is_away,
+    the_collector_is_not_spoken_to_in_http2,
 );
 
 const NATIVE: &str = "istio.metadata_exchange";
@@ -47,8 +52,26 @@ fn named(name: &str) -> Value {
     filter
 }
 
+/// A sidecar of which nothing is wrong.
 fn sidecar() -> Result<Workload> {
-    Ok(Workload::sidecar("ratings", Node::pod_server()?))
+    Ok(sound(Workload::sidecar("ratings", Node::pod_server()?)))
+}
+
+fn sound(workload: Workload) -> Workload {
+    let headers = json!({
+        "request_headers_to_remove": PEER_HEADERS,
+        "response_headers_to_remove": PEER_HEADERS,
+    });
+    ["inbound", "outbound"]
+        .into_iter()
+        .fold(workload, |workload, name| {
+            workload.listener(name, |listener| {
+                listener.plugin.failure_policy = FailurePolicy::Open;
+                if name == "inbound" {
+                    listener.virtual_host = headers.clone();
+                }
+            })
+        })
 }
 
 /// Starts the workload, and one without proxy that can call it.
@@ -70,7 +93,7 @@ fn findings(done: &Done) -> Result<Vec<String>> {
     let line = |finding: &Value| {
         let text = |key: &str| finding[key].as_str().context("no text");
         ensure!(
-            !text("what")?.is_empty() && !text("cure")?.is_empty(),
+            !text("message")?.is_empty() && !text("remedy")?.is_empty(),
             "{finding}"
         );
         Ok(format!("{} {}", text("code")?, text("place")?))
@@ -82,7 +105,9 @@ fn findings(done: &Done) -> Result<Vec<String>> {
 fn assert_found(mesh: &Mesh, expected: &[&str]) -> Result<()> {
     let done = doctor(mesh)?;
     assert_eq!(findings(&done)?, expected, "{done:?}");
-    let status = i32::from(!expected.is_empty());
+    let found = done.json()?[0]["findings"].take();
+    let mut found = found.as_array().into_iter().flatten();
+    let status = i32::from(found.any(|finding| finding["severity"] == "error"));
     assert_eq!(done.status.code(), Some(status), "{done:?}");
     Ok(())
 }
@@ -147,7 +172,12 @@ async fn an_answer_ends_with_its_connection(lab: &Lab) -> Result<()> {
     let mesh = start(lab, sidecar()?).await?;
     let admin = mesh.envoy("ratings")?.admin_url();
     let mut answers = BTreeMap::new();
-    for path in ["/config_dump", "/stats?format=json"] {
+    for path in [
+        "/config_dump",
+        "/stats?format=json",
+        "/server_info",
+        "/clusters?format=json",
+    ] {
         answers.insert(path, mxctl::admin::get(&admin, path).await?.to_string());
     }
     let address = closing(move |path| answers.get(path).cloned())?.to_string();
@@ -166,7 +196,11 @@ fn what_is_no_envoy_is_not_examined() -> Result<()> {
         assert_eq!(done.status.code(), Some(2), "{done:?}");
         let error = &done.json()?[0]["error"];
         let error = error.as_str().context("no error")?;
-        assert!(error.contains("not that of an Envoy"), "{error}");
+        assert!(
+            error.contains("neither a config_dump nor a bootstrap")
+                || error.contains("not that of an Envoy"),
+            "{error}"
+        );
     }
     Ok(())
 }
@@ -276,14 +310,21 @@ async fn a_filter_is_disabled(lab: &Lab) -> Result<()> {
     .await
 }
 
+/// Configures the plugin of this listener, which then needs a name of its own.
+fn configure_alone(listener: &mut Listener, configuration: Value) {
+    "of_one_listener".clone_into(&mut listener.plugin.name);
+    listener.plugin.configuration = configuration;
+}
+
 async fn a_listener_has_no_direction(lab: &Lab) -> Result<()> {
     let without = |listener: &mut Listener| listener.direction = None;
     assert_finds(lab, "inbound", without, &["no_direction inbound"]).await?;
     let configured = |listener: &mut Listener| {
         listener.direction = None;
-        listener.plugin.configuration = json!({ "direction": "gateway" });
+        configure_alone(listener, json!({ "direction": "gateway" }));
     };
-    assert_finds(lab, "outbound", configured, &[]).await
+    let role = ["node_id_role node"];
+    assert_finds(lab, "outbound", configured, &role).await
 }
 
 async fn filters_stand_in_the_wrong_order(lab: &Lab) -> Result<()> {
@@ -328,7 +369,7 @@ async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
                 [] => expected == SOUND,
                 [finding] => {
                     let text = |key: &str| finding[key].as_str().unwrap_or_default();
-                    let what = text("what").split(':').next().unwrap_or_default();
+                    let what = text("message").split(':').next().unwrap_or_default();
                     text("code") == "keys_not_logged"
                         && text("place") == listener
                         && format!("{}: {what}", text("severity")) == expected
@@ -379,9 +420,9 @@ async fn keys_of_one_side_are_not_logged(lab: &Lab) -> Result<()> {
     let [down, down_id] = ["wasm.downstream_peer", "wasm.downstream_peer_id"];
     let one_side = |listener: &mut Listener| {
         listener.logged_keys = vec![down, down_id];
-        listener.plugin.configuration = json!({ "direction": "gateway" });
+        configure_alone(listener, json!({ "direction": "gateway" }));
     };
-    let found = ["keys_not_logged outbound"];
+    let found = ["keys_not_logged outbound", "node_id_role node"];
     assert_finds(lab, "outbound", one_side, &found).await
 }
 
@@ -428,7 +469,7 @@ async fn a_node_has_no_metadata(lab: &Lab) -> Result<()> {
         id: "\u{1b}[2J".to_owned(),
         metadata: json!({ "NAME": "ratings" }),
     };
-    let mesh = start(lab, Workload::sidecar("ratings", node)).await?;
+    let mesh = start(lab, sound(Workload::sidecar("ratings", node))).await?;
     assert_found(&mesh, &["no_node_metadata node"])?;
     let done = run(&["doctor", &mesh.envoy("ratings")?.admin_url()], b"")?;
     assert!(
@@ -436,7 +477,7 @@ async fn a_node_has_no_metadata(lab: &Lab) -> Result<()> {
             .contains("node.metadata has no NAMESPACE, LABELS"),
         "{done:?}"
     );
-    assert!(done.stdout.contains("cure: "), "{done:?}");
+    assert!(done.stdout.contains("remedy: "), "{done:?}");
     Ok(())
 }
 
@@ -452,6 +493,8 @@ async fn peers_are_refused(lab: &Lab) -> Result<()> {
 
 fn watched(configuration: Value) -> Plugin {
     Plugin {
+        name: "watched".to_owned(),
+        failure_policy: FailurePolicy::Open,
         configuration,
         watched: true,
         ..Plugin::default()
@@ -507,8 +550,9 @@ async fn configurations_come_as_text_or_bytes(lab: &Lab) -> Result<()> {
         let configuration = json!({ "@type": kind, "value": value });
         mesh.change_listeners("ratings", |listener| {
             if listener["name"] == "inbound" {
-                let ours = &mut manager(listener)["http_filters"][0];
-                ours["typed_config"]["config"]["configuration"] = configuration.clone();
+                let plugin = &mut manager(listener)["http_filters"][0]["typed_config"]["config"];
+                plugin["name"] = "of_one_listener".into();
+                plugin["configuration"] = configuration.clone();
             }
         })
         .await?;
@@ -547,7 +591,7 @@ const MORTAL: &str = include_str!("../../../envoy-test/tests/scenarios/mortal.wa
 async fn a_vm_died(lab: &Lab) -> Result<()> {
     let mortal = other_module(lab, MORTAL, FailurePolicy::Reload)?;
     let mesh = start(lab, sidecar()?.listener("inbound", mortal)).await?;
-    assert_found(&mesh, &[])?;
+    assert_found(&mesh, &["not_fail_open metadata_exchange"])?;
     let call = mesh.call("outsider", "ratings")?;
     call.header("x-kill", "now")?.send().await?;
     until("the VM to be loaded again", async || {
@@ -558,7 +602,11 @@ async fn a_vm_died(lab: &Lab) -> Result<()> {
         Ok(reloads.filter(|count| **count > 0).map(|_| ()))
     })
     .await?;
-    assert_found(&mesh, &["vm_failed metadata_exchange"])
+    let found = [
+        "vm_failed metadata_exchange",
+        "not_fail_open metadata_exchange",
+    ];
+    assert_found(&mesh, &found)
 }
 
 /// What Envoy does not count.
@@ -583,8 +631,207 @@ async fn another_module_runs(lab: &Lab) -> Result<()> {
         (func (export "proxy_abi_version_0_2_1"))
         (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 65536))
         (func (export "proxy_on_context_create") (param i32 i32)))"#;
-    let idle = other_module(lab, idle, FailurePolicy::Reload)?;
+    let idle = other_module(lab, idle, FailurePolicy::Open)?;
     let workload = sidecar()?.listener("inbound", &idle);
     let mesh = start(lab, workload.listener("outbound", &idle)).await?;
     assert_found(&mesh, &["vm_failed wasmcustom"])
+}
+
+/// As Kuma has it.
+async fn the_admin_is_at_a_unix_socket(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    let admin = mesh.envoy("ratings")?.admin();
+    let path = lab.dir().join("admin.sock");
+    let listener = tokio::net::UnixListener::bind(&path)?;
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut to = tokio::net::TcpStream::connect(admin).await?;
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
+    let url = format!("unix:{}", path.display());
+    for arguments in [
+        ["doctor", &url],
+        ["doctor", &url.replace("unix:", "unix://")],
+    ] {
+        let arguments = arguments.map(str::to_owned);
+        let done = tokio::task::spawn_blocking(move || {
+            run(&arguments.each_ref().map(String::as_str), b"")
+        });
+        let done = done.await??;
+        ensure!(done.stdout.ends_with(": nothing is wrong\n"), "{done:?}");
+    }
+    Ok(())
+}
+
+/// A listener of a type that this Envoy lacks, as a control plane sends it: in
+/// protobuf, for Envoy reads no JSON of what it does not know.
+async fn a_refused_listener_leaves_no_json(lab: &Lab) -> Result<()> {
+    use envoy_types::pb::envoy::config::core::v3::address::Address as Kind;
+    use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress};
+    use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+    use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
+    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+    use envoy_types::pb::google::protobuf::Any;
+    use prost::Message as _;
+    let any = |kind: &str, value: Vec<u8>| Any {
+        type_url: format!("type.googleapis.com/{kind}"),
+        value,
+    };
+    let unknown = any("envoy.tcp.metadataexchange.config.MetadataExchange", vec![]);
+    let filter = Filter {
+        name: "istio.metadata_exchange".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(unknown)),
+    };
+    let address = SocketAddress {
+        address: "127.0.0.1".to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(0)),
+        ..SocketAddress::default()
+    };
+    let listener = Listener {
+        name: "virtualInbound".to_owned(),
+        address: Some(Address {
+            address: Some(Kind::SocketAddress(address)),
+        }),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    };
+    let listener = any(
+        "envoy.config.listener.v3.Listener",
+        listener.encode_to_vec(),
+    );
+    let response = DiscoveryResponse {
+        resources: vec![listener],
+        ..DiscoveryResponse::default()
+    };
+    let path = lab.dir().join("listeners.pb");
+    std::fs::write(&path, response.encode_to_vec())?;
+    let envoy = lab
+        .start_envoy(&json!({
+            "node": { "id": "sidecar~1", "cluster": "a", "metadata": {
+                "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": "a" },
+            } },
+            "admin": {
+                "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } },
+            },
+            "dynamic_resources": { "lds_config": { "path_config_source": { "path": path } } },
+        }))
+        .await?;
+
+    let done = until("the listener to be refused", async || {
+        let done = run(&["doctor", "--json", &envoy.admin_url()], b"")?;
+        let is_there = findings(&done)?.len() > 1;
+        Ok(is_there.then_some(done))
+    })
+    .await?;
+
+    assert_eq!(
+        findings(&done)?
+            .into_iter()
+            .filter(|finding| finding.starts_with("configuration_refused"))
+            .collect::<Vec<_>>(),
+        [
+            "configuration_refused /config_dump",
+            "configuration_refused virtualInbound"
+        ],
+        "{done:?}"
+    );
+    let encoded = run(&["encode", "--admin", &envoy.admin_url()], b"")?;
+    ensure!(
+        encoded
+            .stdout
+            .contains("x-envoy-peer-metadata-id: sidecar~1"),
+        "{encoded:?}"
+    );
+    Ok(())
+}
+
+async fn a_bootstrap_is_read_from_a_file(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    let dump = mxctl::admin::get(&mesh.envoy("ratings")?.admin_url(), "/config_dump").await?;
+    let of_file = |document: &Value| -> Result<Vec<String>> {
+        let path = lab.dir().join("envoy.json");
+        std::fs::write(&path, document.to_string())?;
+        let path = path.display().to_string();
+        findings(&run(&["doctor", "--json", "--file", &path], b"")?)
+    };
+    assert_eq!(of_file(&dump)?, [""; 0]);
+    assert_eq!(of_file(&dump["configs"][0])?, [""; 0]);
+    let mut bootstrap = dump["configs"][0]["bootstrap"].clone();
+    assert_eq!(of_file(&bootstrap)?, [""; 0]);
+    bootstrap["static_resources"]["listeners"][0]["traffic_direction"] = "OUTBOUND".into();
+    assert_eq!(of_file(&bootstrap)?[0], "wrong_direction inbound");
+    let done = run(&["doctor", "--file", "-"], bootstrap.to_string().as_bytes())?;
+    assert!(
+        done.stdout
+            .starts_with("-: error wrong_direction: inbound\n"),
+        "{done:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_read_is_told() -> Result<()> {
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let done = run(&["doctor", &free], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    ensure!(done.stdout.contains("\"Envoy does not start\""), "{done:?}");
+    let done = run(&["doctor", "unix:/nowhere/admin.sock"], b"")?;
+    ensure!(done.stdout.contains("\"Envoy does not start\""), "{done:?}");
+    let done = run(&["doctor", "--file", "-"], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    assert_eq!(done.stdout, "-: it is empty\n");
+    let done = run(&["doctor"], b"")?;
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    Ok(())
+}
+
+async fn the_collector_is_away(lab: &Lab) -> Result<()> {
+    let mesh = start(lab, sidecar()?).await?;
+    mesh.call("outsider", "ratings")?.send().await?;
+    assert_found(&mesh, &[])?;
+    lab.collector().go_away().await?;
+    let mut told = Value::Null;
+    let found = until("the failed connection", async || {
+        // An entry has Envoy connect again.
+        mesh.call("outsider", "ratings")?.send().await?;
+        let done = doctor(&mesh)?;
+        told = done.json()?;
+        let found = findings(&done)?;
+        let is_it = found.contains(&"collector_unreachable access-log-collector".to_owned());
+        Ok(is_it.then_some(()))
+    })
+    .await;
+    found.with_context(|| told.to_string())
+}
+
+async fn the_collector_is_not_spoken_to_in_http2(lab: &Lab) -> Result<()> {
+    let http1 = json!({ "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http_protocol_options": {} },
+        },
+    } });
+    let workload = sidecar()?.cluster("outsider", http1).watching_listeners();
+    let mesh = start(lab, workload).await?;
+    let mut log = grpc_log(&["wasm.downstream_peer", "wasm.downstream_peer_id"]);
+    log["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] =
+        "outsider".into();
+    mesh.change_listeners("ratings", |json| {
+        if json["name"] == "inbound" {
+            manager(json)["access_log"] = json!([log]);
+        }
+    })
+    .await?;
+    until("the finding", async || {
+        let found = findings(&doctor(&mesh)?)?;
+        Ok((found == ["collector_not_http2 outsider"]).then_some(()))
+    })
+    .await
 }

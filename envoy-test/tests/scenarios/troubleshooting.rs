@@ -11,6 +11,7 @@ use envoy_test::bootstrap::{FILTER, collector_log, filter_resource, lua_filter};
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, Protocol, has_peer_headers};
 use envoy_test::{Direction, Envoy, FailurePolicy, Lab, Mesh, Node, Plugin, Side, Workload, until};
 use hyper::StatusCode;
+use mxctl::doctor::{self, gather};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -125,6 +126,23 @@ async fn shows(envoy: &Envoy, name: &str) -> Result<()> {
     prints(&Quote::of(name)?, envoy.dir(), Some(envoy.admin())).await
 }
 
+/// The doctor finds this cause at `envoy`, whatever else it finds.
+async fn finds(envoy: &Envoy, code: &str) -> Result<()> {
+    let mut told = Vec::new();
+    let found = until("the doctor's finding", async || {
+        told = findings(envoy).await?;
+        Ok(told.contains(&code).then_some(()))
+    })
+    .await;
+    found.with_context(|| format!("no {code}: {told:?}"))
+}
+
+async fn findings(envoy: &Envoy) -> Result<Vec<&'static str>> {
+    let evidence = gather::of_admin(&envoy.admin_url()).await?;
+    let findings = doctor::examine(&evidence, doctor::FILTER)?;
+    Ok(findings.iter().map(|finding| finding.code.name()).collect())
+}
+
 /// The same of the one Envoy of the lab, which has refused to start.
 async fn showed(lab: &Lab, name: &str) -> Result<()> {
     let dirs = lab.envoy_dirs();
@@ -186,6 +204,9 @@ async fn a_healthy_mesh_shows_no_cause(lab: &Lab) -> Result<()> {
             let output = quote.run(envoy.dir(), Some(envoy.admin())).await?;
             assert!(!quote.is(&output), "{cause} at {name}: {output}");
         }
+        // What the harness leaves open, so that a fault of the filter is seen.
+        let told = findings(envoy).await?;
+        assert_eq!(told, ["not_fail_open", "headers_not_removed"], "{name}");
     }
     Ok(())
 }
@@ -205,7 +226,8 @@ async fn the_log_names_other_keys_only(lab: &Lab) -> Result<()> {
     assert_eq!(inbound.keys().count(), 0);
     let ratings = mesh.envoy("ratings")?;
     assert_eq!(counter(ratings, "downstream_peer_stored", 1).await?, 1);
-    shows(ratings, "other-keys").await
+    shows(ratings, "other-keys").await?;
+    finds(ratings, "keys_not_logged").await
 }
 
 async fn a_gateways_node_id_does_not_say_so(lab: &Lab) -> Result<()> {
@@ -237,7 +259,8 @@ async fn the_collector_is_away(lab: &Lab) -> Result<()> {
     let mesh = lab.start([productpage, ratings]).await?;
     lab.collector().go_away().await?;
     called(&mesh, "productpage", "ratings").await?;
-    shows(mesh.envoy("ratings")?, "collector-away").await
+    shows(mesh.envoy("ratings")?, "collector-away").await?;
+    finds(mesh.envoy("ratings")?, "collector_unreachable").await
 }
 
 async fn there_is_no_filter(lab: &Lab) -> Result<()> {
@@ -248,7 +271,8 @@ async fn there_is_no_filter(lab: &Lab) -> Result<()> {
             },
         }))
         .await?;
-    shows(&envoy, "no-filter").await
+    shows(&envoy, "no-filter").await?;
+    finds(&envoy, "filter_missing").await
 }
 
 async fn the_vm_has_died_open(lab: &Lab) -> Result<()> {
@@ -305,17 +329,20 @@ async fn istios_exchange_strips_before_ours(lab: &Lab) -> Result<()> {
 
     let inbound = lab.entry("ratings/inbound", &call).await?;
     assert_no_peer(&inbound, Side::Downstream)?;
-    shows(mesh.envoy("ratings")?, "native-first").await
+    shows(mesh.envoy("ratings")?, "native-first").await?;
+    finds(mesh.envoy("ratings")?, "native_exchange").await
 }
 
 async fn a_peer_is_not_trusted(lab: &Lab) -> Result<()> {
     let inbound = refused(lab, &json!({ "trust": "mtls" })).await?;
-    shows(inbound.envoy("ratings")?, "not-trusted").await
+    shows(inbound.envoy("ratings")?, "not-trusted").await?;
+    finds(inbound.envoy("ratings")?, "peers_refused").await
 }
 
 async fn a_peer_is_over_a_limit(lab: &Lab) -> Result<()> {
     let inbound = refused(lab, &json!({ "max_received_bytes": 512 })).await?;
-    shows(inbound.envoy("ratings")?, "over-limit").await
+    shows(inbound.envoy("ratings")?, "over-limit").await?;
+    finds(inbound.envoy("ratings")?, "peers_refused").await
 }
 
 /// A mesh whose callee has refused a caller for its `configuration`.
@@ -339,7 +366,8 @@ async fn a_message_has_no_room(lab: &Lab) -> Result<()> {
     assert_eq!(reply.status, StatusCode::OK);
     let inbound = lab.entry("ratings/inbound", &reply.call).await?;
     assert_no_peer(&inbound, Side::Downstream)?;
-    shows(mesh.envoy("productpage")?, "too-large-to-send").await
+    shows(mesh.envoy("productpage")?, "too-large-to-send").await?;
+    finds(mesh.envoy("productpage")?, "header_limit").await
 }
 
 /// The filter believes that the path takes more headers than it does.
@@ -355,7 +383,8 @@ async fn a_header_limit_is_passed(lab: &Lab) -> Result<()> {
         assert_eq!(reply.status.as_u16(), status);
     }
 
-    shows(mesh.envoy("ratings")?, "header-limit").await
+    shows(mesh.envoy("ratings")?, "header-limit").await?;
+    finds(mesh.envoy("ratings")?, "header_limit").await
 }
 
 /// So many headers, nearly as many as a proxy takes by default.
@@ -377,7 +406,8 @@ async fn a_node_has_no_metadata(lab: &Lab) -> Result<()> {
     let inbound = lab.entry("ratings/inbound", &call).await?;
     assert_no_peer(&inbound, Side::Downstream)?;
     shows(mesh.envoy("ratings")?, "nothing-received").await?;
-    shows(mesh.envoy("productpage")?, "no-metadata").await
+    shows(mesh.envoy("productpage")?, "no-metadata").await?;
+    finds(mesh.envoy("productpage")?, "nameless_node").await
 }
 
 async fn a_callee_is_outside_the_mesh(lab: &Lab) -> Result<()> {
@@ -425,7 +455,8 @@ async fn an_entry_has_both_kinds_of_keys(lab: &Lab) -> Result<()> {
             "wasm.upstream_peer_id"
         ]
     );
-    shows(mesh.envoy("productpage")?, "both-kinds").await
+    shows(mesh.envoy("productpage")?, "both-kinds").await?;
+    finds(mesh.envoy("productpage")?, "both_keys_logged").await
 }
 
 async fn an_entry_names_both_sides(lab: &Lab) -> Result<()> {
@@ -439,7 +470,8 @@ async fn an_entry_names_both_sides(lab: &Lab) -> Result<()> {
     let inbound = lab.entry("ratings/inbound", &call).await?;
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)?;
     assert_peer(&inbound, Side::Upstream, &Node::vm_server()?)?;
-    shows(mesh.envoy("ratings")?, "both-sides").await
+    shows(mesh.envoy("ratings")?, "both-sides").await?;
+    finds(mesh.envoy("ratings")?, "local_node_logged").await
 }
 
 /// Istio's plugins are all discovered.
@@ -470,17 +502,20 @@ async fn a_listener_has_two_logs(lab: &Lab) -> Result<()> {
 
     let entries = lab.entries("ratings/inbound", &call, 2).await?;
     assert_eq!(entries.len(), 2);
-    shows(mesh.envoy("ratings")?, "two-logs").await
+    shows(mesh.envoy("ratings")?, "two-logs").await?;
+    finds(mesh.envoy("ratings")?, "logged_twice").await
 }
 
 async fn a_listener_has_no_direction(lab: &Lab) -> Result<()> {
     let mesh = directed(lab, None, identity).await?;
-    shows(mesh.envoy("ratings")?, "no-direction").await
+    shows(mesh.envoy("ratings")?, "no-direction").await?;
+    finds(mesh.envoy("ratings")?, "no_direction").await
 }
 
 async fn a_listener_has_the_wrong_direction(lab: &Lab) -> Result<()> {
     let mesh = directed(lab, Some(Direction::Outbound), identity).await?;
-    shows(mesh.envoy("ratings")?, "wrong-direction").await
+    shows(mesh.envoy("ratings")?, "wrong-direction").await?;
+    finds(mesh.envoy("ratings")?, "wrong_direction").await
 }
 
 /// So the commands serve where a control plane sends the listeners, too.
@@ -568,7 +603,9 @@ async fn with_refused(lab: &Lab, plugin: Plugin) -> Result<Mesh> {
     let reply = mesh.call("productpage", "ratings")?.send().await?;
 
     assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
-    shows(mesh.envoy("ratings")?, "update-rejected").await?;
+    let ratings = mesh.envoy("ratings")?;
+    shows(ratings, "update-rejected").await?;
+    finds(ratings, "configuration_refused").await?;
     Ok(mesh)
 }
 

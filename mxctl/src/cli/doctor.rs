@@ -2,40 +2,58 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use serde_json::{Value, json};
-use tokio::time::sleep;
+use serde_json::json;
 
 use super::print_json;
-use crate::admin;
-use crate::doctor::{FILTER, Finding, LATER, Severity, examine, has_to_wait};
+use crate::doctor::{Evidence, FILTER, Finding, Severity, examine, gather, unexamined};
 use crate::escape::visible;
 
-/// Tell what is wrong with Envoys that run, and the cure.
+/// Find what is wrong with Envoys, and say what to do.
 ///
-/// It reads their configuration and statistics, these twice within three seconds,
-/// and changes nothing. The exit status is 0 if nothing is wrong, 1 if something is, and 2 if an Envoy could
-/// not be asked.
+/// Reads the configuration and the statistics of Envoys that run, these twice
+/// within three seconds, or a config_dump or a bootstrap in a file. Changes
+/// nothing. The exit status is 0 if no error was found, 1 if one was, and 2 if an
+/// Envoy or a file could not be read. Warnings alone exit with 0, unless
+/// --fail-on says otherwise.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The admin interfaces, as 127.0.0.1:15000
-    #[arg(required = true, value_name = "ADMIN")]
+    /// The admin interfaces, as 127.0.0.1:15000 or unix:/run/envoy/admin.sock
+    #[arg(value_name = "ADMIN", required_unless_present = "files")]
     admins: Vec<String>,
+    /// A config_dump or a bootstrap, JSON or YAML, whole or in parts; - is
+    /// standard input
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// The name of the filter, of its plugin or its root id
     #[arg(long, value_name = "NAME", default_value = FILTER)]
     filter: String,
+    /// From which severity on findings exit with 1
+    #[arg(long, value_name = "SEVERITY", value_enum, default_value = "error")]
+    fail_on: Severity,
 }
 
 /// What is wrong with one Envoy.
 #[derive(Serialize)]
-struct Report<'a> {
-    admin: &'a str,
+struct Report {
+    #[serde(flatten)]
+    source: Source,
     #[serde(flatten)]
     result: Outcome,
+    /// What the source has no word on.
+    not_examined: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Source {
+    Admin(String),
+    File(String),
 }
 
 #[derive(Serialize)]
@@ -45,18 +63,38 @@ enum Outcome {
     Error(String),
 }
 
+impl Report {
+    fn new(source: Source, evidence: Result<Evidence>, filter: &str) -> Self {
+        let not_examined = evidence.as_ref().map(unexamined).unwrap_or_default();
+        let result = match evidence.and_then(|evidence| examine(&evidence, filter)) {
+            Ok(findings) => Outcome::Findings(findings),
+            Err(error) => Outcome::Error(format!("{error:#}")),
+        };
+        Self {
+            source,
+            result,
+            not_examined,
+        }
+    }
+}
+
 impl Arguments {
     pub(super) async fn run(&self, json: bool) -> ExitCode {
         // All at once, for each takes a while.
-        let ask = |admin: &String| tokio::spawn(ask(admin.clone(), self.filter.clone()));
+        let ask = |admin: &String| {
+            let admin = admin.clone();
+            tokio::spawn(async move { gather::of_admin(&admin).await })
+        };
         let asked: Vec<_> = self.admins.iter().map(ask).collect();
         let mut reports = Vec::new();
         for (admin, asked) in self.admins.iter().zip(asked) {
-            let result = match asked.await.map_err(anyhow::Error::from).flatten() {
-                Ok(findings) => Outcome::Findings(findings),
-                Err(error) => Outcome::Error(format!("{error:#}")),
-            };
-            reports.push(Report { admin, result });
+            let evidence = asked.await.map_err(anyhow::Error::from).flatten();
+            let source = Source::Admin(admin.clone());
+            reports.push(Report::new(source, evidence, &self.filter));
+        }
+        for path in &self.files {
+            let source = Source::File(path.display().to_string());
+            reports.push(Report::new(source, read(path), &self.filter));
         }
         let printed = if json {
             print_json(&json!(reports))
@@ -69,57 +107,56 @@ impl Arguments {
             super::report(&error, json);
             return ExitCode::from(COULD_NOT_LOOK);
         }
-        ExitCode::from(reports.iter().map(Report::status).max().unwrap_or(0))
+        let statuses = reports.iter().map(|report| report.status(self.fail_on));
+        ExitCode::from(statuses.max().unwrap_or(0))
     }
 }
 
-async fn ask(admin: String, filter: String) -> Result<Vec<Finding>> {
-    const STATS: &str = "/stats?format=json";
-    let dump = admin::get(&admin, "/config_dump").await?;
-    let stats = admin::get(&admin, STATS).await?;
-    let mut later = Value::Null;
-    if has_to_wait(&stats) {
-        sleep(LATER).await;
-        later = admin::get(&admin, STATS).await?;
-    }
-    examine(&dump, &stats, &later, &filter)
+fn read(path: &Path) -> Result<Evidence> {
+    let content = super::file(path)?;
+    gather::of_file(&path.to_string_lossy(), &content)
 }
 
 const WRONG: u8 = 1;
 const COULD_NOT_LOOK: u8 = 2;
 
-impl Report<'_> {
-    fn status(&self) -> u8 {
+impl Report {
+    fn status(&self, fail_on: Severity) -> u8 {
         match &self.result {
-            Outcome::Findings(findings) if findings.is_empty() => 0,
-            Outcome::Findings(_) => WRONG,
+            // The worst is the least.
+            Outcome::Findings(findings) => {
+                let is_wrong = findings.iter().any(|one| one.severity <= fail_on);
+                u8::from(is_wrong) * WRONG
+            }
             Outcome::Error(_) => COULD_NOT_LOOK,
         }
     }
 }
 
-fn text(report: &Report<'_>) -> String {
-    let admin = visible(report.admin);
+fn text(report: &Report) -> String {
+    let (Source::Admin(source) | Source::File(source)) = &report.source;
+    let source = visible(source);
     let findings = match &report.result {
-        Outcome::Error(error) => return format!("{admin}: {}\n", visible(error)),
-        Outcome::Findings(findings) if findings.is_empty() => {
-            return format!("{admin}: nothing is wrong\n");
-        }
+        Outcome::Error(error) => return format!("{source}: {}\n", visible(error)),
         Outcome::Findings(findings) => findings,
     };
     let mut text = String::new();
-    for finding in findings {
-        let severity = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        let (code, place) = (finding.code.name(), visible(&finding.place));
-        let (what, cure) = (visible(&finding.what), visible(&finding.cure));
+    if findings.is_empty() {
         // Writing to a String cannot fail.
+        let _ = writeln!(text, "{source}: nothing is wrong");
+    }
+    for finding in findings {
+        let (severity, code) = (finding.severity.name(), finding.code.name());
+        let place = visible(&finding.place);
+        let (message, remedy) = (visible(&finding.message), visible(&finding.remedy));
         let _ = writeln!(
             text,
-            "{admin}: {severity} {code}: {place}\n  {what}\n  cure: {cure}"
+            "{source}: {severity} {code}: {place}\n  {message}\n  remedy: {remedy}"
         );
+    }
+    if !report.not_examined.is_empty() {
+        let parts = report.not_examined.join(", ");
+        let _ = writeln!(text, "{source}: not examined, for it is not there: {parts}");
     }
     text
 }
@@ -129,31 +166,58 @@ mod tests {
     use super::*;
     use crate::doctor::Code;
 
+    fn finding(severity: Severity, text: &str) -> Finding {
+        Finding {
+            severity,
+            code: Code::FilterMissing,
+            place: text.to_owned(),
+            message: text.to_owned(),
+            remedy: text.to_owned(),
+        }
+    }
+
     /// Listeners, filters and clusters are named by whoever configures an Envoy.
     #[test]
     fn names_do_not_reach_the_terminal_as_they_are() {
         let hostile = "in\u{1b}[2Jbound\nan-envoy: nothing is wrong";
-        let finding = Finding {
-            severity: Severity::Error,
-            code: Code::FilterMissing,
-            place: hostile.to_owned(),
-            what: hostile.to_owned(),
-            cure: hostile.to_owned(),
-        };
         for result in [
-            Outcome::Findings(vec![finding]),
+            Outcome::Findings(vec![finding(Severity::Error, hostile)]),
             Outcome::Error(hostile.to_owned()),
         ] {
             let lines = match result {
                 Outcome::Findings(_) => 3,
                 Outcome::Error(_) => 1,
             };
+            let source = Source::Admin(hostile.to_owned());
+            let not_examined = Vec::new();
             let text = text(&Report {
-                admin: hostile,
+                source,
                 result,
+                not_examined,
             });
             assert!(!text.contains('\u{1b}'), "{text:?}");
             assert_eq!(text.lines().count(), lines, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_status_is_that_of_the_worst_finding() {
+        use Severity::{Error, Info, Warning};
+        for (found, fail_on, expected) in [
+            (vec![], Error, 0),
+            (vec![Info, Warning], Error, 0),
+            (vec![Warning, Error], Error, 1),
+            (vec![Info, Warning], Warning, 1),
+            (vec![Info], Warning, 0),
+            (vec![Info], Info, 1),
+        ] {
+            let findings = found.iter().map(|severity| finding(*severity, "any"));
+            let report = Report {
+                source: Source::Admin("any".to_owned()),
+                result: Outcome::Findings(findings.collect()),
+                not_examined: Vec::new(),
+            };
+            assert_eq!(report.status(fail_on), expected, "{found:?} {fail_on:?}");
         }
     }
 }

@@ -16,9 +16,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use metadata_exchange::config::Config;
 use serde_json::{Value, json};
 
-use crate::admin;
+use crate::check_config::{Found, check};
 use crate::decode::{self, Form};
+use crate::doctor::gather;
 use crate::encode;
+use crate::envoy_yaml;
 use crate::escape::visible;
 use crate::naming::Naming;
 use access_log::limits;
@@ -52,6 +54,7 @@ Examples:
   mxctl topology --listen 0.0.0.0:11800 --serve 127.0.0.1:8080
   mxctl decode header CgwKBE5BTUUSBBoCYTE=
   mxctl encode bootstrap.yaml
+  mxctl check-config plugin.json
   mxctl doctor 127.0.0.1:15000";
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +64,7 @@ enum Command {
     Decode(Decode),
     Encode(Encode),
     Doctor(doctor::Arguments),
+    CheckConfig(CheckConfig),
     /// Print the completions of a shell: source <(mxctl completions bash)
     Completions {
         /// Which shell
@@ -70,8 +74,10 @@ enum Command {
 
 /// Show what a header, a FlatNode or an access-log message says, as JSON.
 ///
-/// What is broken is told with the byte at which it breaks. Control characters
-/// are shown escaped.
+/// Takes a header as it was pasted: with its name, quotes, brackets or line
+/// breaks. What is broken is told with the byte at which it breaks, and what it
+/// looks like. Control characters are shown escaped. The exit status is 1 if it is
+/// broken and 2 if it is empty.
 #[derive(Debug, Args)]
 struct Decode {
     /// What it is
@@ -84,16 +90,27 @@ struct Decode {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
 struct Encode {
-    /// JSON or YAML: a bootstrap, an admin's config_dump, a node, or node
-    /// metadata; - is standard input
+    /// JSON or YAML, which is read as Envoy does: a bootstrap, an admin's
+    /// config_dump, a node, or node metadata; - is standard input
     #[arg(group = "source")]
     file: Option<PathBuf>,
-    /// Ask the admin of an Envoy that runs, as http://127.0.0.1:9901
+    /// Ask the admin of an Envoy that runs, as http://127.0.0.1:9901 or
+    /// unix:/run/envoy/admin.sock
     #[arg(long, value_name = "URL", group = "source")]
     admin: Option<String>,
     /// The plugin's configuration, which says what is shared
     #[arg(long, value_name = "FILE")]
     plugin_config: Option<PathBuf>,
+}
+
+/// Check a plugin's configuration, by the filter's code.
+///
+/// The exit status is 0 if the filter takes it, 1 if it would refuse it, and 2 if
+/// the file cannot be read.
+#[derive(Debug, Args)]
+struct CheckConfig {
+    /// The configuration in JSON, or a WasmPlugin in YAML; - is standard input
+    file: PathBuf,
 }
 
 /// Where entries come from, live.
@@ -168,20 +185,39 @@ pub async fn main() -> ExitCode {
         Command::Decode(decode) => decode.run(),
         Command::Encode(encode) => encode.run(json).await,
         Command::Doctor(doctor) => return doctor.run(json).await,
+        Command::CheckConfig(check) => check.run(json),
         Command::Completions { shell } => completions(shell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error, json);
-            if error.is::<Empty>() {
-                ExitCode::from(2)
+            let is_broken_empty = error
+                .downcast_ref::<decode::Broken>()
+                .is_some_and(decode::Broken::is_empty);
+            if is_broken_empty || error.is::<Empty>() || error.is::<Unreadable>() {
+                ExitCode::from(UNREADABLE)
             } else {
                 ExitCode::FAILURE
             }
         }
     }
 }
+
+/// The exit status if there was nothing to work on, as of wrong arguments.
+const UNREADABLE: u8 = 2;
+
+/// There was nothing to work on.
+#[derive(Debug)]
+struct Unreadable(String);
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
 
 /// Tells what is wrong with the arguments; or shows the help, if that is what was
 /// asked for.
@@ -301,15 +337,25 @@ impl Decode {
 impl Encode {
     async fn run(&self, json: bool) -> Result<()> {
         let node = match (&self.admin, &self.file) {
-            (Some(url), _) => admin::get(url, "/config_dump").await?,
+            (Some(url), _) => {
+                let evidence = gather::configuration_of(url).await?;
+                encode::node_of(&evidence.documents, evidence.server_info.as_ref())?
+            }
             (None, Some(path)) => {
-                encode::parse(&file(path)?).with_context(|| path.display().to_string())?
+                let name = path.display().to_string();
+                let content = file(path)?;
+                if content.trim().is_empty() {
+                    return Err(Unreadable(format!("{name} is empty: there is no node")).into());
+                }
+                envoy_yaml::parse_file(&name, &content).context(name)?
             }
             (None, None) => bail!("neither a file nor --admin"),
         };
         let config = match &self.plugin_config {
-            Some(path) => Config::parse(file(path)?.as_bytes())
-                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+            Some(path) => {
+                let name = path.display().to_string();
+                check(&name, &file(path)?).context(name)?.1
+            }
             None => Config::default(),
         };
         let sent = encode::encode(&node, &config)?;
@@ -328,6 +374,24 @@ impl Encode {
         for note in &sent.notes {
             writeln!(out, "note: {}", visible(note))?;
         }
+        Ok(())
+    }
+}
+
+impl CheckConfig {
+    fn run(&self, json: bool) -> Result<()> {
+        let name = self.file.display().to_string();
+        let content = file(&self.file).map_err(|error| Unreadable(format!("{error:#}")))?;
+        let (found, config) = check(&name, &content).context(name.clone())?;
+        if json {
+            return print_json(&json!({ "file": name, "accepted": true }));
+        }
+        let what = match found {
+            Found::File => "",
+            Found::WasmPlugin => " (spec.pluginConfig of the WasmPlugin)",
+        };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}: ok{what}\n{config:#?}", visible(&name))?;
         Ok(())
     }
 }

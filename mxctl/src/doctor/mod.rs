@@ -1,371 +1,229 @@
 //! What is wrong with an Envoy, by its configuration and its statistics.
+//!
+//! [`Evidence`] is what an Envoy or a file says. `input` finds the resources in
+//! it, `dump` and `filter` read the listeners, and each of the other modules
+//! holds the rules about one thing: `chain` the order of filters, `direction` the
+//! listeners' directions, `logs` access logs, `collector` where they go, `node`
+//! the node, `policy` RBAC, `wasm` the VM, and `stats` the statistics.
 
+mod chain;
+mod collector;
+mod direction;
 mod dump;
+mod filter;
+mod finding;
+pub mod gather;
+mod input;
+mod json;
+mod logs;
+mod node;
+mod policy;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod wasm;
 
 use std::time::Duration;
 
-use anyhow::Result;
-use metadata_exchange::config::Mode;
-use metadata_exchange::direction::Direction;
-use serde::Serialize;
+use anyhow::{Result, bail};
 use serde_json::Value;
 
-use access_log::Side;
-use dump::{Dump, HttpFilter, Manager, Sees};
+pub use finding::{Code, Finding, Severity};
+pub(crate) use input::with_declared_names;
 pub use stats::has_to_wait;
+
+use dump::{Manager, managers};
+use filter::{HttpFilter, Plugin};
+use input::Resources;
+use json::text;
+use stats::Stats;
 
 /// What the filter is called, if it is given no other name.
 pub const FILTER: &str = "metadata_exchange";
 
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Peers are missing or wrong, or requests fail.
-    Error,
-    /// Some peers, or a part of them, may be missing.
-    Warning,
-}
-
-/// What it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    /// No filter on a listener, or one that is disabled.
-    FilterMissing,
-    /// A listener without traffic direction.
-    NoDirection,
-    /// The filter stands where it does not see the headers.
-    WrongOrder,
-    /// The access log does not name the keys.
-    KeysNotLogged,
-    /// Istio's own exchange and this one.
-    NativeExchange,
-    /// Nothing to observe.
-    NothingToObserve,
-    /// The node does not say which workload it is.
-    NoNodeMetadata,
-    /// Peers were refused.
-    PeersRefused,
-    /// Envoy failed to answer the filter.
-    HostErrors,
-    /// A configuration was refused, or there is none.
-    ConfigurationRefused,
-    /// The module was not loaded, or its VM died.
-    VmFailed,
-}
-
-impl Code {
-    /// The name that scripts see.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FilterMissing => "filter_missing",
-            Self::NoDirection => "no_direction",
-            Self::WrongOrder => "wrong_order",
-            Self::KeysNotLogged => "keys_not_logged",
-            Self::NativeExchange => "native_exchange",
-            Self::NothingToObserve => "nothing_to_observe",
-            Self::NoNodeMetadata => "no_node_metadata",
-            Self::PeersRefused => "peers_refused",
-            Self::HostErrors => "host_errors",
-            Self::ConfigurationRefused => "configuration_refused",
-            Self::VmFailed => "vm_failed",
-        }
-    }
-}
-
-/// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is, for scripts.
-    pub code: Code,
-    /// The listener, filter or statistic.
-    pub place: String,
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
-    pub cure: String,
-}
-
-impl Finding {
-    fn new(severity: Severity, code: Code, place: &str, what: String, cure: &str) -> Self {
-        Self {
-            severity,
-            code,
-            place: place.to_owned(),
-            what,
-            cure: cure.to_owned(),
-        }
-    }
-
-    fn error(code: Code, place: &str, what: String, cure: &str) -> Self {
-        Self::new(Severity::Error, code, place, what, cure)
-    }
-
-    fn warning(code: Code, place: &str, what: String, cure: &str) -> Self {
-        Self::new(Severity::Warning, code, place, what, cure)
-    }
-}
-
 /// After what time statistics are looked at again: the filter ticks every second.
 pub const LATER: Duration = Duration::from_secs(3);
 
-/// What is wrong with the Envoy that has this `/config_dump` and these
-/// `/stats?format=json`, now and [`LATER`]; `Null` if there was no need to wait.
-/// The filter is known by `filter` or by its usual name.
+/// What is known of an Envoy.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// `/config_dump`, whole or in parts; or a bootstrap.
+    pub documents: Vec<Value>,
+    /// `/stats?format=json`, if an Envoy was asked.
+    pub stats: Option<Value>,
+    /// The same [`LATER`], if there was need to wait.
+    pub later: Option<Value>,
+    /// `/server_info`, if an Envoy was asked.
+    pub server_info: Option<Value>,
+    /// `/clusters?format=json`, if an Envoy was asked.
+    pub clusters: Option<Value>,
+    /// Why `/config_dump` could not be read as a whole.
+    pub unreadable: Option<String>,
+}
+
+/// The same, read.
+struct Facts<'a> {
+    /// The name of the filter.
+    filter: &'a str,
+    resources: Resources<'a>,
+    managers: Vec<Manager<'a>>,
+    /// The node; `None` if no document has it.
+    node: Option<Node<'a>>,
+    /// Major and minor version of Envoy.
+    version: Option<(u64, u64)>,
+    stats: Option<Stats<'a>>,
+    later: Option<Stats<'a>>,
+    /// `cluster_statuses` of `/clusters`.
+    clusters: Option<&'a Value>,
+}
+
+/// The node of an Envoy.
+struct Node<'a> {
+    id: &'a str,
+    metadata: &'a Value,
+}
+
+/// What is wrong with an Envoy. The filter is known by the name `filter` or by its
+/// usual one.
 ///
 /// # Errors
 ///
-/// If they are not those of an Envoy, whatever else they say.
-pub fn examine(
-    config_dump: &Value,
-    stats: &Value,
-    later: &Value,
-    filter: &str,
-) -> Result<Vec<Finding>> {
-    let dump = Dump::read(config_dump, filter)?;
+/// If the evidence is not that of an Envoy, whatever else it says.
+pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
+    let facts = Facts::read(evidence, filter)?;
     let mut findings = Vec::new();
-    findings.extend(node(dump.node));
-    for (listener, details) in &dump.refused_listeners {
+    if let Some(why) = &evidence.unreadable {
+        findings.push(Finding::error(
+            Code::ConfigurationRefused,
+            "/config_dump",
+            format!(
+                "it is no JSON ({why}): Envoy has refused a resource with a type that it does not \
+                 know; it was read in parts"
+            ),
+            "take the type away from what the control plane sends; in Istio, look for what the \
+             installed Envoy lacks, as with PILOT_ENABLE_METADATA_EXCHANGE",
+        ));
+    }
+    for (listener, details) in &facts.resources.refused_listeners {
         findings.push(Finding::error(
             Code::ConfigurationRefused,
             listener,
             format!("Envoy refused the last update of this listener: {details}"),
-            "mend it; `make check-config` checks a configuration of the filter before",
+            "correct it; `mxctl check-config` checks a configuration of the filter before a \
+             rollout",
         ));
     }
-    if dump.managers.is_empty() {
-        findings.push(Finding::error(
-            Code::FilterMissing,
-            "all listeners",
-            "no listener speaks HTTP".to_owned(),
-            "give the proxy its listeners, with the filter in each",
-        ));
-    }
-    for manager in &dump.managers {
-        examine_manager(manager, &mut findings);
-    }
-    findings.extend(stats::examine(stats, later, &dump)?);
+    node::examine(&facts, &mut findings);
+    chain::examine(&facts, &mut findings);
+    direction::examine(&facts, &mut findings);
+    logs::examine(&facts, &mut findings);
+    collector::examine(&facts, &mut findings);
+    policy::examine(&facts, &mut findings);
+    wasm::examine(&facts, &mut findings);
+    stats::examine(&facts, &mut findings);
     findings.sort_by_key(|finding| (finding.severity, finding.code));
     // Several filter chains of a listener have the same fault.
-    findings.dedup();
-    Ok(findings)
-}
-
-fn node(node: &Value) -> Option<Finding> {
-    let metadata = &node["metadata"];
-    let mut missing: Vec<&str> = ["NAME", "NAMESPACE"]
-        .into_iter()
-        .filter(|key| metadata[*key].as_str().is_none_or(str::is_empty))
-        .collect();
-    let labels = metadata["LABELS"].as_object();
-    if labels.is_none_or(serde_json::Map::is_empty) {
-        missing.push("LABELS");
-    }
-    (!missing.is_empty()).then(|| {
-        Finding::error(
-            Code::NoNodeMetadata,
-            "node",
-            format!("node.metadata has no {}", missing.join(", ")),
-            "state them in node.metadata of the bootstrap; with Istio the agent does, on a VM \
-             from ISTIO_METAJSON_LABELS",
-        )
-    })
-}
-
-fn examine_manager(manager: &Manager<'_>, findings: &mut Vec<Finding>) {
-    let place = manager.listener;
-    let Some(position) = manager.filters.iter().position(|one| one.is_ours) else {
-        let (what, cure) = if manager.is_disabled {
-            (
-                "the filter is disabled among the HTTP filters, and no route enables it",
-                "take `disabled` away from it, or have the routes enable it in \
-                 typed_per_filter_config, with an empty `config` in a \
-                 envoy.config.route.v3.FilterConfig",
-            )
-        } else {
-            (
-                "the filter is not among the HTTP filters",
-                "put it there: first on inbound listeners, directly before the router on others; \
-                 if it has another name, say so with --filter",
-            )
-        };
-        let what = what.to_owned();
-        findings.push(Finding::error(Code::FilterMissing, place, what, cure));
-        return;
-    };
-    let (ahead, rest) = manager.filters.split_at(position);
-    let Some((ours, behind)) = rest.split_first() else {
-        return;
-    };
-    if ours.sees == Sees::Some {
-        findings.push(Finding::warning(
-            Code::FilterMissing,
-            place,
-            "the filter is disabled among the HTTP filters, and only some routes enable it"
-                .to_owned(),
-            "take `disabled` away from it, if the requests of other routes matter",
-        ));
-    }
-    let configured = ours.configuration.as_ref().ok();
-    let direction = configured
-        .and_then(|configuration| configuration.direction)
-        .or(manager.direction)
-        .unwrap_or(Direction::Gateway);
-    findings.extend(access_logs(place, direction, manager.access_logs));
-    let configuration = match &ours.configuration {
-        Ok(configuration) => configuration,
-        Err(problem) => {
-            findings.push(Finding::error(
-                Code::ConfigurationRefused,
-                ours.name,
-                format!("the filter refuses its configuration: {problem}"),
-                "mend it; `make check-config` checks a configuration before. One that was accepted \
-                 before stays in force; without one every request gets 500, but for a default_config",
-            ));
-            return;
+    let mut told: Vec<Finding> = Vec::new();
+    for finding in findings {
+        if !told.contains(&finding) {
+            told.push(finding);
         }
-    };
-    if manager.direction.is_none() && configuration.direction.is_none() {
-        findings.push(Finding::error(
-            Code::NoDirection,
-            place,
-            "it has no traffic_direction, and so the filter takes it for a gateway".to_owned(),
-            "set traffic_direction to INBOUND or OUTBOUND; of a gateway, configure the filter \
-             with \"direction\": \"gateway\"",
-        ));
     }
-    findings.extend(match configuration.mode {
-        Mode::Exchange => exchange_order(place, direction, ahead, behind),
-        Mode::Observe => observe_order(place, direction, ahead, behind),
-    });
+    Ok(told)
 }
 
-/// An exchange of its own beside it takes the headers away, or sends others.
-fn exchange_order(
-    place: &str,
-    direction: Direction,
-    ahead: &[HttpFilter<'_>],
-    behind: &[HttpFilter<'_>],
-) -> Option<Finding> {
-    let is_inbound = direction == Direction::Inbound;
-    if let Some(native) = ahead.iter().chain(behind).find(|one| one.is_native) {
-        return Some(Finding::error(
-            Code::NativeExchange,
-            place,
-            format!("Istio's own exchange, {}, is on as well", native.name),
-            "remove it, or configure this filter with \"mode\": \"observe\"",
-        ));
-    }
-    if is_inbound {
-        let first = ahead.iter().find(|one| !one.is_passive)?;
-        return Some(Finding::warning(
-            Code::WrongOrder,
-            place,
-            format!(
-                "{} stands ahead of the filter: what it answers or changes, the filter does not see",
-                first.name
-            ),
-            "put the filter first",
-        ));
-    }
-    let between = behind
-        .iter()
-        .find(|one| !one.is_passive && !one.is_router)?;
-    Some(Finding::warning(
-        Code::WrongOrder,
-        place,
-        format!(
-            "{} stands between the filter and the router: if it changes the route, the wrong \
-             cluster is told",
-            between.name
+/// What the evidence has no word on, so that nothing was examined there.
+#[must_use]
+pub fn unexamined(evidence: &Evidence) -> Vec<&'static str> {
+    let resources = Resources::read(&evidence.documents);
+    let listeners = resources.listeners.iter().flatten();
+    let is_discovered = |listener: &&Value| listener.to_string().contains("config_discovery");
+    let has_discovered = listeners.copied().any(|listener| is_discovered(&listener));
+    let lacks = [
+        (resources.node().is_none(), "the node"),
+        (resources.listeners.is_none(), "listeners"),
+        (
+            has_discovered && resources.known_extensions().is_none(),
+            "configurations of discovered filters",
         ),
-        "put the filter directly before the router",
-    ))
+        (resources.clusters.is_none(), "clusters"),
+        (evidence.stats.is_none(), "statistics"),
+    ];
+    let lacks = lacks.into_iter().filter(|(is_lacking, _)| *is_lacking);
+    lacks.map(|(_, what)| what).collect()
 }
 
-/// It must see the headers before the other exchange takes them away.
-fn observe_order(
-    place: &str,
-    direction: Direction,
-    ahead: &[HttpFilter<'_>],
-    behind: &[HttpFilter<'_>],
-) -> Option<Finding> {
-    let is_native = |filters: &[HttpFilter<'_>]| filters.iter().any(|one| one.is_native);
-    let (right, wrong, cure) = if direction == Direction::Inbound {
-        (behind, ahead, "put the filter first")
-    } else {
-        (ahead, behind, "put the filter directly before the router")
-    };
-    if is_native(wrong) {
-        return Some(Finding::error(
-            Code::WrongOrder,
-            place,
-            "Istio's own exchange takes the headers before this filter sees them".to_owned(),
-            cure,
-        ));
-    }
-    (!is_native(right)).then(|| {
-        Finding::error(
-            Code::NothingToObserve,
-            place,
-            "the filter only observes, and Istio's own exchange is not there".to_owned(),
-            "configure the filter with \"mode\": \"exchange\", or keep Istio's exchange",
-        )
-    })
-}
-
-/// One gRPC log that names the keys is enough. Where there is one, `SkyWalking`
-/// reads it, and what it lacks no other log makes up for.
-fn access_logs(place: &str, direction: Direction, logs: &[Value]) -> Option<Finding> {
-    const CURE: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC access \
-                        log; with Istio in filterStateObjectsToLog of the provider";
-    // Of the other side the filter stores nobody that a reader would look for.
-    let sides: &[Side] = match direction {
-        Direction::Inbound => &[Side::Downstream],
-        Direction::Outbound => &[Side::Upstream],
-        Direction::Gateway => &[Side::Downstream, Side::Upstream],
-    };
-    let logs = logs.iter().map(|log| dump::typed(&log["typed_config"]));
-    let (grpc, others): (Vec<_>, Vec<_>) =
-        logs.partition(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
-    let missing = grpc.iter().map(|(_, config)| {
-        let logged = &config["common_config"]["filter_state_objects_to_log"];
-        let is_missing = |key: &&str| dump::list(logged).all(|one| one != key);
-        let peers = sides.iter().map(|side| side.peer_key()).filter(is_missing);
-        let ids = sides.iter().map(|side| side.id_key()).filter(is_missing);
-        (peers.collect::<Vec<_>>(), ids.collect::<Vec<_>>())
-    });
-    let error = |what| Some(Finding::error(Code::KeysNotLogged, place, what, CURE));
-    let Some((peers, ids)) = missing.min_by_key(|(peers, ids)| (peers.len(), ids.len())) else {
-        let is_named = others.iter().any(|(_, config)| {
-            let config = config.to_string();
-            sides.iter().any(|side| config.contains(side.peer_key()))
-        });
-        if is_named {
-            return None;
+impl<'a> Facts<'a> {
+    fn read(evidence: &'a Evidence, filter: &'a str) -> Result<Self> {
+        let resources = Resources::read(&evidence.documents);
+        if resources.is_empty() {
+            bail!(
+                "neither a config_dump nor a bootstrap of an Envoy: ask Envoy's admin interface for \
+                 /config_dump, in Istio's proxies at 127.0.0.1:15000"
+            );
         }
-        let keys: Vec<&str> = sides.iter().map(|side| side.peer_key()).collect();
-        return error(format!("no access log names {}", keys.join(" or ")));
-    };
-    let lacks = |keys: &[&str]| {
-        let keys = keys.join(", ");
-        format!("the gRPC access log does not name {keys}")
-    };
-    if !peers.is_empty() {
-        return error(lacks(&[peers, ids].concat()));
+        let managers = managers(&resources, filter);
+        let stats = |answer: &'a Option<Value>| answer.as_ref().map(Stats::read).transpose();
+        let told = evidence.server_info.as_ref().map(|info| &info["node"]);
+        let node = resources.node().map(|node| Node {
+            // It may come from the command line, which the bootstrap does not show.
+            id: [told.map(|node| &node["id"]), node.get("id")]
+                .into_iter()
+                .flatten()
+                .map(text)
+                .find(|id| !id.is_empty())
+                .unwrap_or_default(),
+            metadata: &node["metadata"],
+        });
+        Ok(Self {
+            filter,
+            version: version(evidence.server_info.as_ref(), resources.node()),
+            stats: stats(&evidence.stats)?,
+            later: stats(&evidence.later)?,
+            clusters: evidence
+                .clusters
+                .as_ref()
+                .map(|all| &all["cluster_statuses"]),
+            resources,
+            managers,
+            node,
+        })
     }
-    (!ids.is_empty()).then(|| {
-        let what = format!(
-            "{}: SkyWalking needs no ids, but by them mxctl tells replicas and gateways",
-            lacks(&ids)
-        );
-        Finding::warning(Code::KeysNotLogged, place, what, CURE)
-    })
+
+    /// The filters in question with their connection managers.
+    fn ours(&self) -> impl Iterator<Item = (&Manager<'a>, &HttpFilter<'a>, &Plugin<'a>)> {
+        self.managers.iter().flat_map(|manager| {
+            let filters = manager.filters.iter();
+            filters.filter_map(move |filter| Some((manager, filter, filter.ours()?)))
+        })
+    }
+
+    fn node_id(&self) -> &'a str {
+        self.node.as_ref().map_or("", |node| node.id)
+    }
+
+    /// By its node id, or by the listener that all of its traffic passes.
+    fn is_waypoint(&self) -> bool {
+        let mut listeners = self.resources.listeners.iter().flatten();
+        let is_main = |listener: &Value| {
+            listener["name"] == "main_internal" && listener.get("internal_listener").is_some()
+        };
+        self.node_id().starts_with("waypoint~") || listeners.any(|listener| is_main(listener))
+    }
+}
+
+/// Envoy's version, as `/server_info` has it (`HASH/1.36.2/Clean/...`), or else the
+/// node.
+fn version(server_info: Option<&Value>, node: Option<&Value>) -> Option<(u64, u64)> {
+    let told = server_info.and_then(|info| info["version"].as_str());
+    if let Some(version) = told.and_then(|version| version.split('/').nth(1)) {
+        let mut numbers = version.split('.').map(str::parse);
+        if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) {
+            return Some((major, minor));
+        }
+    }
+    let version = &node?["user_agent_build_version"]["version"];
+    // Zero is left out.
+    let minor = version["minor_number"].as_u64().unwrap_or_default();
+    Some((version["major_number"].as_u64()?, minor))
 }

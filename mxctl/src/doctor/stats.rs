@@ -3,103 +3,149 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::dump::{Dump, HttpFilter, list};
-use super::{Code, Finding};
+use super::filter::HttpFilter;
+use super::json::list;
+use super::{Code, Facts, Finding};
 
 /// Under which the filter counts, whatever its names.
 const COUNTERS: &str = "wasmcustom.metadata_exchange.";
 
-pub(super) fn examine(stats: &Value, later: &Value, dump: &Dump<'_>) -> Result<Vec<Finding>> {
-    let is_asked = |stats: &&Value| !stats.is_null();
-    for answer in std::iter::once(stats).chain(Some(later).filter(is_asked)) {
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let Some(stats) = &facts.stats else {
+        return;
+    };
+    findings.extend(stats.of_counters());
+    findings.extend(stats.of_header_limits());
+    let mut is_configured = false;
+    for (_, filter, plugin) in facts.ours() {
+        findings.extend(stats.refused_configurations(filter));
+        findings.extend(stats.dropped(filter));
+        findings.extend(stats.reloads(filter.name, plugin.name));
+        is_configured |= plugin.configuration.is_ok();
+    }
+    if !is_configured {
+        return;
+    }
+    // They are there from the start of the first VM on.
+    if !stats.0.iter().any(|(name, _)| name.starts_with(COUNTERS)) {
+        findings.push(Finding::error(
+            Code::VmFailed,
+            "wasmcustom",
+            "the filter is configured, but its counters are not there: its module was not loaded, \
+             did not start, or is another one",
+            "look for wasm in Envoy's log, and check vm_config.code; or Envoy is told to keep no \
+             such statistics (stats_config)",
+        ));
+    }
+    if let Some(later) = &facts.later {
+        findings.extend(stats.standstill(later));
+    }
+}
+
+/// Whether these `/stats?format=json` are worth a look [`super::LATER`].
+#[must_use]
+pub fn has_to_wait(stats: &Value) -> bool {
+    Stats::read(stats).is_ok_and(|stats| stats.ticks().is_some())
+}
+
+/// Counters and gauges by name; histograms have no single value.
+pub(super) struct Stats<'a>(Vec<(&'a str, u64)>);
+
+impl<'a> Stats<'a> {
+    pub(super) fn read(answer: &'a Value) -> Result<Self> {
         if !answer["stats"].is_array() {
             bail!(
                 "its /stats?format=json has no list of stats, and so is not that of an Envoy: ask \
                  Envoy's admin interface, in Istio's proxies 127.0.0.1:15000"
             );
         }
-    }
-    let stats = Stats::read(stats);
-    let mut findings = stats.of_counters();
-    let mut is_configured = false;
-    for filter in dump.ours() {
-        findings.extend(stats.refused_configurations(filter));
-        findings.extend(stats.reloads(filter));
-        is_configured |= filter.configuration.is_ok();
-    }
-    // They are there from the start of the first VM on.
-    if is_configured && !stats.0.iter().any(|(name, _)| name.starts_with(COUNTERS)) {
-        findings.push(Finding::error(
-            Code::VmFailed,
-            "wasmcustom",
-            "the filter is configured, but its counters are not there: its module was not loaded, \
-             did not start, or is another one"
-                .to_owned(),
-            "look for wasm in Envoy's log, and check vm_config.code; or Envoy is told to keep no \
-             such statistics (stats_config)",
-        ));
-    }
-    if is_configured {
-        findings.extend(stats.standstill(&Stats::read(later)));
-    }
-    Ok(findings)
-}
-
-/// Whether these `/stats?format=json` are worth a look [`super::LATER`].
-#[must_use]
-pub fn has_to_wait(stats: &Value) -> bool {
-    Stats::read(stats).ticks().is_some()
-}
-
-struct Stats<'a>(Vec<(&'a str, u64)>);
-
-impl<'a> Stats<'a> {
-    /// Counters and gauges; histograms have no single value.
-    fn read(stats: &'a Value) -> Self {
         let value_of = |stat: &'a Value| Some((stat["name"].as_str()?, stat["value"].as_u64()?));
-        Self(list(&stats["stats"]).filter_map(value_of).collect())
+        Ok(Self(list(&answer["stats"]).filter_map(value_of).collect()))
     }
 
-    fn get(&self, name: &str) -> u64 {
+    pub(super) fn get(&self, name: &str) -> u64 {
         let found = self.0.iter().find(|(stat, _)| *stat == name);
         found.map_or(0, |(_, value)| *value)
     }
 
+    /// Those that have counted anything.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&'a str, u64)> {
+        self.0.iter().copied().filter(|(_, value)| *value > 0)
+    }
+
     fn of_counters(&self) -> Vec<Finding> {
-        let counted = self.0.iter().filter(|(_, value)| *value > 0);
-        let finding = |(place, value): &(&str, u64)| {
+        let finding = |(place, count): (&str, u64)| {
             let name = place.strip_prefix(COUNTERS)?;
             if let Some(reason) = name.strip_prefix("refused_") {
-                let what = format!("{value} times a peer was refused: {reason}");
-                let cure = cure_of_refusal(reason);
-                return Some(Finding::warning(Code::PeersRefused, place, what, cure));
+                return Some(Finding::warning(
+                    Code::PeersRefused,
+                    place,
+                    format!("{count} times a peer was refused: {reason}"),
+                    remedy_of_refusal(reason),
+                ));
             }
-            (name == "host_error").then(|| {
-                let what = format!("{value} times Envoy did not answer the filter as it should");
-                let cure =
-                    "look for metadata_exchange in Envoy's log, and report it with Envoy's version";
-                Finding::warning(Code::HostErrors, place, what, cure)
-            })
+            of_counter(name, place, count)
         };
-        counted.filter_map(finding).collect()
+        self.counted().filter_map(finding).collect()
+    }
+
+    /// Requests and answers that were refused for their headers, ours among them.
+    fn of_header_limits(&self) -> Vec<Finding> {
+        let finding = |(name, count): (&str, u64)| {
+            let reason = if name.ends_with("http2.header_list_size_too_large") {
+                "header lists were larger than the peer of this Envoy allows, and the streams were \
+                 reset"
+            } else if name.ends_with("http2.header_overflow") {
+                "streams were reset, for their headers passed this Envoy's limits"
+            } else if name.ends_with(".upstream_rq_431") && !name.contains(".internal.") {
+                "requests were answered with 431 by upstream: their headers were too large for it"
+            } else {
+                return None;
+            };
+            Some(Finding::warning(
+                Code::HeaderLimit,
+                name,
+                format!("{count} {reason}"),
+                "send less: \"share\": \"minimal\", or lower max_sent_bytes; or raise the limits \
+                 along the path: max_request_headers_kb and max_headers_count",
+            ))
+        };
+        self.counted().filter_map(finding).collect()
     }
 
     /// Envoy's dump shows the last configuration, refused or not. Where that one
     /// is valid the count is of those before, or of what else is refused.
     fn refused_configurations(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
-        if !filter.is_discovered || filter.configuration.is_err() {
+        if !filter.is_discovered || filter.ours()?.configuration.is_err() {
             return None;
         }
-        let refused = self.get(&format!(
-            "extension_config_discovery.http_filter.{}.update_rejected",
-            filter.name
-        ));
+        let refused = self.get(&format!("{}{}.update_rejected", DISCOVERY, filter.name));
         (refused > 0).then(|| {
             Finding::warning(
                 Code::ConfigurationRefused,
                 filter.name,
-                format!("{refused} times since its start Envoy has refused what it discovered; the filter does not refuse the last configuration"),
-                "if that is mended, nothing; else Envoy's log says why, as a module that cannot be read",
+                format!(
+                    "{refused} times since its start Envoy has refused what it discovered; the \
+                     filter does not refuse the last configuration"
+                ),
+                "if that is corrected, nothing; else Envoy's log says why, as a module that cannot \
+                 be read",
+            )
+        })
+    }
+
+    /// Whether Envoy is told not to keep what [`Self::refused_configurations`] reads.
+    fn dropped(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
+        let is_kept = self.0.iter().any(|(name, _)| name.starts_with(DISCOVERY));
+        (filter.is_discovered && !is_kept).then(|| {
+            Finding::info(
+                Code::StatsDropped,
+                filter.name,
+                "Envoy keeps no extension_config_discovery statistics, so that nobody can tell \
+                 whether a configuration of the filter was refused: Istio's stats matcher drops them",
+                "add extension_config_discovery to inclusionPrefixes of proxyStatsMatcher, in the \
+                 mesh configuration or the annotation proxy.istio.io/config; Envoy's log has the \
+                 refusals, too",
             )
         })
     }
@@ -130,13 +176,13 @@ impl<'a> Stats<'a> {
 
     /// Envoy counts what it reloads; with other policies a VM that died is not
     /// counted.
-    fn reloads(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
-        let count = |name: &str| self.get(&format!("wasm.{}.vm_reload_{name}", filter.plugin));
+    fn reloads(&self, filter: &str, plugin: &str) -> Option<Finding> {
+        let count = |name: &str| self.get(&format!("wasm.{plugin}.vm_reload_{name}"));
         let (good, bad) = (count("success"), count("failure"));
         (good + bad > 0).then(|| {
             Finding::error(
                 Code::VmFailed,
-                filter.name,
+                filter,
                 format!(
                     "the VM died; it was loaded again {good} times, and {bad} times that failed"
                 ),
@@ -147,7 +193,53 @@ impl<'a> Stats<'a> {
     }
 }
 
-fn cure_of_refusal(reason: &str) -> &'static str {
+/// Under which Envoy counts what becomes of discovered filters.
+const DISCOVERY: &str = "extension_config_discovery.http_filter.";
+
+/// What counters other than `refused_*` tell.
+fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {
+    let finding = match name {
+        "host_error" => Finding::warning(
+            Code::HostErrors,
+            place,
+            format!("{count} times Envoy did not answer the filter as it should"),
+            "look for metadata_exchange in Envoy's log, and report it with Envoy's version",
+        ),
+        "configuration_errors" => Finding::warning(
+            Code::ConfigurationRefused,
+            place,
+            format!(
+                "{count} times since Envoy's start the filter refused a configuration: of an \
+                 update, the one before stays in force"
+            ),
+            "if that is corrected, nothing; else Envoy's log says what is wrong, and \
+             `mxctl check-config` checks a configuration before a rollout",
+        ),
+        "too_large_to_send" => Finding::warning(
+            Code::HeaderLimit,
+            place,
+            format!(
+                "{count} requests or responses had no room for the filter's headers below the \
+                 header limits: their peers stay unknown"
+            ),
+            "send fewer or shorter headers; or raise the limits of the proxies on the way, and \
+             then max_request_headers_kb, max_request_headers_count and those of responses in the \
+             plugin's configuration",
+        ),
+        "configuration_idle" => Finding::error(
+            Code::FilterIdle,
+            place,
+            "the filter is idle, for its first configuration was refused: requests are served, and \
+             no peer is sent, stored or answered",
+            "correct the configuration, which then works at once; Envoy's log says what is wrong, \
+             and `mxctl check-config` checks it before a rollout",
+        ),
+        _ => return None,
+    };
+    Some(finding)
+}
+
+fn remedy_of_refusal(reason: &str) -> &'static str {
     match reason {
         "trust_none" | "trust_mtls" | "trust_spiffe" => {
             "if these peers are to be believed, give them certificates, or configure trust and \
@@ -159,7 +251,7 @@ fn cure_of_refusal(reason: &str) -> &'static str {
         "too_many_labels" => "raise max_labels, or let the peers share fewer labels",
         "id_too_long" => "raise max_id_bytes, or shorten the node ids of the peers",
         "control_character" | "utf8" => {
-            "mend the node metadata of the peers, or find who forges them"
+            "correct the node metadata of the peers, or find who forges them"
         }
         _ => "find who sends these headers: they are not those of a metadata exchange",
     }

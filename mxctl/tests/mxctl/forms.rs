@@ -83,6 +83,7 @@ fn each_command_teaches_itself() -> Result<()> {
         ("topology", "Errors are"),
         ("decode", "with the byte at which"),
         ("doctor", "exit status"),
+        ("check-config", "exit status"),
     ] {
         let help = run(&[command, "--help"], b"")?.stdout;
         assert!(help.contains(taught), "{help}");
@@ -119,5 +120,64 @@ fn every_shell_has_completions() -> Result<()> {
             "{done:?}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_an_error_of_its_own() -> Result<()> {
+    for arguments in [
+        &["decode", "header"][..],
+        &["decode", "header", ""],
+        &["decode", "flat-node"],
+        &["decode", "als"],
+        &["encode", "-"],
+    ] {
+        for input in [&b""[..], b" \n"] {
+            let done = run(arguments, input)?;
+            assert_eq!(done.status.code(), Some(2), "{arguments:?}: {done:?}");
+            assert!(done.stderr.contains("empty"), "{arguments:?}: {done:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pasted_header_is_decoded() -> Result<()> {
+    let value = header::encode(&peer("pay"));
+    let (first, second) = value.split_at(30);
+    for pasted in [
+        format!("x-envoy-peer-metadata: {value}\n"),
+        format!("\"x-envoy-peer-metadata\": \"{value}\","),
+        format!("[{value}]"),
+        format!("{first}\n  {second}\n"),
+    ] {
+        let done = run(&["decode", "header"], pasted.as_bytes())?;
+        assert_eq!(done.json()?["metadata"]["NAME"], json!("pay-1"), "{pasted}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_configuration_is_checked() -> Result<()> {
+    let check = |content: &str| run(&["check-config", "-"], content.as_bytes());
+    let good = check(r#"{ "trust": "mtls" }"#)?;
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    ensure!(good.stdout.starts_with("-: ok\n"), "{good:?}");
+    // An empty one gives the defaults, as in the filter.
+    assert_eq!(check("")?.status.code(), Some(0));
+    let bad = check(r#"{ "trsut": "mtls" }"#)?;
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    ensure!(
+        bad.stderr.starts_with("mxctl: -: unknown key \"trsut\""),
+        "{bad:?}"
+    );
+    ensure!(
+        bad.stderr.trim_end().ends_with("did you mean \"trust\"?"),
+        "{bad:?}"
+    );
+    let none = run(&["check-config", "/nowhere.json"], b"")?;
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    let json = run(&["check-config", "-", "--json"], b"{}")?.json()?;
+    assert_eq!(json, json!({ "file": "-", "accepted": true }));
     Ok(())
 }

@@ -1,7 +1,12 @@
 //! What no standard Envoy can be configured with, and text from the network.
 
-use super::*;
+mod causes;
+mod recorded;
+
 use serde_json::json;
+
+use super::*;
+use access_log::Side;
 
 /// A listener with those HTTP filters, in `/config_dump`.
 fn dump(filters: &Value, discovered: &Value) -> Value {
@@ -37,13 +42,38 @@ fn dump(filters: &Value, discovered: &Value) -> Value {
 fn wasm(configuration: &Value) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-        "config": { "name": "istio-system.metadata-exchange", "configuration": configuration },
+        "config": {
+            "name": "istio-system.metadata-exchange",
+            "failure_policy": "FAIL_OPEN",
+            "configuration": configuration,
+        },
     })
 }
 
+/// An Envoy that runs, with these statistics, now and later.
+fn running(dump: &Value, stats: &Value, later: &Value) -> Evidence {
+    Evidence {
+        documents: vec![dump.clone()],
+        stats: Some(stats.clone()),
+        later: (!later.is_null()).then(|| later.clone()),
+        ..Evidence::default()
+    }
+}
+
+/// The statistics of a filter that runs.
+fn stats() -> Value {
+    json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] })
+}
+
+/// What is wrong with such an Envoy, but for remarks.
+fn faults(dump: &Value, stats: &Value, later: &Value, filter: &str) -> Result<Vec<Finding>> {
+    let mut findings = examine(&running(dump, stats, later), filter)?;
+    findings.retain(|finding| finding.severity != Severity::Info);
+    Ok(findings)
+}
+
 fn found(dump: &Value) -> Vec<(Code, String)> {
-    let stats = json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
-    let findings = examine(dump, &stats, &Value::Null, FILTER).unwrap();
+    let findings = faults(dump, &stats(), &Value::Null, FILTER).unwrap();
     let found = findings.into_iter().map(|one| (one.code, one.place));
     found.collect()
 }
@@ -59,7 +89,7 @@ fn a_filter_that_ticks_no_more_has_died() {
         json!({ "stats": [{ "name": name, "value": count }] })
     };
     let found = |now: &Value, later: &Value| {
-        let findings = examine(&dump, now, later, FILTER).unwrap();
+        let findings = faults(&dump, now, later, FILTER).unwrap();
         findings.iter().map(|one| one.code).collect::<Vec<_>>()
     };
     assert_eq!(found(&ticks(7), &ticks(10)), []);
@@ -136,7 +166,7 @@ fn messages_are_no_json() {
         let filters = json!([{ "name": FILTER, "typed_config": wasm(configuration) }]);
         let stats =
             json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
-        examine(&dump(&filters, &json!([])), &stats, &Value::Null, FILTER).unwrap()
+        faults(&dump(&filters, &json!([])), &stats, &Value::Null, FILTER).unwrap()
     };
     for configuration in sound {
         assert_eq!(findings(&configuration), [], "{configuration}");
@@ -147,7 +177,7 @@ fn messages_are_no_json() {
             panic!("{configuration}: {findings:?}");
         };
         assert_eq!(finding.code, Code::ConfigurationRefused, "{finding:?}");
-        assert!(finding.what.contains(why), "{finding:?}");
+        assert!(finding.message.contains(why), "{finding:?}");
     }
 }
 
@@ -169,10 +199,11 @@ fn names_are_alike_with_hyphens_and_underscores() {
     ] {
         let filters = json!([{ "name": name, "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": { "failure_policy": "FAIL_OPEN" },
         } }]);
         let stats =
             json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
-        let findings = examine(&dump(&filters, &json!([])), &stats, &Value::Null, filter).unwrap();
+        let findings = faults(&dump(&filters, &json!([])), &stats, &Value::Null, filter).unwrap();
         assert_eq!(
             findings.is_empty(),
             is_it,
@@ -203,7 +234,7 @@ fn routes_enable_a_filter() {
         }));
         let stats =
             json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] });
-        let findings = examine(&dump, &stats, &Value::Null, FILTER).unwrap();
+        let findings = faults(&dump, &stats, &Value::Null, FILTER).unwrap();
         let found = findings.into_iter().map(|one| (one.severity, one.code));
         found.collect::<Vec<_>>()
     };
@@ -223,7 +254,7 @@ fn routes_enable_a_filter() {
 
 #[test]
 fn the_native_exchange_is_known_by_type() {
-    for kind in dump::NATIVE_TYPES {
+    for kind in filter::NATIVE_TYPES {
         let native = json!({ "name": "any", "typed_config": { "@type": format!("type.googleapis.com/{kind}") } });
         let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }, native]);
         let expected = (Code::NativeExchange, "virtualInbound".to_owned());
@@ -243,36 +274,52 @@ fn host_errors_and_refused_listeners_are_told() {
     listeners.push(json!({ "error_state": again }));
     let stats =
         json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.host_error", "value": 3 }] });
-    let findings = examine(&dump, &stats, &Value::Null, FILTER).unwrap();
+    let findings = faults(&dump, &stats, &Value::Null, FILTER).unwrap();
     let codes: Vec<_> = findings.iter().map(|one| one.code).collect();
     assert_eq!(codes, [Code::ConfigurationRefused, Code::HostErrors]);
 }
 
 #[test]
-fn listeners_of_istio_itself_need_no_filter() {
+fn listeners_of_a_control_plane_need_no_filter() {
     let mut dump = dump(&json!([]), &json!([]));
-    assert_eq!(
-        found(&dump),
-        [(Code::FilterMissing, "virtualInbound".to_owned())]
-    );
-    let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
-    let routes = json!({ "virtual_hosts": [{ "routes": [{ "route": { "cluster": "prometheus_stats" } }] }] });
-    listener["default_filter_chain"] = json!({});
-    listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"] = routes;
-    assert_eq!(
-        found(&dump),
-        [(Code::FilterMissing, "all listeners".to_owned())]
-    );
+    let missing = (Code::FilterMissing, "virtualInbound".to_owned());
+    assert_eq!(found(&dump), [missing]);
+    dump["configs"][0]["bootstrap"]["admin"] =
+        json!({ "address": { "pipe": { "path": "/run/admin.sock", "mode": 384 } } });
+    let endpoint = json!({ "endpoint": { "address": { "pipe": { "path": "/run/admin.sock" } } } });
+    dump["configs"].as_array_mut().unwrap().push(json!({
+        "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+        "static_clusters": [{ "cluster": {
+            "name": "self_admin",
+            "load_assignment": { "endpoints": [{ "lb_endpoints": [endpoint] }] },
+        } }],
+    }));
+    for (route, is_own) in [
+        (json!({ "route": { "cluster": "prometheus_stats" } }), true),
+        (json!({ "route": { "cluster": "self_admin" } }), true),
+        (json!({ "direct_response": { "status": 200 } }), true),
+        (json!({ "redirect": { "https_redirect": true } }), true),
+        (json!({ "route": { "cluster": "other" } }), false),
+    ] {
+        let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
+        let routes = json!({ "virtual_hosts": [{ "routes": [route] }] });
+        listener["default_filter_chain"] = json!({});
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"] = routes;
+        assert_eq!(found(&dump).is_empty(), is_own, "{route}");
+    }
 }
 
 #[test]
 fn only_what_an_envoy_says_is_examined() {
     let bootstrap = "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump";
-    let least = json!({ "configs": [1, {}, { "@type": 5 }, { "@type": bootstrap }] });
+    let least = json!({ "configs": [
+        1, {}, { "@type": 5 }, { "@type": bootstrap, "bootstrap": { "node": {} } },
+    ] });
     let no_stats = json!({ "stats": [] });
-    let findings = examine(&least, &no_stats, &Value::Null, FILTER).unwrap();
+    let nothing = Value::Null;
+    let findings = faults(&least, &no_stats, &nothing, FILTER).unwrap();
     let codes: Vec<_> = findings.iter().map(|one| one.code).collect();
-    assert_eq!(codes, [Code::FilterMissing, Code::NoNodeMetadata]);
+    assert_eq!(codes, [Code::FilterMissing, Code::NamelessNode]);
 
     for other in [
         json!([]),
@@ -280,22 +327,80 @@ fn only_what_an_envoy_says_is_examined() {
         json!({ "configs": [1, {}, { "@type": 5 }], "stats": {} }),
     ] {
         for (dump, stats, later, expected) in [
-            (&other, &no_stats, &no_stats, "/config_dump has no"),
+            (
+                &other,
+                &no_stats,
+                &no_stats,
+                "neither a config_dump nor a bootstrap",
+            ),
             (&least, &other, &no_stats, "/stats?format=json has no"),
             (&least, &no_stats, &other, "/stats?format=json has no"),
         ] {
-            let error = examine(dump, stats, later, FILTER).unwrap_err().to_string();
+            let error = faults(dump, stats, later, FILTER).unwrap_err().to_string();
             assert!(error.contains(expected), "{other}: {error}");
         }
     }
-    let nothing = Value::Null;
-    assert!(examine(&nothing, &no_stats, &nothing, FILTER).is_err());
-    assert!(examine(&least, &nothing, &nothing, FILTER).is_err());
+    assert!(faults(&nothing, &no_stats, &nothing, FILTER).is_err());
+    assert!(faults(&least, &nothing, &nothing, FILTER).is_err());
+}
+
+/// `docs/doctor.md` has a row for each code, and none for another.
+#[test]
+fn every_code_is_documented() {
+    let document = include_str!("../../../../docs/doctor.md");
+    let rows = document.lines().filter_map(|line| {
+        let (code, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let (severity, _) = rest.split_once(" | ")?;
+        let is_one = ["error", "warning", "info"].contains(&severity);
+        is_one.then_some(code)
+    });
+    let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+    assert_eq!(rows.collect::<Vec<_>>(), names);
+}
+
+/// So that a cause which is added there is found, or is said not to be.
+#[test]
+fn every_cause_of_troubleshooting_has_a_verdict() {
+    let document = include_str!("../../../../docs/troubleshooting.md");
+    let causes: Vec<&str> = document.split("\n### ").skip(1).collect();
+    assert!(causes.len() > 10);
+    for cause in causes {
+        let (heading, text) = cause.split_once('\n').unwrap();
+        let (_, verdict) = text.split_once("`mxctl doctor`: ").expect(heading);
+        let verdict = verdict.split("\n\n").next().unwrap();
+        let names = verdict.split('`').skip(1).step_by(2);
+        let mut codes = names.filter(|name| !name.starts_with('-')).peekable();
+        assert!(
+            codes.peek().is_some() || verdict.starts_with("cannot see"),
+            "{heading}"
+        );
+        for name in codes {
+            let is_one = Code::ALL.iter().any(|code| code.name() == name);
+            assert!(is_one, "{heading}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_examined() {
+    let whole = running(&dump(&json!([]), &json!([])), &stats(), &Value::Null);
+    assert_eq!(unexamined(&whole), ["clusters"]);
+    let part = Evidence {
+        documents: vec![json!({ "filter_chains": [{ "config_discovery": {} }] })],
+        ..Evidence::default()
+    };
+    let expected = [
+        "the node",
+        "configurations of discovered filters",
+        "clusters",
+        "statistics",
+    ];
+    assert_eq!(unexamined(&part), expected);
 }
 
 #[test]
 fn codes_are_named_as_in_json() {
-    for code in [Code::FilterMissing, Code::KeysNotLogged, Code::VmFailed] {
+    for code in Code::ALL {
         assert_eq!(json!(code), code.name());
     }
 }

@@ -1,5 +1,9 @@
 //! The exchange's forms, by hand: to JSON, or the byte at which they break.
 
+mod als_json;
+mod likeness;
+mod pasted;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,7 +34,7 @@ pub enum Form {
     Header,
     /// A FlatNode in base64, or a log's JSON BytesValue that holds it
     FlatNode,
-    /// An ALS message, StreamAccessLogsMessage: bytes, or base64 of them
+    /// An ALS message, StreamAccessLogsMessage: bytes, base64 of them, or JSON
     Als,
 }
 
@@ -56,6 +60,17 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
+impl Broken {
+    /// What is broken if there is nothing.
+    const INPUT: &str = "input";
+
+    /// Whether there was nothing to decode.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.of == Self::INPUT
+    }
+}
+
 /// As the filter reads it: padding is optional.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -64,6 +79,13 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The JSON of `input`.
 pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
+    if pasted::flat_node(input).text.is_empty() {
+        return Err(Broken {
+            offset: None,
+            of: Broken::INPUT,
+            reason: "it is empty: there is nothing to decode".to_owned(),
+        });
+    }
     match form {
         Form::Header => decode_header(input),
         Form::FlatNode => decode_flat(input),
@@ -72,13 +94,37 @@ pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
 }
 
 fn decode_header(input: &[u8]) -> Result<Value, Broken> {
-    let (value, start) = trimmed(input);
-    let message = unbase64(value, start)?;
+    let pasted = pasted::header(input);
+    let value = pasted.text.as_slice();
+    let of_text = |offset: Option<usize>, reason: String| Broken {
+        offset: offset.map(|offset| pasted.offset(offset)),
+        of: "text",
+        reason,
+    };
+    if pasted.name == Some(pasted::Name::Id) {
+        let id = String::from_utf8_lossy(value);
+        let reason = format!(
+            "this is x-envoy-peer-metadata-id, which has nothing to decode: the node id is {id}"
+        );
+        return Err(of_text(None, reason));
+    }
+    let message = unbase64(value).map_err(|(offset, reason)| {
+        // What was taken away may be what it looks like.
+        let likeness = likeness::of_text(value, Form::Header)
+            .or_else(|| likeness::of_text(input, Form::Header));
+        of_text(Some(offset), with_likeness(reason, likeness))
+    })?;
     let refused = header::decode(value, Limits::DEFAULT).err();
     let peer = match header::decode(value, Limits::NONE) {
         Ok(peer) => json_of_peer(&peer),
         Err(RejectReason::Empty) => json!({}),
-        Err(reason) => return Err(broken_struct(&message, reason)),
+        Err(reason) => {
+            let mut broken = broken_struct(&message, reason);
+            let likeness = likeness::of_bytes(&message, Form::Header)
+                .or_else(|| likeness::of_text(value, Form::Header));
+            broken.reason = with_likeness(broken.reason, likeness);
+            return Err(broken);
+        }
     };
     Ok(json!({
         "metadata": peer,
@@ -87,6 +133,13 @@ fn decode_header(input: &[u8]) -> Result<Value, Broken> {
         "accepted": refused.is_none(),
         "refused": refused.map(|reason| reason.to_string()),
     }))
+}
+
+fn with_likeness(reason: String, likeness: Option<&str>) -> String {
+    match likeness {
+        Some(likeness) => format!("{}; {likeness}", reason.trim_end_matches('.')),
+        None => reason,
+    }
 }
 
 fn broken_struct(message: &[u8], reason: RejectReason) -> Broken {
@@ -143,11 +196,16 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
-    let (value, start) = trimmed(input);
+    let pasted = pasted::flat_node(input);
+    let value = pasted.text.as_slice();
     let bytes = if value.starts_with(b"{") {
         of_bytes_value(value)?
     } else {
-        unbase64(value, start)?
+        unbase64(value).map_err(|(offset, reason)| Broken {
+            offset: Some(pasted.offset(offset)),
+            of: "text",
+            reason: with_likeness(reason, likeness::of_text(value, Form::FlatNode)),
+        })?
     };
     // Envoy's own envelope may still be around it.
     let inner = BytesValue::decode(bytes.as_slice())
@@ -155,10 +213,15 @@ fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
         .map(|message| message.value);
     let read = |bytes: &[u8]| flat::read(bytes).map(|peer| json_of_peer(&peer));
     let direct = read(&bytes);
+    let broken = |error| {
+        let mut broken = broken_flat(&error, bytes.len());
+        broken.reason = with_likeness(broken.reason, likeness::of_bytes(&bytes, Form::FlatNode));
+        broken
+    };
     let metadata = match (direct, inner) {
         (Ok(metadata), _) => metadata,
-        (Err(error), None) => return Err(broken_flat(&error, bytes.len())),
-        (Err(error), Some(inner)) => read(&inner).map_err(|_| broken_flat(&error, bytes.len()))?,
+        (Err(error), None) => return Err(broken(error)),
+        (Err(error), Some(inner)) => read(&inner).map_err(|_| broken(error))?,
     };
     Ok(json!({ "metadata": metadata, "bytes": bytes.len() }))
 }
@@ -173,7 +236,14 @@ fn of_bytes_value(json: &[u8]) -> Result<Vec<u8>, Broken> {
     };
     let value: Value = serde_json::from_slice(json).map_err(|error| reason(&error.to_string()))?;
     let text = value["value"].as_str();
-    let text = text.ok_or_else(|| reason("JSON, but without a text under \"value\""))?;
+    let text = text.ok_or_else(|| {
+        let likeness = likeness::of_text(json, Form::FlatNode);
+        let text = "JSON, but without a text under \"value\"".to_owned();
+        reason(&with_likeness(
+            text,
+            likeness.filter(|_| !is_empty_object(&value)),
+        ))
+    })?;
     BASE64_STANDARD
         .decode(text)
         .map_err(|error| reason(&format!("\"value\" is no base64: {error}")))
@@ -206,23 +276,64 @@ fn broken_flat(error: &InvalidFlatbuffer, length: usize) -> Broken {
 }
 
 fn decode_als(input: &[u8]) -> Result<Value, Broken> {
-    let (text, start) = trimmed(input);
+    let text = input.trim_ascii();
+    let start = input.len() - input.trim_ascii_start().len();
+    if text.starts_with(b"{") || text.starts_with(b"[") {
+        return decode_als_json(text);
+    }
     let is_text = !text.is_empty()
         && text
             .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=\r\n".contains(byte));
     let bytes = if is_text {
-        unbase64(text, start)?
+        let pasted = pasted::header(text);
+        unbase64(&pasted.text).map_err(|(offset, reason)| Broken {
+            offset: Some(start + pasted.offset(offset)),
+            of: "text",
+            reason: with_likeness(reason, likeness::of_text(text, Form::Als)),
+        })?
     } else {
         input.to_vec()
     };
-    let mut reporter = Arc::<Reporter>::default();
-    let mut entries = Vec::new();
-    for (start, bytes) in frames(&bytes) {
-        let message: StreamAccessLogsMessage = whole(bytes).map_err(|mut broken| {
+    let mut messages = Vec::new();
+    for (start, frame) in frames(&bytes) {
+        let message: StreamAccessLogsMessage = whole(frame).map_err(|mut broken| {
             broken.offset = broken.offset.map(|offset| start + offset);
+            let likeness = likeness::of_bytes(&bytes, Form::Als)
+                .or_else(|| likeness::of_text(text, Form::Als));
+            broken.reason = with_likeness(broken.reason, likeness);
             broken
         })?;
+        messages.push(message);
+    }
+    // Other messages decode, too: what is not known is skipped.
+    let is_nothing = messages
+        .iter()
+        .all(|message| message.identifier.is_none() && message.log_entries.is_none());
+    if is_nothing && let Some(likeness) = likeness::of_bytes(&bytes, Form::Als) {
+        return Err(Broken {
+            offset: None,
+            of: "message",
+            reason: format!("neither an identifier nor entries; {likeness}"),
+        });
+    }
+    Ok(entries(messages))
+}
+
+fn decode_als_json(text: &[u8]) -> Result<Value, Broken> {
+    let messages = als_json::messages(text).map_err(|error| Broken {
+        offset: None,
+        of: "text",
+        reason: with_likeness(format!("{error:#}"), likeness::of_text(text, Form::Als)),
+    })?;
+    Ok(entries(messages))
+}
+
+/// The entries of a stream's messages.
+fn entries(messages: Vec<StreamAccessLogsMessage>) -> Value {
+    let mut reporter = Arc::<Reporter>::default();
+    let mut entries = Vec::new();
+    for message in messages {
         if let Some(identifier) = message.identifier {
             reporter = Arc::new(Reporter::from(identifier));
         }
@@ -230,7 +341,11 @@ fn decode_als(input: &[u8]) -> Result<Value, Broken> {
             entries.extend(access_log::entries(&reporter, logs));
         }
     }
-    Ok(json!({ "reporter": *reporter, "entries": entries }))
+    json!({ "reporter": *reporter, "entries": entries })
+}
+
+fn is_empty_object(value: &Value) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 /// The messages in gRPC's frames, each with its place; or the one that stands
@@ -263,30 +378,27 @@ fn whole<M: Message + Default>(bytes: &[u8]) -> Result<M, Broken> {
     })
 }
 
-fn unbase64(text: &[u8], start: usize) -> Result<Vec<u8>, Broken> {
+/// The bytes, or the offset at which the text breaks and why.
+fn unbase64(text: &[u8]) -> Result<Vec<u8>, (usize, String)> {
     BASE64.decode(text).map_err(|error| {
-        let offset = match error {
-            DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol { offset, .. } => {
-                offset
+        let (offset, reason) = match error {
+            DecodeError::InvalidByte(offset, byte) => {
+                let byte = byte.escape_ascii();
+                (offset, format!("'{byte}' does not belong to it"))
             }
-            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len(),
+            DecodeError::InvalidLastSymbol { offset, .. } => {
+                (offset, "its last symbol says more than fits".to_owned())
+            }
+            DecodeError::InvalidLength(_) => (text.len(), "its end is missing".to_owned()),
+            DecodeError::InvalidPadding => (text.len(), "its padding is wrong".to_owned()),
         };
-        Broken {
-            offset: Some(start + offset),
-            of: "text",
-            reason: format!("not standard base64: {error}"),
-        }
+        (offset, format!("not standard base64: {reason}"))
     })
-}
-
-/// Without white space around it, and where it then begins.
-fn trimmed(input: &[u8]) -> (&[u8], usize) {
-    let start = input.len() - input.trim_ascii_start().len();
-    (input.trim_ascii(), start)
 }
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
     use metadata_exchange::peer::Peer;
 
     use super::*;
@@ -332,8 +444,183 @@ mod tests {
             decoded["metadata"]["LABELS"].as_object().unwrap().len(),
             300
         );
-        let empty = decode(Form::Header, b"").unwrap();
+        // {OTHER: ""}
+        let empty = decode(Form::Header, b"CgsKBU9USEVSEgIaAA==").unwrap();
         assert_eq!(empty["refused"], json!("says nothing about the workload"));
+    }
+
+    #[test]
+    fn nothing_is_no_header() {
+        for form in [Form::Header, Form::FlatNode, Form::Als] {
+            for input in ["", " \n", "''", "x-envoy-peer-metadata: "] {
+                let broken = decode(form, input.as_bytes()).unwrap_err();
+                assert!(broken.is_empty(), "{form:?} {input:?}: {broken}");
+            }
+        }
+        assert!(!decode(Form::Header, b"_").unwrap_err().is_empty());
+    }
+
+    /// What is wrong is told by what it looks like.
+    #[test]
+    fn a_wrong_input_is_told_by_what_it_looks_like() {
+        let encoded = header::encode(&peer());
+        let flat = BASE64_STANDARD.encode(flat::write(&peer()));
+        let identifier = Identifier {
+            log_name: "log".to_owned(),
+            ..Identifier::default()
+        };
+        let log = StreamAccessLogsMessage {
+            identifier: Some(identifier),
+            ..StreamAccessLogsMessage::default()
+        };
+        let log = BASE64_STANDARD.encode(log.encode_to_vec());
+        let twice = BASE64_STANDARD.encode(&encoded);
+        let (of_json, of_bytes) = (
+            BASE64_STANDARD.encode(r#"{"NAME":"a"}"#),
+            json!({
+                "@type": "type.googleapis.com/google.protobuf.BytesValue", "value": flat,
+            }),
+        );
+        let of_bytes = of_bytes.to_string();
+        let log_json = json!({ "httpLogs": { "logEntry": [] } }).to_string();
+        for (form, input, expected) in [
+            (Form::Header, "Cgw-KBE_", "URL-safe base64"),
+            (Form::Header, "Cgw%2BKBE%3D", "percent-encoded"),
+            (Form::Header, "CgwKBE5BTUUS...", "cut short"),
+            (Form::Header, "sidecar~10.0.0.1~a.b~c.svc", "a node id"),
+            (
+                Form::Header,
+                "x-envoy-peer-metadata-id: a",
+                "x-envoy-peer-metadata-id",
+            ),
+            (Form::Header, "0a0c0a044e414d4512041a0261", "hexadecimal"),
+            (Form::Header, r#"{"NAME": "a"}"#, "mxctl encode"),
+            (Form::Header, &of_bytes, "mxctl decode flat-node"),
+            (Form::Header, &log_json, "mxctl decode als"),
+            (Form::Header, r#"{"a": "#, "begins like JSON"),
+            (Form::Header, &flat, "mxctl decode flat-node"),
+            (Form::Header, &log, "mxctl decode als"),
+            (Form::Header, &of_json, "base64 of JSON"),
+            (Form::Header, &twice, "base64 of base64"),
+            (Form::Header, "eyJhbGciOi.eyJz.x", "JSON Web Token"),
+            (Form::Header, "-----BEGIN CERTIFICATE-----", "PEM"),
+            (Form::Header, "not a header, really", "plain text"),
+            (Form::FlatNode, &encoded, "mxctl decode header"),
+            (Form::FlatNode, &log, "mxctl decode als"),
+            (Form::FlatNode, r#"{"NAME": "a"}"#, "mxctl encode"),
+            (Form::FlatNode, "Cgw-KBE_", "URL-safe base64"),
+            (Form::Als, &flat, "mxctl decode flat-node"),
+            (Form::Als, &encoded, "mxctl decode header"),
+            (Form::Als, &of_bytes, "mxctl decode flat-node"),
+            (Form::Als, r#"{"NAME": "a"}"#, "mxctl encode"),
+            (
+                Form::Als,
+                r#"{"version":1,"reporter":{},"protocol":"http"}"#,
+                "mxctl topology",
+            ),
+        ] {
+            let broken = decode(form, input.as_bytes()).unwrap_err();
+            assert!(
+                broken.reason.contains(expected),
+                "{form:?} {input}: {broken}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_header_as_people_paste_it() {
+        let value = header::encode(&peer());
+        let (first, second) = value.split_at(20);
+        for pasted in [
+            format!("x-envoy-peer-metadata: {value}"),
+            format!("'x-envoy-peer-metadata', '{value}'"),
+            format!("[\"{value}\"]"),
+            format!("{first}\n    {second}"),
+        ] {
+            let decoded = decode(Form::Header, pasted.as_bytes()).unwrap();
+            assert_eq!(decoded["metadata"]["NAME"], json!("pay-1"), "{pasted}");
+        }
+    }
+
+    #[test]
+    fn an_als_message_may_be_json() {
+        let flat = BASE64_STANDARD.encode(flat::write(&peer()));
+        let bytes = "type.googleapis.com/google.protobuf.BytesValue";
+        let text = "type.googleapis.com/google.protobuf.Struct";
+        let named_as_json = json!({
+            "identifier": { "node": { "id": "sidecar~1", "metadata": { "NAME": "a" } },
+                            "logName": "log" },
+            "httpLogs": { "logEntry": [{
+                "commonProperties": {
+                    "startTime": "2026-11-27T19:00:00.25Z",
+                    "timeToLastDownstreamTxByte": "0.003500s",
+                    "upstreamCluster": "outbound|80||b",
+                    "upstreamRemoteAddress": {
+                        "socketAddress": { "address": "10.0.0.1", "portValue": 80 } },
+                    "downstreamRemoteAddress": { "pipe": { "path": "/a" } },
+                    "responseFlags": { "upstreamRequestTimeout": true,
+                                       "unauthorizedDetails": {} },
+                    "filterStateObjects": {
+                        "wasm.upstream_peer": { "@type": bytes, "value": flat },
+                        "wasm.upstream_peer_id": { "@type": bytes, "value": "Yg==" },
+                        "upstream_peer": { "@type": text, "value": { "name": "b" } },
+                    },
+                    "accessLogType": "DownstreamPeriodic",
+                },
+                "request": { "requestMethod": "GET", "authority": "b", "path": "/x" },
+                "response": { "responseCode": 504 },
+            }] },
+        });
+        let declared = crate::doctor::with_declared_names(named_as_json.clone());
+        let twice = format!("{named_as_json}\n{declared}");
+        for (input, count) in [
+            (named_as_json.to_string(), 1),
+            (declared.to_string(), 1),
+            (json!([named_as_json, declared]).to_string(), 2),
+            (twice, 2),
+        ] {
+            let decoded = decode(Form::Als, input.as_bytes()).unwrap();
+            assert_eq!(decoded["reporter"]["metadata"]["NAME"], json!("a"));
+            let entries = decoded["entries"].as_array().unwrap();
+            assert_eq!(entries.len(), count);
+            for entry in entries {
+                let mut entry = entry.clone();
+                entry.as_object_mut().unwrap().remove("reporter");
+                let peer = json!({ "NAME": "pay-1", "LABELS": { "app": "pay" } });
+                let state = &entry["state"];
+                assert_eq!(state["wasm.upstream_peer"]["metadata"], peer);
+                assert_eq!(state["wasm.upstream_peer_id"]["id"], json!("b"));
+                let native = json!({ "name": "b" });
+                assert_eq!(state["upstream_peer"]["metadata"], native);
+                entry.as_object_mut().unwrap().remove("state");
+                assert_eq!(
+                    entry,
+                    json!({
+                        "version": entry["version"], "protocol": "http",
+                        "start": "2026-11-27T19:00:00.25Z", "duration_us": 3500,
+                        "method": "GET", "authority": "b", "path": "/x", "status": 504,
+                        "flags": ["UT", "UAEX"], "upstream_cluster": "outbound|80||b",
+                        "downstream_address": "/a", "upstream_address": "10.0.0.1:80",
+                        "intermediate": true,
+                    })
+                );
+            }
+        }
+        let tcp = json!({ "tcpLogs": { "logEntry": [{ "commonProperties": {} }] } });
+        let decoded = decode(Form::Als, tcp.to_string().as_bytes()).unwrap();
+        assert_eq!(decoded["entries"][0]["protocol"], json!("tcp"));
+        for (wrong, expected) in [
+            (json!({ "startTime": "yesterday" }), "RFC 3339"),
+            (json!({ "duration": 5 }), "a duration"),
+            (
+                json!({ "filterStateObjects": { "a": {} } }),
+                "filter state a: no @type",
+            ),
+        ] {
+            let wrong = json!({ "tcpLogs": { "logEntry": [{ "commonProperties": wrong }] } });
+            let (_, reason) = broken(Form::Als, wrong.to_string().as_bytes());
+            assert!(reason.contains(expected), "{reason}");
+        }
     }
 
     #[test]
@@ -428,7 +715,7 @@ mod tests {
             HttpAccessLogEntry, HttpRequestProperties,
         };
         use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-            HttpAccessLogEntries, Identifier, LogEntries,
+            HttpAccessLogEntries, LogEntries,
         };
         let request = HttpRequestProperties {
             path: "/pay".to_owned(),

@@ -1,0 +1,314 @@
+//! Where the filter stands among the HTTP filters.
+
+use metadata_exchange::config::Mode;
+use metadata_exchange::direction::Direction;
+use serde_json::Value;
+
+use super::direction::{Hint, effective, hint};
+use super::dump::Manager;
+use super::filter::{HttpFilter, Kind, Sees, disables_within, is_stand_in};
+use super::json::{list, text};
+use super::{Code, Facts, Finding};
+
+/// The listener of a waypoint that ends HBONE; the requests within go to another.
+const HBONE: &str = "connect_terminate";
+
+/// Clusters of a control plane's own listeners, for probes and statistics.
+const OWN_CLUSTERS: [&str; 2] = ["prometheus_stats", "agent"];
+
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    if facts
+        .resources
+        .listeners
+        .as_ref()
+        .is_some_and(Vec::is_empty)
+    {
+        findings.push(Finding::error(
+            Code::FilterMissing,
+            "all listeners",
+            "there is no listener",
+            "give the proxy its listeners, with the filter in each",
+        ));
+    }
+    for extension in &facts.resources.extensions {
+        if is_stand_in(extension, facts.filter) {
+            findings.push(Finding::error(
+                Code::ModuleReplaced,
+                text(&extension["name"]),
+                "Istio's agent could not fetch the module, and put a filter in its place that \
+                 allows everything (wasm-default-allow): requests pass, and no peer is stored",
+                "look for the module's URL in the log of istio-proxy; correct `url`, `sha256` or \
+                 `imagePullSecret` of the WasmPlugin",
+            ));
+        }
+    }
+    for manager in &facts.managers {
+        examine_manager(facts, manager, findings);
+    }
+}
+
+fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<Finding>) {
+    let place = manager.listener;
+    let mut positions = (0..).zip(&manager.filters).filter_map(|(index, filter)| {
+        let is_ours = filter.ours().is_some();
+        is_ours.then_some(index)
+    });
+    let Some(position) = positions.next() else {
+        findings.extend(missing(facts, manager));
+        return;
+    };
+    let count = 1 + positions.count();
+    if count > 1 {
+        findings.push(Finding::error(
+            Code::FilterTwice,
+            place,
+            format!(
+                "the filter stands {count} times in one filter chain: one takes the headers away \
+                 that the other waits for"
+            ),
+            "keep one; look for a second WasmPlugin, EnvoyFilter or policy that selects this proxy",
+        ));
+    }
+    let (ahead, rest) = manager.filters.split_at(position);
+    let Some((filter, behind)) = rest.split_first() else {
+        return;
+    };
+    let Some(plugin) = filter.ours() else {
+        return;
+    };
+    bypasses(manager, filter, findings);
+    let configuration = match &plugin.configuration {
+        Ok(configuration) => configuration,
+        Err(problem) => {
+            findings.push(Finding::error(
+                Code::ConfigurationRefused,
+                filter.name,
+                format!("the filter refuses its configuration: {problem}"),
+                "correct it; `mxctl check-config` checks a configuration before a rollout. A \
+                 configuration that was accepted before stays in force",
+            ));
+            return;
+        }
+    };
+    let direction = effective(facts, manager, configuration);
+    if let Some(Hint {
+        direction: other, ..
+    }) = hint(facts, manager)
+        && other != direction
+        && direction != Direction::Gateway
+    {
+        // What is wrong with the order depends on the direction, which is wrong.
+        return;
+    }
+    findings.extend(match configuration.mode {
+        // That it stands twice has been said.
+        Mode::Exchange => exchange_order(place, direction, ahead, behind),
+        Mode::Observe => observe_order(place, direction, ahead, behind),
+    });
+}
+
+fn missing(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Finding> {
+    let place = manager.listener;
+    let has_stand_in = |filter: &HttpFilter<'_>| matches!(filter.kind, Kind::StandIn);
+    if manager.filters.iter().any(has_stand_in) || facts.is_waypoint() {
+        // That has been said.
+        return None;
+    }
+    if manager.is_disabled {
+        return Some(Finding::error(
+            Code::FilterMissing,
+            place,
+            "the filter is disabled among the HTTP filters, and no route enables it",
+            "take `disabled` away from it, or have the routes enable it in \
+             typed_per_filter_config, with an empty `config` in an \
+             envoy.config.route.v3.FilterConfig",
+        ));
+    }
+    if place == HBONE || manager.leads_nowhere() || leads_to_the_proxy_itself(facts, manager) {
+        return None;
+    }
+    Some(Finding::error(
+        Code::FilterMissing,
+        place,
+        "the filter is not among the HTTP filters",
+        "put it there: first on inbound listeners, directly before the router on others; if it \
+         has another name, say so with --filter",
+    ))
+}
+
+/// Whether all requests go to Envoy's own admin interface, or to the agent beside it.
+fn leads_to_the_proxy_itself(facts: &Facts<'_>, manager: &Manager<'_>) -> bool {
+    let clusters = manager.clusters();
+    let is_own = |name: &&str| {
+        OWN_CLUSTERS.contains(name) || facts.admin_clusters().any(|cluster| cluster == *name)
+    };
+    !clusters.is_empty() && clusters.iter().all(is_own)
+}
+
+impl Facts<'_> {
+    /// The clusters whose endpoint is Envoy's own admin interface.
+    fn admin_clusters(&self) -> impl Iterator<Item = &str> {
+        let bootstrap = self.resources.bootstrap;
+        let admin = bootstrap.map(|bootstrap| &bootstrap["admin"]["address"]);
+        let clusters = self.resources.clusters.iter().flatten();
+        clusters.filter_map(move |cluster| {
+            let address = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
+            let address = cluster.pointer(address)?;
+            let is_same = |key: &str| {
+                let admin = admin.map_or(&Value::Null, |admin| &admin[key]);
+                // A pipe has a mode, too.
+                let part = if key == "pipe" { "/path" } else { "" };
+                let of = |value: &Value| value.pointer(part).cloned().unwrap_or_default();
+                !admin.is_null() && of(admin) == of(&address[key])
+            };
+            (is_same("socket_address") || is_same("pipe")).then(|| cluster["name"].as_str())?
+        })
+    }
+}
+
+/// Requests that do not pass the filter.
+fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<Finding>) {
+    let place = manager.listener;
+    if filter.sees == Sees::Some {
+        findings.push(Finding::warning(
+            Code::FilterMissing,
+            place,
+            "the filter is disabled among the HTTP filters, and only some routes enable it",
+            "take `disabled` away from it, if the requests of other routes matter",
+        ));
+    }
+    if manager
+        .routes
+        .iter()
+        .any(|routes| disables_within(routes, filter.name))
+    {
+        findings.push(Finding::warning(
+            Code::FilterBypassed,
+            place,
+            "a route disables the filter: peers of its requests stay unknown, and headers pass",
+            "take `disabled` away from the route's typed_per_filter_config, or remove the headers \
+             there with request_headers_to_remove and response_headers_to_remove",
+        ));
+    }
+    for (upgrade, filters) in &manager.upgrades {
+        if filters.iter().all(|filter| filter.ours().is_none()) {
+            findings.push(Finding::warning(
+                Code::FilterBypassed,
+                place,
+                format!("the upgrade {upgrade} has a filter list of its own, without the filter"),
+                "put the filter into `filters` of that upgrade, too",
+            ));
+        }
+    }
+}
+
+/// An exchange of its own beside it takes the headers away, or sends others.
+fn exchange_order(
+    place: &str,
+    direction: Direction,
+    ahead: &[HttpFilter<'_>],
+    behind: &[HttpFilter<'_>],
+) -> Option<Finding> {
+    if let Some(native) = ahead.iter().chain(behind).find(|one| one.is_native()) {
+        return Some(Finding::error(
+            Code::NativeExchange,
+            place,
+            format!("Istio's own exchange, {}, is on as well", native.name),
+            "remove it, or configure this filter with \"mode\": \"observe\"",
+        ));
+    }
+    if direction == Direction::Inbound {
+        let first = ahead
+            .iter()
+            .find(|one| !matches!(one.kind, Kind::Passive | Kind::Ours(_)))?;
+        return Some(Finding::warning(
+            Code::WrongOrder,
+            place,
+            format!(
+                "{} stands ahead of the filter: the filter does not see what it answers or changes",
+                first.name
+            ),
+            "put the filter first",
+        ));
+    }
+    let between = behind
+        .iter()
+        .find(|one| !matches!(one.kind, Kind::Passive | Kind::Router | Kind::Ours(_)))?;
+    Some(Finding::warning(
+        Code::WrongOrder,
+        place,
+        format!(
+            "{} stands between the filter and the router: if it changes the route, the filter has \
+             sent its headers to the wrong cluster",
+            between.name
+        ),
+        "put the filter directly before the router",
+    ))
+}
+
+/// It must see the headers before the other exchange takes them away.
+fn observe_order(
+    place: &str,
+    direction: Direction,
+    ahead: &[HttpFilter<'_>],
+    behind: &[HttpFilter<'_>],
+) -> Option<Finding> {
+    let has_native = |filters: &[HttpFilter<'_>]| filters.iter().any(HttpFilter::is_native);
+    let (right, wrong, remedy) = if direction == Direction::Inbound {
+        (behind, ahead, "put the filter first")
+    } else {
+        (ahead, behind, "put the filter directly before the router")
+    };
+    if has_native(wrong) {
+        return Some(Finding::error(
+            Code::WrongOrder,
+            place,
+            "Istio's own exchange takes the headers before this filter sees them",
+            remedy,
+        ));
+    }
+    (!has_native(right)).then(|| {
+        Finding::error(
+            Code::NothingToObserve,
+            place,
+            "the filter only observes, and Istio's own exchange is not there",
+            "configure the filter with \"mode\": \"exchange\", or keep Istio's exchange",
+        )
+    })
+}
+
+/// The headers of the exchange.
+const HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
+
+/// Where the filter does not see a request, only Envoy itself can keep the headers
+/// from the app.
+pub(super) fn headers_not_removed(manager: &Manager<'_>) -> Option<Finding> {
+    let removes = |one: &Value, key: &str| {
+        HEADERS.iter().all(|header| {
+            list(&one[key]).any(|name| {
+                name.as_str()
+                    .is_some_and(|name| name.eq_ignore_ascii_case(header))
+            })
+        })
+    };
+    let keys = ["request_headers_to_remove", "response_headers_to_remove"];
+    let is_open = |routes: &Value| {
+        let hosts = list(&routes["virtual_hosts"]);
+        let open = |host: &Value| {
+            keys.iter()
+                .any(|key| !removes(host, key) && !removes(routes, key))
+        };
+        let mut hosts = hosts;
+        hosts.any(open)
+    };
+    manager.routes.iter().any(|routes| is_open(routes)).then(|| {
+        Finding::info(
+            Code::HeadersNotRemoved,
+            manager.listener,
+            "only the filter keeps its headers from the app: where it does not see a request, they \
+             pass",
+            "list x-envoy-peer-metadata and x-envoy-peer-metadata-id in request_headers_to_remove \
+             and response_headers_to_remove of the virtual hosts",
+        )
+    })
+}

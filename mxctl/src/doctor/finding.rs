@@ -1,0 +1,183 @@
+//! What the doctor finds.
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Peers are missing or wrong, or requests fail
+    Error,
+    /// Some peers may be missing or wrong, or something is about to go wrong
+    Warning,
+    /// Nothing is wrong as long as everything else is right
+    Info,
+}
+
+impl Severity {
+    /// The name that scripts see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// Declares [`Code`] with the name and the documentation of each.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $code:ident = $name:literal,)*) => {
+        /// What it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $name)] $code,)*
+        }
+
+        impl Code {
+            /// Every code, in the order in which findings are listed.
+            pub const ALL: &[Self] = &[$(Self::$code),*];
+
+            /// The name that scripts see.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$code => $name,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The filter is not on a listener, or it is disabled.
+    FilterMissing = "filter_missing",
+    /// The filter stands twice in one filter chain.
+    FilterTwice = "filter_twice",
+    /// The control plane put an allow-all filter in the place of a module that
+    /// it could not fetch.
+    ModuleReplaced = "module_replaced",
+    /// Some requests do not pass the filter.
+    FilterBypassed = "filter_bypassed",
+    /// A listener without traffic direction.
+    NoDirection = "no_direction",
+    /// A listener with the other direction.
+    WrongDirection = "wrong_direction",
+    /// A gateway believes and answers everybody.
+    StrangersBelieved = "strangers_believed",
+    /// The filter stands where it does not see the headers.
+    WrongOrder = "wrong_order",
+    /// Istio's own exchange and this one.
+    NativeExchange = "native_exchange",
+    /// Nothing to observe.
+    NothingToObserve = "nothing_to_observe",
+    /// The proxy is a waypoint.
+    Waypoint = "waypoint",
+    /// The access log does not name the keys.
+    KeysNotLogged = "keys_not_logged",
+    /// The access log names both generations of keys.
+    BothKeysLogged = "both_keys_logged",
+    /// Two gRPC access logs for each request.
+    LoggedTwice = "logged_twice",
+    /// Entries name the local node as a peer.
+    LocalNodeLogged = "local_node_logged",
+    /// The collector of access logs cannot be reached.
+    CollectorUnreachable = "collector_unreachable",
+    /// The collector of access logs is not spoken to in HTTP/2.
+    CollectorNotHttp2 = "collector_not_http2",
+    /// Entries of the access log were lost.
+    EntriesLost = "entries_lost",
+    /// The node says nothing that names a workload.
+    NamelessNode = "nameless_node",
+    /// The node does not say all that names its workload.
+    NoNodeMetadata = "no_node_metadata",
+    /// No label of the node names its service.
+    NoNamingLabel = "no_naming_label",
+    /// A value of the node is no text.
+    NodeValueType = "node_value_type",
+    /// The node id of a gateway does not say that it is one.
+    NodeIdRole = "node_id_role",
+    /// A policy trusts peers that nothing vouches for.
+    PolicyWithoutTrust = "policy_without_trust",
+    /// A policy denies by a peer that may be absent.
+    DenyByPeer = "deny_by_peer",
+    /// Nothing but the filter keeps the headers from the app.
+    HeadersNotRemoved = "headers_not_removed",
+    /// A VM that dies costs requests.
+    NotFailOpen = "not_fail_open",
+    /// Configurations that the filter cannot tell apart.
+    SharedPluginName = "shared_plugin_name",
+    /// This Envoy ends when its first Wasm module arrives.
+    LateWasm = "late_wasm",
+    /// Peers were refused.
+    PeersRefused = "peers_refused",
+    /// Headers passed a limit.
+    HeaderLimit = "header_limit",
+    /// Envoy failed to answer the filter.
+    HostErrors = "host_errors",
+    /// The filter is idle, for its configuration was refused.
+    FilterIdle = "filter_idle",
+    /// A configuration was refused, or there is none.
+    ConfigurationRefused = "configuration_refused",
+    /// The module was not loaded, or its VM died.
+    VmFailed = "vm_failed",
+    /// Envoy keeps no statistics of what was refused.
+    StatsDropped = "stats_dropped",
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, for scripts.
+    pub code: Code,
+    /// The listener, filter, cluster or statistic.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub(super) fn error(
+        code: Code,
+        place: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Error,
+            code,
+            place: place.to_owned(),
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(super) fn warning(
+        code: Code,
+        place: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(code, place, message, remedy)
+        }
+    }
+
+    pub(super) fn info(
+        code: Code,
+        place: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Info,
+            ..Self::error(code, place, message, remedy)
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! How Envoy writes its messages in JSON.
+
+use serde_json::Value;
+
+/// The type of a message and the message, also of one that a control plane wraps.
+pub(super) fn typed(any: &Value) -> (&str, &Value) {
+    if type_of(any).ends_with(".TypedStruct") {
+        (text(&any["type_url"]), &any["value"])
+    } else {
+        (type_of(any), any)
+    }
+}
+
+pub(super) fn type_of(any: &Value) -> &str {
+    text(&any["@type"])
+}
+
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> + Clone {
+    value.as_array().into_iter().flatten()
+}
+
+/// Whether any text in it, however deep, passes `test`.
+pub(super) fn any_text(value: &Value, test: &mut dyn FnMut(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => test(text),
+        Value::Array(values) => values.iter().any(|value| any_text(value, test)),
+        Value::Object(fields) => fields.values().any(|value| any_text(value, test)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}

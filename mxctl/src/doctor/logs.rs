@@ -1,0 +1,193 @@
+//! What the access logs of a listener name.
+
+use metadata_exchange::config::Config;
+use metadata_exchange::direction::Direction;
+use serde_json::Value;
+
+use super::direction::effective;
+use super::dump::Manager;
+use super::json::{any_text, list, text, typed};
+use super::{Code, Facts, Finding};
+use access_log::Side;
+
+const SIDES: [Side; 2] = [Side::Downstream, Side::Upstream];
+
+/// A gRPC access log.
+pub(super) struct GrpcLog<'a> {
+    config: &'a Value,
+}
+
+impl<'a> GrpcLog<'a> {
+    /// The cluster of its collector.
+    pub(super) fn cluster(&self) -> Option<&'a str> {
+        self.config["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"].as_str()
+    }
+
+    fn names(&self, key: &str) -> bool {
+        let logged = &self.config["common_config"]["filter_state_objects_to_log"];
+        list(logged).any(|one| one == key)
+    }
+
+    /// Whether it names a peer of either generation of keys.
+    pub(super) fn names_peers(&self) -> bool {
+        SIDES
+            .iter()
+            .any(|side| self.names(side.peer_key()) || self.names(side.struct_key()))
+    }
+}
+
+/// The gRPC access logs of a listener, and the others.
+pub(super) fn logs<'a>(manager: &Manager<'a>) -> (Vec<GrpcLog<'a>>, Vec<&'a Value>) {
+    let logs = manager.access_logs.iter();
+    let logs = logs.map(|log| typed(&log["typed_config"]));
+    let (grpc, others): (Vec<_>, Vec<_>) =
+        logs.partition(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
+    let config = |(_, config): (&str, &'a Value)| config;
+    (
+        grpc.into_iter()
+            .map(|(_, config)| GrpcLog { config })
+            .collect(),
+        others.into_iter().map(config).collect(),
+    )
+}
+
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for manager in &facts.managers {
+        let Some(plugin) = manager.filters.iter().find_map(|filter| filter.ours()) else {
+            continue;
+        };
+        let default = Config::default();
+        let configuration = plugin.configuration.as_ref().unwrap_or(&default);
+        let direction = effective(facts, manager, configuration);
+        let (grpc, others) = logs(manager);
+        findings.extend(keys_not_logged(manager.listener, direction, &grpc, &others));
+        findings.extend(both_keys(manager.listener, &grpc));
+        findings.extend(logged_twice(facts, manager.listener, &grpc));
+        if configuration.record_local_node {
+            findings.extend(local_node(manager.listener, &grpc));
+        }
+    }
+}
+
+/// One gRPC log that names the keys is enough. Where there is one, `SkyWalking`
+/// reads it, and what it lacks no other log makes up for.
+fn keys_not_logged(
+    place: &str,
+    direction: Direction,
+    grpc: &[GrpcLog<'_>],
+    others: &[&Value],
+) -> Option<Finding> {
+    const REMEDY: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC \
+                          access log; with Istio in filterStateObjectsToLog of the provider";
+    // Of the other side the filter stores nobody that a reader would look for.
+    let sides: &[Side] = match direction {
+        Direction::Inbound => &[Side::Downstream],
+        Direction::Outbound => &[Side::Upstream],
+        Direction::Gateway => &SIDES,
+    };
+    let missing = grpc.iter().map(|log| {
+        let is_missing = |key: &&str| !log.names(key);
+        let peers = sides.iter().map(|side| side.peer_key()).filter(is_missing);
+        let ids = sides.iter().map(|side| side.id_key()).filter(is_missing);
+        (peers.collect::<Vec<_>>(), ids.collect::<Vec<_>>())
+    });
+    let error = |message: String| Some(Finding::error(Code::KeysNotLogged, place, message, REMEDY));
+    let Some((peers, ids)) = missing.min_by_key(|(peers, ids)| (peers.len(), ids.len())) else {
+        let names = |text: &str| sides.iter().any(|side| text.contains(side.peer_key()));
+        if others
+            .iter()
+            .any(|log| any_text(log, &mut |text| names(text)))
+        {
+            return None;
+        }
+        let keys: Vec<&str> = sides.iter().map(|side| side.peer_key()).collect();
+        return error(format!("no access log names {}", keys.join(" or ")));
+    };
+    let lacks = |keys: &[&str]| {
+        let keys = keys.join(", ");
+        format!("the gRPC access log does not name {keys}")
+    };
+    if !peers.is_empty() {
+        return error(lacks(&[peers, ids].concat()));
+    }
+    (!ids.is_empty()).then(|| {
+        let message = format!(
+            "{}: SkyWalking needs no ids, but mxctl tells replicas and gateways apart by them",
+            lacks(&ids)
+        );
+        Finding::warning(Code::KeysNotLogged, place, message, REMEDY)
+    })
+}
+
+fn both_keys(place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
+    let both = |log: &GrpcLog<'_>| {
+        let is_both = |side: &&Side| log.names(side.peer_key()) && log.names(side.struct_key());
+        SIDES.iter().find(is_both).copied()
+    };
+    let side = grpc.iter().find_map(both)?;
+    Some(Finding::warning(
+        Code::BothKeysLogged,
+        place,
+        format!(
+            "the gRPC access log names {} and {}: SkyWalking 10.2 and later counts an entry twice \
+             that has both, which Istio's own exchange makes it have",
+            side.peer_key(),
+            side.struct_key()
+        ),
+        "name only the wasm.* keys in filter_state_objects_to_log",
+    ))
+}
+
+/// Only entries that name peers count for `SkyWalking`.
+fn logged_twice(facts: &Facts<'_>, place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
+    let mut seen = Vec::new();
+    for log in grpc.iter().filter(|log| log.names_peers()) {
+        let Some(cluster) = log.cluster() else {
+            continue;
+        };
+        let endpoints = facts.endpoints(cluster);
+        let is_same = |(other, others): &(&str, Vec<&Value>)| {
+            *other == cluster || endpoints.iter().any(|endpoint| others.contains(endpoint))
+        };
+        if seen.iter().any(is_same) {
+            return Some(Finding::warning(
+                Code::LoggedTwice,
+                place,
+                format!(
+                    "two gRPC access logs name peers and go to the same collector, {cluster}: it \
+                     counts every request twice"
+                ),
+                "keep one gRPC access log for each connection manager; in Istio, look for a second \
+                 provider under accessLogging, or an EnvoyFilter that adds a log",
+            ));
+        }
+        seen.push((cluster, endpoints));
+    }
+    None
+}
+
+impl Facts<'_> {
+    /// The addresses of a cluster's endpoints, as far as its configuration has them.
+    fn endpoints(&self, name: &str) -> Vec<&Value> {
+        let clusters = self.resources.clusters.iter().flatten();
+        let cluster = clusters.filter(|cluster| text(&cluster["name"]) == name);
+        cluster
+            .flat_map(|cluster| list(&cluster["load_assignment"]["endpoints"]))
+            .flat_map(|group| list(&group["lb_endpoints"]))
+            .map(|one| &one["endpoint"]["address"])
+            .collect()
+    }
+}
+
+fn local_node(place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
+    let names_both = |log: &GrpcLog<'_>| SIDES.iter().all(|side| log.names(side.peer_key()));
+    grpc.iter().any(names_both).then(|| {
+        Finding::warning(
+            Code::LocalNodeLogged,
+            place,
+            "record_local_node is on, and the gRPC access log names both sides: SkyWalking draws \
+             an edge from the service to itself",
+            "set record_local_node to false where SkyWalking reads the log",
+        )
+    })
+}

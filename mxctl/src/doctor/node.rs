@@ -1,0 +1,196 @@
+//! Whether the node says which workload it is.
+
+use metadata_exchange::config::Config;
+use metadata_exchange::peer::Field;
+use serde_json::{Value, json};
+
+use super::direction::is_gateway;
+use super::{Code, Facts, Finding, Node};
+use crate::encode::encode;
+
+/// The labels that name a service, for `SkyWalking` and Istio, the first before
+/// the others.
+const NAMING_LABELS: [&str; 4] = [
+    "service.istio.io/canonical-name",
+    "app.kubernetes.io/name",
+    "app",
+    "k8s-app",
+];
+
+/// A key of the node that `SkyWalking` 10.2 and later reads for such a label.
+const NAMING_KEY: &str = "SERVICE";
+
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let Some(node) = &facts.node else {
+        return;
+    };
+    let is_nameless = names(node.metadata).next().is_none();
+    if is_nameless {
+        findings.push(Finding::error(
+            Code::NamelessNode,
+            "node",
+            "nothing in node.metadata names this workload (NAME, WORKLOAD_NAME or a label of its \
+             service): others cannot tell who this is",
+            "set NAME, NAMESPACE and LABELS in node.metadata of the bootstrap; in Istio the agent \
+             does, on a VM from ISTIO_METAJSON_LABELS",
+        ));
+    } else if !is_sent(facts, node) {
+        findings.push(Finding::error(
+            Code::NamelessNode,
+            "node",
+            "the plugin's configuration leaves nothing of node.metadata to send: others cannot \
+             tell who this is",
+            "let `share` name NAME, NAMESPACE and the labels of the service, and raise \
+             max_sent_bytes; `mxctl encode --plugin-config` shows what is sent",
+        ));
+    }
+    let missing = missing(node.metadata);
+    if !is_nameless && !missing.is_empty() {
+        findings.push(Finding::error(
+            Code::NoNodeMetadata,
+            "node",
+            format!("node.metadata has no {}", missing.join(", ")),
+            "set them in node.metadata of the bootstrap; in Istio the agent does, on a VM from \
+             ISTIO_METAJSON_LABELS",
+        ));
+    }
+    findings.extend(no_naming_label(node.metadata));
+    findings.extend(value_types(node.metadata));
+    findings.extend(role(facts));
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(str::is_empty)
+}
+
+/// The values that name the workload, whatever their type: a number is sent, too.
+fn names(metadata: &Value) -> impl Iterator<Item = &Value> {
+    let keys = ["NAME", "WORKLOAD_NAME"].map(|key| &metadata[key]);
+    let labels = NAMING_LABELS.map(|label| &metadata["LABELS"][label]);
+    keys.into_iter()
+        .chain(labels)
+        .filter(|value| !is_empty(value))
+}
+
+/// Whether the filter sends metadata of this node, by its own code. What plugins
+/// differ in does not matter: they leave out, and add nothing.
+fn is_sent(facts: &Facts<'_>, node: &Node<'_>) -> bool {
+    let mut configurations = facts
+        .ours()
+        .filter_map(|(_, _, plugin)| plugin.configuration.as_ref().ok());
+    let default = Config::default();
+    let configuration = configurations.next().unwrap_or(&default);
+    let node = json!({ "id": node.id, "metadata": node.metadata });
+    // Metadata that cannot be encoded are no question of names.
+    encode(&node, configuration).map_or(true, |sent| sent.header.is_some())
+}
+
+fn missing(metadata: &Value) -> Vec<&'static str> {
+    let mut missing: Vec<&str> = ["NAME", "NAMESPACE"]
+        .into_iter()
+        .filter(|key| is_empty(&metadata[*key]))
+        .collect();
+    let labels = metadata["LABELS"].as_object();
+    if labels.is_none_or(serde_json::Map::is_empty) {
+        missing.push("LABELS");
+    }
+    missing
+}
+
+fn no_naming_label(metadata: &Value) -> Option<Finding> {
+    let labels = metadata["LABELS"].as_object()?;
+    // SkyWalking does not look at the case.
+    let is_naming = |key: &String| {
+        NAMING_LABELS
+            .iter()
+            .any(|label| label.eq_ignore_ascii_case(key))
+    };
+    let is_named = labels
+        .iter()
+        .any(|(key, value)| is_naming(key) && !is_empty(value))
+        || !is_empty(&metadata[NAMING_KEY]);
+    (!labels.is_empty() && !is_named).then(|| {
+        Finding::warning(
+            Code::NoNamingLabel,
+            "node",
+            format!(
+                "no label of the node names its service: SkyWalking calls it `-`. It reads the \
+                 first of {}",
+                NAMING_LABELS.join(", ")
+            ),
+            "add one of these labels to LABELS in node.metadata, also on VMs",
+        )
+    })
+}
+
+/// Bools and numbers where a text was meant: a loader of YAML made them.
+fn value_types(metadata: &Value) -> Vec<Finding> {
+    let texts = Field::ALL
+        .into_iter()
+        .filter(|field| !matches!(field, Field::Labels | Field::PlatformMetadata))
+        .map(|field| (field.key().to_owned(), &metadata[field.key()]));
+    let labels = metadata["LABELS"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| (format!("LABELS.{key}"), value));
+    let wrong = texts.chain(labels).filter_map(|(key, value)| {
+        let kind = match value {
+            Value::Bool(_) => "a bool",
+            Value::Number(_) => "a number",
+            Value::Object(_) => "an object",
+            Value::Array(_) if !is_list(&key) => "a list",
+            _ => return None,
+        };
+        let is_scalar = value.is_boolean() || value.is_number();
+        let (message, remedy) = if is_scalar {
+            (
+                format!(
+                    "{key} is {value}, {kind}, where a text is meant: others are sent \"{value}\""
+                ),
+                "quote it in the bootstrap's YAML: an unquoted `y`, `on`, `yes` or `true` is a \
+                 bool there, and 010 is 8",
+            )
+        } else {
+            (
+                format!("{key} is {kind}, where a text is meant: it is not sent"),
+                "write a text",
+            )
+        };
+        Some(Finding::warning(
+            Code::NodeValueType,
+            "node",
+            message,
+            remedy,
+        ))
+    });
+    wrong.collect()
+}
+
+/// Keys that may hold a list.
+fn is_list(key: &str) -> bool {
+    [Field::AppContainers, Field::InstanceIps]
+        .iter()
+        .any(|field| field.key() == key)
+}
+
+/// `SkyWalking` draws callers of a gateway, known or not, by its role.
+fn role(facts: &Facts<'_>) -> Option<Finding> {
+    use metadata_exchange::direction::Direction;
+    let id = facts.node_id();
+    let mut ours = facts.ours();
+    let is_one = is_gateway(facts)
+        || ours.any(|(_, _, plugin)| {
+            let configuration = plugin.configuration.as_ref().ok();
+            configuration.is_some_and(|one| one.direction == Some(Direction::Gateway))
+        });
+    // Where the id is not known, it may come from the command line.
+    (is_one && !id.is_empty() && !id.starts_with("router~") && !facts.is_waypoint()).then(|| {
+        Finding::warning(
+            Code::NodeIdRole,
+            "node",
+            format!(
+                "this proxy is a gateway, and its node id {id:?} does not begin with router~: \
+                 SkyWalking draws no requests of callers that it does not know"
+            ),
+            "give it a node.id of the form router~ADDRESS~NAME.NAMESPACE~NAMESPACE.svc.cluster.local",
+        )
+    })
+}

@@ -1,0 +1,873 @@
+//! Faults that need no Envoy to be caused.
+
+#![allow(clippy::too_many_lines)] // They are tables.
+
+use super::*;
+
+const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+
+/// The filter with this configuration.
+fn ours(configuration: &Value) -> Value {
+    let text = message("StringValue", &configuration.to_string().into());
+    json!({ "name": FILTER, "typed_config": wasm(&text) })
+}
+
+/// A sound inbound listener whose only filter chain is changed.
+fn sidecar(configuration: &Value, change: impl FnOnce(&mut Value)) -> Value {
+    let mut dump = dump(&json!([ours(configuration), router()]), &json!([]));
+    let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
+    listener["default_filter_chain"] = json!({});
+    change(listener);
+    dump
+}
+
+fn router() -> Value {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    json!({ "name": "envoy.filters.http.router", "typed_config": { "@type": kind } })
+}
+
+fn manager(listener: &mut Value) -> &mut Value {
+    &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+/// Routes to this cluster.
+fn routes_to(cluster: &str) -> Value {
+    let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
+    json!({ "virtual_hosts": [{ "routes": [route] }] })
+}
+
+fn codes(dump: &Value) -> Vec<Code> {
+    found(dump).into_iter().map(|(code, _)| code).collect()
+}
+
+#[test]
+fn istios_exchange_in_the_null_runtime_is_never_ours() {
+    let null = |name: &str, root: &str, code: &str| {
+        json!({ "name": name, "typed_config": { "@type": WASM, "config": {
+            "root_id": root,
+            "vm_config": {
+                "runtime": "envoy.wasm.runtime.null",
+                "code": { "local": { "inline_string": code } },
+            },
+        } } })
+    };
+    let native = null(
+        "istio.metadata_exchange",
+        "",
+        "envoy.wasm.metadata_exchange",
+    );
+    let renamed = null("other", "metadata_exchange", "envoy.wasm.metadata_exchange");
+    let stats = null("istio.stats", "stats_outbound", "envoy.wasm.stats");
+    for (filters, expected) in [
+        (json!([native]), vec![Code::FilterMissing]),
+        (json!([renamed]), vec![Code::FilterMissing]),
+        (
+            json!([native, ours(&json!({}))]),
+            vec![Code::NativeExchange],
+        ),
+        (
+            json!([ours(&json!({})), renamed]),
+            vec![Code::NativeExchange],
+        ),
+        (json!([ours(&json!({})), stats]), vec![]),
+    ] {
+        let mut filters = filters;
+        filters.as_array_mut().unwrap().push(router());
+        assert_eq!(
+            codes(&sidecar(&json!({}), |listener| {
+                manager(listener)["http_filters"] = filters.clone();
+            })),
+            expected,
+            "{filters}"
+        );
+    }
+}
+
+#[test]
+fn two_filters_in_one_chain_are_one_too_many() {
+    let filters = json!([ours(&json!({})), ours(&json!({})), router()]);
+    for direction in ["INBOUND", "OUTBOUND"] {
+        let dump = sidecar(&json!({}), |listener| {
+            listener["name"] = "any".into();
+            listener["traffic_direction"] = direction.into();
+            manager(listener)["http_filters"] = filters.clone();
+        });
+        assert_eq!(codes(&dump), [Code::FilterTwice], "{direction}");
+    }
+}
+
+#[test]
+fn names_of_clusters_tell_the_direction() {
+    use Code::{NoDirection, WrongDirection};
+    for (marked, cluster, configured, expected) in [
+        ("INBOUND", "inbound|8080||", "auto", None),
+        ("OUTBOUND", "inbound|8080||", "auto", Some(WrongDirection)),
+        (
+            "OUTBOUND",
+            "InboundPassthroughCluster",
+            "auto",
+            Some(WrongDirection),
+        ),
+        ("OUTBOUND", "localhost:8080", "auto", Some(WrongDirection)),
+        (
+            "OUTBOUND",
+            "self_inbound_dp_http",
+            "auto",
+            Some(WrongDirection),
+        ),
+        (
+            "INBOUND",
+            "outbound|9080||a.b.svc.cluster.local",
+            "auto",
+            Some(WrongDirection),
+        ),
+        ("INBOUND", "kri_msvc_a", "auto", Some(WrongDirection)),
+        (
+            "OUTBOUND",
+            "outbound|9080||a.b.svc.cluster.local",
+            "auto",
+            None,
+        ),
+        // The plugin's configuration goes before the listener.
+        ("OUTBOUND", "inbound|8080||", "inbound", None),
+        (
+            "INBOUND",
+            "inbound|8080||",
+            "outbound",
+            Some(WrongDirection),
+        ),
+        ("INBOUND", "inbound|8080||", "gateway", Some(WrongDirection)),
+        ("INBOUND", "outbound|9080||a", "gateway", None),
+        ("UNSPECIFIED", "inbound|8080||", "auto", Some(NoDirection)),
+        ("UNSPECIFIED", "outbound|9080||a", "auto", Some(NoDirection)),
+    ] {
+        let dump = sidecar(&json!({ "direction": configured }), |listener| {
+            listener["name"] = "any".into();
+            listener["traffic_direction"] = marked.into();
+            manager(listener)["route_config"] = routes_to(cluster);
+        });
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(codes(&dump), expected, "{marked} {cluster} {configured}");
+    }
+}
+
+#[test]
+fn the_name_of_a_listener_tells_its_direction_if_no_cluster_does() {
+    for (name, marked, is_wrong) in [
+        ("inbound", "OUTBOUND", true),
+        ("virtualInbound", "OUTBOUND", true),
+        ("outbound:127.0.0.1:21101", "INBOUND", true),
+        ("inbound", "INBOUND", false),
+        ("http", "INBOUND", false),
+        ("http", "OUTBOUND", false),
+    ] {
+        let dump = sidecar(&json!({}), |listener| {
+            listener["name"] = name.into();
+            listener["traffic_direction"] = marked.into();
+            manager(listener)["route_config"] = routes_to("any");
+        });
+        let found = codes(&dump).contains(&Code::WrongDirection);
+        assert_eq!(found, is_wrong, "{name} {marked}");
+    }
+}
+
+#[test]
+fn a_gateway_believes_whoever_can_connect() {
+    let tls = |is_required: bool| {
+        json!({ "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": is_required,
+        } })
+    };
+    for (address, trust, socket, is_found) in [
+        ("0.0.0.0", "any", json!(null), true),
+        ("::", "any", json!(null), true),
+        ("10.0.0.1", "any", tls(false), true),
+        ("10.0.0.1", "any", tls(true), false),
+        ("127.0.0.1", "any", json!(null), false),
+        ("0.0.0.0", "mtls", json!(null), false),
+        ("0.0.0.0", "none", json!(null), false),
+    ] {
+        let configuration = json!({ "direction": "gateway", "trust": trust });
+        let dump = sidecar(&configuration, |listener| {
+            listener["name"] = "gateway".into();
+            listener["address"] = json!({ "socket_address": { "address": address } });
+            listener["filter_chains"][0]["transport_socket"] = socket.clone();
+        });
+        let found = codes(&dump).contains(&Code::StrangersBelieved);
+        assert_eq!(found, is_found, "{address} {trust} {socket}");
+    }
+}
+
+#[test]
+fn requests_pass_the_filter_by() {
+    let disabled = |listener: &mut Value| {
+        let mut routes = routes_to("inbound|80||");
+        routes["virtual_hosts"][0]["routes"][0]["typed_per_filter_config"] = json!({ FILTER: {
+            "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+            "disabled": true,
+        } });
+        manager(listener)["route_config"] = routes;
+    };
+    let upgraded = |filters: Value| {
+        move |listener: &mut Value| {
+            manager(listener)["upgrade_configs"] =
+                json!([{ "upgrade_type": "websocket", "filters": filters }]);
+        }
+    };
+    let bypassed = [Code::FilterBypassed];
+    assert_eq!(codes(&sidecar(&json!({}), disabled)), bypassed);
+    assert_eq!(
+        codes(&sidecar(&json!({}), upgraded(json!([router()])))),
+        bypassed
+    );
+    let with = json!([ours(&json!({})), router()]);
+    assert_eq!(codes(&sidecar(&json!({}), upgraded(with))), []);
+    assert_eq!(codes(&sidecar(&json!({}), upgraded(json!([])))), []);
+}
+
+#[test]
+fn headers_may_reach_the_app_where_the_filter_sees_nothing() {
+    let names = json!(["X-Envoy-Peer-Metadata", "x-envoy-peer-metadata-id"]);
+    let keys = ["request_headers_to_remove", "response_headers_to_remove"];
+    let is_told = |routes: &Value, direction: &str| {
+        let dump = sidecar(&json!({}), |listener| {
+            listener["traffic_direction"] = direction.into();
+            manager(listener)["route_config"] = routes.clone();
+        });
+        let findings = examine(&running(&dump, &stats(), &Value::Null), FILTER).unwrap();
+        findings
+            .iter()
+            .any(|one| one.code == Code::HeadersNotRemoved && one.severity == Severity::Info)
+    };
+    let mut routes = routes_to("app");
+    assert!(is_told(&routes, "INBOUND"));
+    assert!(!is_told(&routes, "OUTBOUND"));
+    routes["virtual_hosts"][0][keys[0]] = names.clone();
+    assert!(is_told(&routes, "INBOUND"), "of requests only");
+    routes["virtual_hosts"][0][keys[1]] = json!(["x-envoy-peer-metadata"]);
+    assert!(is_told(&routes, "INBOUND"), "the id");
+    // Of the whole configuration, too.
+    routes[keys[1]] = names;
+    assert!(!is_told(&routes, "INBOUND"));
+}
+
+#[test]
+fn a_vm_that_dies_costs_requests() {
+    for (policy, is_told) in [
+        (json!({ "failure_policy": "FAIL_OPEN" }), false),
+        (json!({ "fail_open": true }), false),
+        (json!({ "failure_policy": "FAIL_CLOSED" }), true),
+        (json!({ "failure_policy": "FAIL_RELOAD" }), true),
+        (json!({}), true),
+    ] {
+        let mut config = policy.clone();
+        config["name"] = "any".into();
+        let filter = json!({ "name": FILTER, "typed_config": { "@type": WASM, "config": config } });
+        let dump = sidecar(&json!({}), |listener| {
+            manager(listener)["http_filters"] = json!([filter, router()]);
+        });
+        assert_eq!(
+            codes(&dump).contains(&Code::NotFailOpen),
+            is_told,
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn policies_decide_by_peers() {
+    let rbac = |action: &str, principal: &Value| {
+        json!({ "name": "envoy.filters.http.rbac", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": { "action": action, "policies": { "any": {
+                "permissions": [{ "any": true }],
+                "principals": [principal],
+            } } },
+        } })
+    };
+    let by_peer = json!({ "filter_state": {
+        "key": "wasm.downstream_peer_id", "string_match": { "exact": "a" },
+    } });
+    let anybody = json!({ "any": true });
+    let with = |configuration: &Value, policy: &Value| {
+        codes(&sidecar(configuration, |listener| {
+            manager(listener)["http_filters"] = json!([ours(configuration), policy, router()]);
+        }))
+    };
+    let (any, mtls) = (json!({}), json!({ "trust": "mtls" }));
+    let allow = rbac("ALLOW", &by_peer);
+    assert_eq!(with(&any, &allow), [Code::PolicyWithoutTrust]);
+    assert_eq!(with(&mtls, &allow), []);
+    assert_eq!(with(&any, &rbac("ALLOW", &anybody)), []);
+    assert_eq!(with(&mtls, &rbac("DENY", &by_peer)), [Code::DenyByPeer]);
+    assert_eq!(
+        with(&any, &rbac("DENY", &by_peer)),
+        [Code::PolicyWithoutTrust, Code::DenyByPeer]
+    );
+    // Envoy writes a CEL expression as a tree.
+    let tree = json!({ "call_expr": { "function": "_[_]", "args": [
+        { "ident_expr": { "name": "filter_state" } },
+        { "const_expr": { "string_value": "wasm.downstream_peer" } },
+    ] } });
+    let mut conditional = rbac("ALLOW", &anybody);
+    conditional["typed_config"]["rules"]["policies"]["any"]["condition"] = tree;
+    assert_eq!(with(&any, &conditional), [Code::PolicyWithoutTrust]);
+    // A route may have a policy of its own.
+    let of_route = sidecar(&any, |listener| {
+        let kind = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+        let mut routes = routes_to("inbound|80||");
+        routes["virtual_hosts"][0]["typed_per_filter_config"] = json!({
+            "envoy.filters.http.rbac": { "@type": kind, "rbac": conditional["typed_config"] },
+        });
+        manager(listener)["route_config"] = routes;
+    });
+    assert_eq!(codes(&of_route), [Code::PolicyWithoutTrust]);
+}
+
+#[test]
+fn configurations_under_one_name_are_told_apart_by_nobody() {
+    let filter = |name: &str, vm: &str, configuration: &Value| {
+        let mut filter = ours(configuration);
+        filter["typed_config"]["config"]["name"] = name.into();
+        filter["typed_config"]["config"]["vm_config"] = json!({ "vm_id": vm });
+        filter
+    };
+    let other = json!({ "max_labels": 9 });
+    let same = json!({});
+    for (second, is_found) in [
+        (filter("a", "vm", &other), true),
+        (filter("a", "vm", &same), false),
+        (filter("b", "vm", &other), false),
+        (filter("a", "other", &other), false),
+    ] {
+        let dump = sidecar(&json!({}), |listener| {
+            manager(listener)["http_filters"] = json!([filter("a", "vm", &same), router()]);
+            let mut chain = listener["filter_chains"][0].clone();
+            chain["filters"][0]["typed_config"]["http_filters"] = json!([second, router()]);
+            listener["default_filter_chain"] = chain;
+        });
+        assert_eq!(
+            codes(&dump).contains(&Code::SharedPluginName),
+            is_found,
+            "{second}"
+        );
+    }
+}
+
+#[test]
+fn the_first_wasm_arrives_late() {
+    let is_told = |version: &str, change: &dyn Fn(&mut Evidence)| {
+        let dump = sidecar(&json!({}), |_| {});
+        let mut evidence = running(&dump, &stats(), &Value::Null);
+        evidence.server_info = Some(json!({ "version": format!("abc/{version}/Clean/RELEASE") }));
+        change(&mut evidence);
+        let findings = examine(&evidence, FILTER).unwrap();
+        findings.iter().any(|one| one.code == Code::LateWasm)
+    };
+    let as_it_is = |_: &mut Evidence| {};
+    assert!(is_told("1.36.2", &as_it_is));
+    assert!(is_told("1.37.0", &as_it_is));
+    assert!(is_told("1.37.1-dev", &as_it_is));
+    assert!(!is_told("1.38.0", &as_it_is));
+    assert!(!is_told("1.40.0", &as_it_is));
+    let extended = |evidence: &mut Evidence| {
+        evidence.documents[0]["configs"][0]["bootstrap"]["bootstrap_extensions"] = json!([{
+            "name": "envoy.bootstrap.wasm",
+            "typed_config": { "@type": "type.googleapis.com/envoy.extensions.wasm.v3.WasmService" },
+        }]);
+    };
+    assert!(!is_told("1.36.2", &extended));
+    let with_the_start = |evidence: &mut Evidence| {
+        evidence.documents[0]["configs"][0]["bootstrap"]["static_resources"] =
+            json!({ "listeners": [ours(&json!({}))] });
+    };
+    assert!(!is_told("1.36.2", &with_the_start));
+    let loaded = |evidence: &mut Evidence| {
+        let created = json!({ "name": "wasm.envoy.wasm.runtime.v8.created", "value": 3 });
+        evidence.stats = Some(json!({ "stats": [created] }));
+    };
+    assert!(!is_told("1.36.2", &loaded));
+    // A file has no statistics, but what was loaded.
+    let in_a_file = |evidence: &mut Evidence| evidence.stats = None;
+    assert!(!is_told("1.36.2", &in_a_file));
+}
+
+/// The node of a sound sidecar, changed.
+fn with_node(change: impl FnOnce(&mut Value)) -> Vec<Finding> {
+    let mut dump = sidecar(&json!({}), |_| {});
+    change(&mut dump["configs"][0]["bootstrap"]["node"]);
+    faults(&dump, &stats(), &Value::Null, FILTER).unwrap()
+}
+
+#[test]
+fn nodes_lack_names() {
+    for (metadata, expected) in [
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": "a" } }),
+            vec![],
+        ),
+        (json!({}), vec![Code::NamelessNode]),
+        (
+            json!({ "NAMESPACE": "b", "LABELS": { "version": "v1" } }),
+            vec![Code::NamelessNode, Code::NoNamingLabel],
+        ),
+        (
+            json!({ "NAME": "", "dataplane.resource": "{}" }),
+            vec![Code::NamelessNode],
+        ),
+        (json!({ "NAME": "a" }), vec![Code::NoNodeMetadata]),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": {} }),
+            vec![Code::NoNodeMetadata],
+        ),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "version": "v1" } }),
+            vec![Code::NoNamingLabel],
+        ),
+        // As SkyWalking reads them.
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "App": "a" } }),
+            vec![],
+        ),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "x": "a" }, "SERVICE": "a" }),
+            vec![],
+        ),
+        // As YAML reads `NAME: y` and `app: 010`.
+        (
+            json!({ "NAME": true, "NAMESPACE": "b", "LABELS": { "app": "a" } }),
+            vec![Code::NodeValueType],
+        ),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": 8 } }),
+            vec![Code::NodeValueType],
+        ),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "WORKLOAD_NAME": 5, "LABELS": { "app": "a" } }),
+            vec![Code::NodeValueType],
+        ),
+        (
+            json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": "a" }, "INSTANCE_IPS": ["1"],
+                 "ENVOY_STATUS_PORT": 15021 }),
+            vec![],
+        ),
+    ] {
+        let findings = with_node(|node| node["metadata"] = metadata.clone());
+        let codes: Vec<_> = findings.iter().map(|one| one.code).collect();
+        assert_eq!(codes, expected, "{metadata}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_text_is_told_with_what_is_sent() {
+    let findings = with_node(|node| node["metadata"]["NAME"] = true.into());
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert!(
+        finding.message.contains("NAME is true, a bool"),
+        "{finding:?}"
+    );
+    assert!(finding.remedy.contains("quote it"), "{finding:?}");
+}
+
+#[test]
+fn the_share_leaves_nothing_to_send() {
+    let dump = sidecar(&json!({ "max_sent_bytes": 0 }), |_| {});
+    assert_eq!(codes(&dump), [Code::NamelessNode]);
+}
+
+#[test]
+fn a_gateways_id_has_its_role() {
+    for (id, is_told) in [
+        ("router~10.0.0.1~a.b~c", false),
+        ("sidecar~10.0.0.1~a.b~c", true),
+        ("edge", true),
+        // It may come from the command line.
+        ("", false),
+    ] {
+        let mut dump = sidecar(&json!({ "direction": "gateway" }), |listener| {
+            listener["name"] = "any".into();
+        });
+        dump["configs"][0]["bootstrap"]["node"]["id"] = id.into();
+        assert_eq!(codes(&dump).contains(&Code::NodeIdRole), is_told, "{id}");
+    }
+    // Of others SkyWalking needs none.
+    assert_eq!(with_node(|node| node["id"] = "ratings-1".into()), []);
+}
+
+/// A gRPC log that names these keys and goes to this cluster.
+fn log(cluster: &str, keys: &[&str]) -> Value {
+    json!({ "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+        "common_config": {
+            "grpc_service": { "envoy_grpc": { "cluster_name": cluster } },
+            "filter_state_objects_to_log": keys,
+        },
+    } })
+}
+
+const KEYS: [&str; 2] = ["wasm.downstream_peer", "wasm.downstream_peer_id"];
+
+fn logged(configuration: &Value, logs: &[Value]) -> Vec<Code> {
+    codes(&sidecar(configuration, |listener| {
+        manager(listener)["access_log"] = json!(logs);
+    }))
+}
+
+#[test]
+fn logs_name_too_much() {
+    let [peer, id] = KEYS;
+    let default = json!({});
+    let logged = |logs: &[Value]| logged(&default, logs);
+    assert_eq!(logged(&[log("a", &KEYS)]), []);
+    let both = log("a", &[peer, id, "downstream_peer"]);
+    assert_eq!(logged(&[both]), [Code::BothKeysLogged]);
+    // Of different sides they are of different entries.
+    assert_eq!(logged(&[log("a", &[peer, id, "upstream_peer"])]), []);
+    let twice = [log("a", &KEYS), log("a", &["downstream_peer"])];
+    assert_eq!(logged(&twice), [Code::LoggedTwice]);
+    assert_eq!(logged(&[log("a", &KEYS), log("b", &KEYS)]), []);
+    // One without peers does not count for SkyWalking.
+    assert_eq!(logged(&[log("a", &KEYS), log("a", &[])]), []);
+}
+
+#[test]
+fn two_collectors_are_one() {
+    let cluster = |name: &str, port: u16| {
+        let address = json!({ "socket_address": { "address": "a", "port_value": port } });
+        let endpoint = json!({ "lb_endpoints": [{ "endpoint": { "address": address } }] });
+        json!({ "name": name, "http2_protocol_options": {},
+                "load_assignment": { "endpoints": [endpoint] } })
+    };
+    for (port, is_found) in [(11800, true), (11801, false)] {
+        let mut dump = sidecar(&json!({}), |listener| {
+            manager(listener)["access_log"] = json!([log("a", &KEYS), log("b", &KEYS)]);
+        });
+        dump["configs"].as_array_mut().unwrap().push(json!({
+            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+            "static_clusters": [
+                { "cluster": cluster("a", 11800) }, { "cluster": cluster("b", port) },
+            ],
+        }));
+        assert_eq!(
+            codes(&dump).contains(&Code::LoggedTwice),
+            is_found,
+            "{port}"
+        );
+    }
+}
+
+#[test]
+fn the_local_node_is_logged_as_a_peer() {
+    let recording = json!({ "record_local_node": true });
+    let all = [
+        "wasm.downstream_peer",
+        "wasm.downstream_peer_id",
+        "wasm.upstream_peer",
+        "wasm.upstream_peer_id",
+    ];
+    assert_eq!(
+        logged(&recording, &[log("a", &all)]),
+        [Code::LocalNodeLogged]
+    );
+    assert_eq!(logged(&recording, &[log("a", &KEYS)]), []);
+}
+
+#[test]
+fn the_collector_does_not_take_the_log() {
+    use Code::{CollectorNotHttp2, CollectorUnreachable, EntriesLost};
+    use Severity::{Error, Warning};
+    let http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
+    let http1 = json!({ "explicit_http_config": { "http_protocol_options": {} } });
+    let options = |options: &Value| {
+        let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        json!({ "name": "a", "typed_extension_protocol_options": { key: options } })
+    };
+    let host = |stats: &[(&str, &str)]| {
+        let stats = stats
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }));
+        json!([{ "stats": stats.collect::<Vec<_>>() }])
+    };
+    let found = |clusters: Value, hosts: Value, more: Value| {
+        let mut dump = sidecar(&json!({}), |listener| {
+            manager(listener)["access_log"] = json!([log("a", &KEYS)]);
+        });
+        dump["configs"].as_array_mut().unwrap().push(json!({
+            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+            "static_clusters": [{ "cluster": clusters }],
+        }));
+        let mut evidence = running(&dump, &stats(), &Value::Null);
+        let counted = evidence.stats.as_mut().unwrap()["stats"].as_array_mut();
+        counted.unwrap().push(more);
+        evidence.clusters =
+            Some(json!({ "cluster_statuses": [{ "name": "a", "host_statuses": hosts }] }));
+        let findings = examine(&evidence, FILTER).unwrap();
+        let found = findings.into_iter().map(|one| (one.severity, one.code));
+        found.collect::<Vec<_>>()
+    };
+    let connected = host(&[("cx_active", "1"), ("cx_total", "1"), ("rq_active", "1")]);
+    let nothing = json!({});
+    let stat = |name: &str| json!({ "name": name, "value": 2 });
+    let grpc = "access_logs.grpc_access_log.";
+    for (cluster, hosts, more, expected) in [
+        (options(&http2), connected.clone(), nothing.clone(), None),
+        (
+            json!({ "name": "a", "http2_protocol_options": {} }),
+            connected.clone(),
+            nothing.clone(),
+            None,
+        ),
+        (
+            options(&http1),
+            connected.clone(),
+            nothing.clone(),
+            Some((Error, CollectorNotHttp2)),
+        ),
+        (
+            json!({ "name": "a" }),
+            connected.clone(),
+            nothing.clone(),
+            Some((Error, CollectorNotHttp2)),
+        ),
+        (
+            json!({ "name": "b" }),
+            connected.clone(),
+            nothing.clone(),
+            Some((Error, CollectorUnreachable)),
+        ),
+        (
+            options(&http2),
+            json!([]),
+            nothing.clone(),
+            Some((Error, CollectorUnreachable)),
+        ),
+        (
+            options(&http2),
+            host(&[("cx_connect_fail", "3")]),
+            nothing.clone(),
+            Some((Error, CollectorUnreachable)),
+        ),
+        // It was away, and is back.
+        (
+            options(&http2),
+            host(&[("cx_connect_fail", "3"), ("cx_active", "1")]),
+            nothing.clone(),
+            Some((Warning, CollectorUnreachable)),
+        ),
+        (
+            options(&http2),
+            host(&[("rq_error", "3")]),
+            nothing.clone(),
+            Some((Warning, CollectorUnreachable)),
+        ),
+        (
+            options(&http2),
+            host(&[("cx_total", "2"), ("rq_error", "2")]),
+            stat("cluster.a.upstream_cx_protocol_error"),
+            Some((Error, CollectorNotHttp2)),
+        ),
+        // It ended in the middle of a stream, and is away, or back.
+        (
+            options(&http2),
+            host(&[("cx_connect_fail", "1")]),
+            stat("cluster.a.upstream_cx_protocol_error"),
+            Some((Error, CollectorUnreachable)),
+        ),
+        (
+            options(&http2),
+            connected.clone(),
+            stat("cluster.a.upstream_cx_protocol_error"),
+            None,
+        ),
+        (
+            options(&http2),
+            connected.clone(),
+            stat(&format!("{grpc}logs_dropped")),
+            Some((Warning, EntriesLost)),
+        ),
+        (
+            options(&http2),
+            connected.clone(),
+            stat(&format!("{grpc}grpc_entries_flush_failed")),
+            Some((Warning, EntriesLost)),
+        ),
+        (
+            options(&http2),
+            connected.clone(),
+            stat(&format!("{grpc}logs_written")),
+            None,
+        ),
+    ] {
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(
+            found(cluster.clone(), hosts.clone(), more.clone()),
+            expected,
+            "{cluster} {hosts} {more}"
+        );
+    }
+}
+
+#[test]
+fn statistics_tell_of_faults() {
+    use Severity::{Error, Info, Warning};
+    let told = |name: &str, is_discovered: bool| {
+        let mut filter = ours(&json!({}));
+        let mut extensions = json!([]);
+        if is_discovered {
+            extensions = json!([{ "ecds_filter": filter.clone() }]);
+            filter = json!({ "name": FILTER, "config_discovery": {} });
+        }
+        let mut dump = dump(&json!([filter, router()]), &extensions);
+        let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
+        listener["default_filter_chain"] = json!({});
+        let mut counted = stats();
+        let list = counted["stats"].as_array_mut().unwrap();
+        list.push(json!({ "name": name, "value": 2 }));
+        let findings = examine(&running(&dump, &counted, &Value::Null), FILTER).unwrap();
+        let told = findings.into_iter().map(|one| (one.severity, one.code));
+        told.collect::<Vec<_>>()
+    };
+    let ours = "wasmcustom.metadata_exchange.";
+    let discovery = "extension_config_discovery.http_filter.metadata_exchange.";
+    for (name, is_discovered, expected) in [
+        (
+            format!("{ours}refused_base64"),
+            false,
+            Some((Warning, Code::PeersRefused)),
+        ),
+        (
+            format!("{ours}host_error"),
+            false,
+            Some((Warning, Code::HostErrors)),
+        ),
+        (
+            format!("{ours}configuration_idle"),
+            false,
+            Some((Error, Code::FilterIdle)),
+        ),
+        (
+            format!("{ours}configuration_errors"),
+            false,
+            Some((Warning, Code::ConfigurationRefused)),
+        ),
+        (
+            format!("{ours}too_large_to_send"),
+            false,
+            Some((Warning, Code::HeaderLimit)),
+        ),
+        (format!("{ours}downstream_peer_stored"), false, None),
+        (
+            "cluster.a.upstream_rq_431".to_owned(),
+            false,
+            Some((Warning, Code::HeaderLimit)),
+        ),
+        ("cluster.a.internal.upstream_rq_431".to_owned(), false, None),
+        (
+            "http2.header_overflow".to_owned(),
+            false,
+            Some((Warning, Code::HeaderLimit)),
+        ),
+        (
+            "cluster.a.http2.header_list_size_too_large".to_owned(),
+            false,
+            Some((Warning, Code::HeaderLimit)),
+        ),
+        (
+            format!("{discovery}update_rejected"),
+            true,
+            Some((Warning, Code::ConfigurationRefused)),
+        ),
+        (format!("{discovery}config_reload"), true, None),
+        // Istio's matcher keeps none of these.
+        ("other".to_owned(), true, Some((Info, Code::StatsDropped))),
+        ("other".to_owned(), false, None),
+    ] {
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(told(&name, is_discovered), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_dump_that_is_no_json_is_told() {
+    let mut evidence = running(&sidecar(&json!({}), |_| {}), &stats(), &Value::Null);
+    evidence.unreadable = Some("could not find @type".to_owned());
+    let findings = examine(&evidence, FILTER).unwrap();
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert_eq!(finding.code, Code::ConfigurationRefused);
+    assert!(finding.message.contains("could not find @type"));
+}
+
+/// Whole or in parts, and without a claim on what is not in them.
+#[test]
+fn documents_may_be_parts() {
+    let told = |content: &str| {
+        let evidence = gather::of_file("a.yaml", content)?;
+        let findings = examine(&evidence, FILTER)?;
+        let codes = findings.iter().map(|one| one.code.name());
+        Ok::<_, anyhow::Error>(codes.collect::<Vec<_>>().join(" "))
+    };
+    let listener = sidecar(&json!({}), |_| {})["configs"][1]["dynamic_listeners"][0].clone();
+    let active = listener["active_state"]["listener"].clone();
+    let bootstrap = json!({
+        "node": { "id": "a", "metadata": { "NAME": "a" } },
+        "static_resources": { "listeners": [active] },
+    });
+    let without = json!({ "node": {}, "dynamic_resources": { "lds_config": {} } });
+    let typed = |kind: &str, mut value: Value| {
+        value["@type"] = format!("type.googleapis.com/envoy.admin.v3.{kind}").into();
+        value
+    };
+    for (document, expected) in [
+        (bootstrap.clone(), "no_node_metadata"),
+        (
+            json!({ "static_resources": { "listeners": [] } }),
+            "filter_missing nameless_node",
+        ),
+        (without.clone(), "nameless_node"),
+        (active.clone(), ""),
+        (json!([active.clone(), active.clone()]), ""),
+        (json!({ "resources": [active.clone()] }), ""),
+        (
+            json!({ "configs": [typed("ListenersConfigDump.DynamicListener", listener.clone())] }),
+            "",
+        ),
+        (
+            json!({ "configs": [
+            typed("BootstrapConfigDump", json!({ "bootstrap": without })),
+            typed("ListenersConfigDump.DynamicListener", listener.clone()),
+        ] }),
+            "nameless_node",
+        ),
+        (
+            typed("BootstrapConfigDump", json!({ "bootstrap": bootstrap })),
+            "no_node_metadata",
+        ),
+        (
+            json!({ "configs": [typed("ListenersConfigDump", json!({}))] }),
+            "filter_missing",
+        ),
+    ] {
+        let found = told(&document.to_string()).unwrap();
+        let found = found.replace("headers_not_removed", "");
+        assert_eq!(found.trim(), expected, "{document}");
+    }
+    for (document, expected) in [
+        ("", "it is empty"),
+        ("{}", "neither a config_dump nor a bootstrap"),
+        ("stats: [{ name: a, value: 1 }]", "these are statistics"),
+        (
+            "{ version: a/1.36.2/b, command_line_options: {} }",
+            "this is /server_info",
+        ),
+        ("{ apiVersion: v1, kind: Pod }", "a resource of Kubernetes"),
+        ("a: [", "no YAML"),
+    ] {
+        let error = format!("{:#}", told(document).unwrap_err());
+        assert!(error.contains(expected), "{document}: {error}");
+    }
+}

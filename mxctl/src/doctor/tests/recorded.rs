@@ -1,0 +1,151 @@
+//! Configurations that control planes made, see `testdata/README.md`.
+
+use super::*;
+
+fn recorded(name: &str) -> Value {
+    let path = format!("{}/../testdata/doctor/{name}", env!("CARGO_MANIFEST_DIR"));
+    let content = std::fs::read_to_string(&path).unwrap();
+    gather::of_file(name, &content).unwrap().documents.remove(0)
+}
+
+/// Each finding as `severity code place`.
+fn told(document: Value) -> Vec<String> {
+    let evidence = Evidence {
+        documents: vec![document],
+        ..Evidence::default()
+    };
+    let findings = examine(&evidence, FILTER).unwrap();
+    let line = |one: Finding| format!("{} {} {}", one.severity.name(), one.code.name(), one.place);
+    findings.into_iter().map(line).collect()
+}
+
+const NAMELESS: &str = "error nameless_node node";
+
+#[test]
+fn what_istio_makes_of_the_plugin_is_sound() {
+    for name in ["istio-sidecar.json", "istio-ingress-gateway.json"] {
+        assert_eq!(told(recorded(name)), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn istio_puts_a_filter_in_the_place_of_a_module() {
+    let replaced = format!("error module_replaced {PLUGIN}");
+    assert_eq!(
+        told(recorded("istio-module-replaced.json")),
+        [replaced.clone()]
+    );
+    // In a whole dump the listeners have the filter, and its configuration is the
+    // stand-in.
+    let mut dump = recorded("istio-sidecar.json");
+    let stand_in = recorded("istio-module-replaced.json");
+    let sections = dump["configs"].as_array_mut().unwrap();
+    let extensions = sections
+        .iter_mut()
+        .find(|section| section.get("ecds_filters").is_some());
+    extensions.unwrap()["ecds_filters"] = json!([stand_in["configs"][0]]);
+    assert_eq!(told(dump), [replaced]);
+}
+
+const PLUGIN: &str =
+    "extensions.istio.io/trafficextension/default.metadata-exchange~istio-translated-wasmplugin";
+
+#[test]
+fn what_istiod_knows_is_read() {
+    assert_eq!(
+        told(recorded("istiod-sidecar.json")),
+        [
+            "error filter_missing 0.0.0.0_9080",
+            "error filter_missing virtualInbound"
+        ]
+    );
+    // It does not say how the plugin is configured.
+    assert_eq!(
+        told(recorded("istiod-sidecar-with-wasmplugin.json")),
+        [""; 0]
+    );
+    assert_eq!(
+        told(recorded("istiod-native-beside.json")),
+        [
+            "error native_exchange 0.0.0.0_9080",
+            "error native_exchange virtualInbound",
+            "info headers_not_removed virtualInbound"
+        ]
+    );
+}
+
+#[test]
+fn a_waypoint_is_known() {
+    assert_eq!(
+        told(recorded("istio-waypoint.json")),
+        ["warning waypoint node"]
+    );
+    let mut sidecar = recorded("istio-sidecar.json");
+    sidecar["configs"][0]["bootstrap"]["node"]["id"] = "waypoint~10.0.0.1~a.b~c".into();
+    assert!(told(sidecar).contains(&"warning waypoint node".to_owned()));
+}
+
+#[test]
+fn kumas_sidecars_have_no_name() {
+    assert_eq!(told(recorded("kuma-sidecar.json")), [NAMELESS]);
+    // That it speaks no HTTP is no fault.
+    assert_eq!(told(recorded("kuma-tcp-only.json")), [NAMELESS]);
+}
+
+#[test]
+fn kumas_gateway_is_marked_as_inbound() {
+    let role = "warning node_id_role node";
+    assert_eq!(
+        told(recorded("kuma-gateway.json")),
+        ["error wrong_direction edge:HTTP:21200", NAMELESS, role]
+    );
+    for direction in ["outbound", "gateway"] {
+        let content = recorded("kuma-gateway.json").to_string();
+        let configured = format!(r#""value":"{{\"direction\":\"{direction}\"}}""#);
+        let content = content.replace(r#""value":"{}""#, &configured);
+        let dump = serde_json::from_str(&content).unwrap();
+        assert_eq!(told(dump), [NAMELESS, role], "{direction}");
+    }
+}
+
+#[test]
+fn a_gateway_of_envoy_gateway_believes_strangers() {
+    let believes = "warning strangers_believed shop/edge/http";
+    // Its readiness listener has no filter, which is no fault.
+    assert_eq!(told(recorded("envoy-gateway.json")), [NAMELESS, believes]);
+    let configured = |configuration: &str| {
+        let content = recorded("envoy-gateway.json").to_string();
+        let before = r#""{\"direction\":\"gateway\",\"max_labels\":255}""#;
+        assert!(content.contains(before));
+        let content = content.replace(before, &json!(configuration).to_string());
+        told(serde_json::from_str(&content).unwrap())
+    };
+    let no_direction = "error no_direction shop/edge/http";
+    assert_eq!(configured("{}"), [no_direction, NAMELESS, believes]);
+    assert_eq!(
+        configured(r#"{"direction":"gateway","trust":"mtls"}"#),
+        [NAMELESS]
+    );
+    assert_eq!(configured(r#"{"direction":"outbound"}"#), [NAMELESS]);
+}
+
+/// Its id comes from the command line, which only `/server_info` tells.
+#[test]
+fn the_id_is_that_of_server_info() {
+    let mut evidence = Evidence {
+        documents: vec![recorded("envoy-gateway.json")],
+        ..Evidence::default()
+    };
+    let role = |evidence: &Evidence| {
+        let findings = examine(evidence, FILTER).unwrap();
+        let role = findings
+            .into_iter()
+            .find(|one| one.code == Code::NodeIdRole);
+        role.map(|finding| finding.message)
+    };
+    assert_eq!(role(&evidence), None);
+    evidence.server_info = Some(json!({ "node": { "id": "envoy-shop-edge-1" } }));
+    assert!(role(&evidence).unwrap().contains("\"envoy-shop-edge-1\""));
+    evidence.server_info = Some(json!({ "node": { "id": "router~1~a.b~c" } }));
+    assert_eq!(role(&evidence), None);
+}

@@ -1,0 +1,117 @@
+//! How the VM is configured.
+
+use serde_json::Value;
+
+use super::filter::{HttpFilter, Plugin};
+use super::json::{any_text, text};
+use super::{Code, Facts, Finding};
+
+/// The first version that does not end when Wasm arrives late.
+const FIRST_SAFE: (u64, u64) = (1, 38);
+
+/// The types that have Envoy load V8.
+const LOADERS: [&str; 2] = [".wasm.v3.Wasm", ".wasm.v3.WasmService"];
+
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for (_, filter, plugin) in facts.ours() {
+        findings.extend(not_fail_open(filter, plugin));
+    }
+    findings.extend(shared_names(facts));
+    findings.extend(late_wasm(facts));
+}
+
+fn not_fail_open(filter: &HttpFilter<'_>, plugin: &Plugin<'_>) -> Option<Finding> {
+    // Of a discovered one without configuration nothing is known.
+    let is_known = plugin.config.is_object();
+    (is_known && !plugin.is_fail_open()).then(|| {
+        let policy = text(&plugin.config["failure_policy"]);
+        let message = if policy == "FAIL_RELOAD" {
+            "its failure_policy is FAIL_RELOAD: if its VM dies, requests get 503 until another is \
+             loaded"
+        } else {
+            "its failure_policy is not FAIL_OPEN: if its VM dies, every request gets 503"
+        };
+        Finding::warning(
+            Code::NotFailOpen,
+            filter.name,
+            message,
+            "set failure_policy to FAIL_OPEN, in a WasmPlugin failStrategy: FAIL_OPEN, unless a \
+             policy must not pass without the filter",
+        )
+    })
+}
+
+/// The filter knows its plugin by name and VM: two configurations under one are
+/// taken for updates of each other.
+fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
+    type Seen<'a> = (&'a str, &'a str, &'a Value, &'a str);
+    let mut seen: Vec<Seen<'_>> = Vec::new();
+    let mut findings = Vec::new();
+    for (manager, _, plugin) in facts.ours() {
+        let (name, vm_id) = (plugin.name, plugin.vm_id());
+        let first = seen
+            .iter()
+            .find(|(other, id, ..)| *other == name && *id == vm_id);
+        match first {
+            None => seen.push((name, vm_id, plugin.text, manager.listener)),
+            Some((_, _, text, _)) if *text == plugin.text => {}
+            Some((.., listener)) => findings.push(Finding::warning(
+                Code::SharedPluginName,
+                manager.listener,
+                format!(
+                    "its plugin has the name {name:?} and the vm_id {vm_id:?} of that on \
+                     {listener}, and another configuration: a mistake in one of them is taken for \
+                     an update of the other, and refused"
+                ),
+                "give plugins with configurations of their own different names (`name` of the \
+                 plugin's `config`)",
+            )),
+        }
+    }
+    findings
+}
+
+/// On a CPU with memory protection keys the first Wasm that arrives after the
+/// start ends such an Envoy.
+fn late_wasm(facts: &Facts<'_>) -> Option<Finding> {
+    let (major, minor) = facts.version?;
+    let bootstrap = facts.resources.bootstrap?;
+    if (major, minor) >= FIRST_SAFE || has_loader(bootstrap) || is_loaded(facts) {
+        return None;
+    }
+    Some(Finding::warning(
+        Code::LateWasm,
+        "bootstrap",
+        format!(
+            "Envoy {major}.{minor} has loaded no Wasm, and its bootstrap has no \
+             envoy.bootstrap.wasm: on a CPU with memory protection keys it ends with a \
+             segmentation fault when the filter is sent to it"
+        ),
+        "add the bootstrap extension of deploy/envoy/v8-first.yaml, or use Envoy 1.38 or later; in \
+         Istio, apply the filter and then restart the workloads",
+    ))
+}
+
+/// Whether Wasm is loaded with the start.
+fn has_loader(bootstrap: &Value) -> bool {
+    let is_wasm = |text: &str| LOADERS.iter().any(|loader| text.ends_with(loader));
+    // The node lists every extension that this Envoy has.
+    ["static_resources", "bootstrap_extensions", "stats_sinks"]
+        .iter()
+        .any(|key| any_text(&bootstrap[*key], &mut |text| is_wasm(text)))
+}
+
+/// Whether Wasm is there now: by the statistics, or else by what was discovered.
+fn is_loaded(facts: &Facts<'_>) -> bool {
+    if let Some(stats) = &facts.stats {
+        return stats
+            .counted()
+            .any(|(name, _)| name.starts_with("wasm.") && name.ends_with(".created"));
+    }
+    let extensions = facts.resources.extensions.iter();
+    let listeners = facts.resources.listeners.iter().flatten();
+    let is_wasm = |text: &str| LOADERS.iter().any(|loader| text.ends_with(loader));
+    extensions
+        .chain(listeners)
+        .any(|one| any_text(one, &mut |text| is_wasm(text)))
+}
