@@ -676,7 +676,7 @@ mod tests {
                 "OWNER",
                 unread.len() + 14,
             ),
-            ([text("OWNER"), text("NAME")].concat(), "NAME", 16 + 14),
+            ([text("OWNER"), text("NAME")].concat(), "NAME", 16 + 13),
         ] {
             let (offset, said) = broken(Form::Header, BASE64_STANDARD.encode(message).as_bytes());
             assert_eq!(said, format!("a control character in a text of {whose}"));
