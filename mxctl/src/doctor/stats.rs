@@ -15,6 +15,15 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         return;
     };
     findings.extend(stats.of_counters());
+    let failures = stats.get(FETCH_FAILURES);
+    if failures > 0 {
+        findings.push(Finding::warning(
+            Code::VmFailed,
+            FETCH_FAILURES,
+            format!("{failures} times since its start Envoy could not fetch a Wasm module"),
+            "check the URL and the cluster in vm_config.code.remote, and its sha256",
+        ));
+    }
     findings.extend(stats.of_header_limits());
     let mut is_configured = false;
     for (_, filter, plugin) in facts.ours() {
@@ -195,6 +204,9 @@ impl<'a> Stats<'a> {
 
 /// Under which Envoy counts what becomes of discovered filters.
 const DISCOVERY: &str = "extension_config_discovery.http_filter.";
+
+/// Envoy counts what it could not fetch of modules with a URL.
+const FETCH_FAILURES: &str = "wasm.remote_load_fetch_failures";
 
 /// What counters other than `refused_*` tell.
 fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {

@@ -749,6 +749,11 @@ fn statistics_tell_of_faults() {
             Some((Error, Code::FilterIdle)),
         ),
         (
+            "wasm.remote_load_fetch_failures".to_owned(),
+            false,
+            Some((Warning, Code::VmFailed)),
+        ),
+        (
             format!("{ours}configuration_errors"),
             false,
             Some((Warning, Code::ConfigurationRefused)),
