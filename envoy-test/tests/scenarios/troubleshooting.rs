@@ -11,8 +11,8 @@ use envoy_test::bootstrap::{FILTER, collector_log, filter_resource, lua_filter};
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, Protocol, has_peer_headers};
 use envoy_test::{Direction, Envoy, FailurePolicy, Lab, Mesh, Node, Plugin, Side, Workload, until};
 use hyper::StatusCode;
-use mxctl::doctor::{self, gather};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use mxctl::doctor::{self, gather};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -559,7 +559,8 @@ async fn a_bootstrap_leaves_the_filter_idle(lab: &Lab) -> Result<()> {
     let ratings = ratings.configured(&json!({ "trsut": "mtls" }));
     let mesh = lab.start([ratings]).await?;
     shows(mesh.envoy("ratings")?, "configuration-refused").await?;
-    shows(mesh.envoy("ratings")?, "configuration-idle").await
+    shows(mesh.envoy("ratings")?, "configuration-idle").await?;
+    finds(mesh.envoy("ratings")?, "filter_idle").await
 }
 
 async fn a_discovered_configuration_leaves_the_filter_idle(lab: &Lab) -> Result<()> {
@@ -574,7 +575,8 @@ async fn a_discovered_configuration_leaves_the_filter_idle(lab: &Lab) -> Result<
     let inbound = lab.entry("ratings/inbound", &call).await?;
     assert_no_peer(&inbound, Side::Downstream)?;
     shows(mesh.envoy("ratings")?, "configuration-refused").await?;
-    shows(mesh.envoy("ratings")?, "configuration-idle").await
+    shows(mesh.envoy("ratings")?, "configuration-idle").await?;
+    finds(mesh.envoy("ratings")?, "filter_idle").await
 }
 
 async fn a_discovered_module_is_missing(lab: &Lab) -> Result<()> {
