@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use envoy_test::bootstrap::{lua_filter, pass_through, text_log};
+use envoy_test::bootstrap::{FILTER, lua_filter, pass_through, text_log};
 use envoy_test::client::PEER_HEADERS;
 use envoy_test::{FailurePolicy, Lab, Listener, Mesh, Node, Plugin, Workload, until};
 use serde_json::{Value, json};
@@ -592,14 +592,23 @@ async fn configurations_come_as_text_or_bytes(lab: &Lab) -> Result<()> {
     given("BytesValue", json!("eyJtb2RlIjoib2JzZXJ2ZSJ9"), &observing).await?;
     given("BytesValue", json!("e30="), &[]).await?;
     given("StringValue", json!(r#"{"mode":"observe"}"#), &observing).await?;
-    // Envoy does not make JSON of it, and the filter refuses what it is given, for
-    // the configuration before has served.
-    mesh.call("outsider", "ratings")?.send().await?;
-    let refused = [
-        "nothing_to_observe inbound",
-        "configuration_refused inbound",
-    ];
-    given("Struct", json!({ "mode": "exchange" }), &refused).await
+    // Envoy does not make JSON of it. The filter refuses what it is given, or is idle
+    // with it.
+    mesh.change_listeners("ratings", |listener| {
+        if listener["name"] == "inbound" {
+            let plugin = &mut manager(listener)["http_filters"][0]["typed_config"]["config"];
+            let kind = "type.googleapis.com/google.protobuf.Struct";
+            plugin["configuration"] = json!({ "@type": kind, "value": { "mode": "exchange" } });
+        }
+    })
+    .await?;
+    let refused = ["inbound", FILTER].map(|place| format!("configuration_refused {place}"));
+    until("the Struct to be refused", async || {
+        let found = findings(&doctor(&mesh)?)?;
+        let is_refused = found.iter().any(|finding| refused.contains(finding));
+        Ok(is_refused.then_some(()))
+    })
+    .await
 }
 
 /// Another module in the filter's place, that of this text.
