@@ -4,12 +4,14 @@
 use std::fmt;
 
 use crate::peer::header::{self, Limits};
-use crate::peer::{Field, Peer, RejectReason, SERVICE_LABELS, Value, flat};
+use crate::peer::{Field, Peer, RejectReason, Value, flat, names_service};
 
 mod node;
+pub mod service;
 pub mod share;
 
 pub use node::Node;
+use service::Service;
 use share::Share;
 
 /// What this proxy says of itself.
@@ -33,6 +35,20 @@ pub enum Note {
         /// The key, of a map's entry with its map: `LABELS.app`.
         key: String,
     },
+    /// The label of this key, which would name the service, is a number or bool: it is
+    /// sent as a text, but `SkyWalking` does not take it for the name of this node.
+    NoText {
+        /// The key, as `LABELS.app`.
+        key: String,
+    },
+    /// What is sent names another service than the node does: `SkyWalking` draws
+    /// two.
+    OtherService {
+        /// By the node.
+        own: Service,
+        /// By what is sent.
+        sent: Service,
+    },
     /// The id is left out, for peers would refuse it.
     BadId(RejectReason),
     /// Not a `google.protobuf.Struct`.
@@ -54,6 +70,16 @@ impl fmt::Display for Note {
                 f,
                 "node metadata {key:?} is left out: neither a text without control characters, \
                  a number nor a bool"
+            ),
+            Self::NoText { key } => write!(
+                f,
+                "node metadata {key:?} is no text: SkyWalking does not name this node by it; quote it"
+            ),
+            Self::OtherService { own, sent } => write!(
+                f,
+                "this node is the service {own}, and what share and max_sent_bytes let it send is \
+                 {sent}: SkyWalking draws two services; send NAMESPACE and the label that names the \
+                 service"
             ),
             Self::BadId(reason) => write!(f, "node id is left out: {reason}"),
             Self::BadMetadata(reason) => write!(f, "node metadata is left out: {reason}"),
@@ -80,14 +106,17 @@ impl LocalNode {
                 None
             }
         };
+        let own = node.service();
         let mut peer = node.peer(notes);
         let flat = (!peer.is_empty()).then(|| flat::write(&peer));
         share.apply(&mut peer);
-        Self {
-            id,
-            header: fit(peer, max_sent_bytes, notes),
-            flat,
+        let header = fit(&mut peer, max_sent_bytes, notes);
+        let sent = Service::of_peer(&peer);
+        // A node without name is none in either form.
+        if header.is_some() && own.name.is_some() && own != sent {
+            notes.push(Note::OtherService { own, sent });
         }
+        Self { id, header, flat }
     }
 }
 
@@ -100,9 +129,9 @@ fn entries(peer: &Peer, field: Field) -> usize {
     }
 }
 
-/// The header's value for `peer`, without what makes it too long, or is more
+/// The header's value for `peer`, which loses what makes it too long, or is more
 /// than receivers accept.
-fn fit(mut peer: Peer, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Option<String> {
+fn fit(peer: &mut Peer, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Option<String> {
     // What identifies a workload least goes first.
     const DISPENSABLE: [Field; 4] = [
         Field::Labels,
@@ -114,23 +143,23 @@ fn fit(mut peer: Peer, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Option<S
         return None;
     }
     let mut left_out = Vec::new();
-    let mut header = header::encode(&peer);
+    let mut header = header::encode(peer);
     for field in DISPENSABLE {
-        let has_too_many = entries(&peer, field) > Limits::DEFAULT.max_labels;
+        let has_too_many = entries(peer, field) > Limits::DEFAULT.max_labels;
         if header.len() <= max_sent_bytes && !has_too_many {
             continue;
         }
         let before = peer.clone();
         let what = if field == Field::Labels {
-            peer.retain_labels(|key| SERVICE_LABELS.contains(&key));
+            peer.retain_labels(names_service);
             "labels that do not name a service"
         } else {
             peer.clear(field);
             field.key()
         };
-        if peer != before {
+        if *peer != before {
             left_out.push(what);
-            header = header::encode(&peer);
+            header = header::encode(peer);
         }
     }
     let fits = header.len() <= max_sent_bytes && !peer.is_empty();

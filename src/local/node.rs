@@ -4,6 +4,7 @@ use prost::Message;
 use prost_types::Struct;
 
 use super::Note;
+use super::service::{self, Service};
 use crate::peer::wire::{self, Unusable};
 use crate::peer::{Peer, RejectReason};
 
@@ -26,14 +27,23 @@ impl Node {
         Self::decode(message).unwrap_or_default()
     }
 
-    /// The peer that this node is. Values that cannot be sent are left out and
+    /// The service that this node is of, for `SkyWalking`.
+    #[must_use]
+    pub(super) fn service(&self) -> Service {
+        let metadata = Struct::decode(self.metadata.as_slice());
+        Service::of_node(&metadata.unwrap_or_default())
+    }
+
+    /// The peer that this node is, by keys in any case, named by a label where
+    /// `SERVICE` names it. Values that cannot be sent are left out and
     /// noted, and their neighbours stay.
     #[must_use]
     pub fn peer(&self, notes: &mut Vec<Note>) -> Peer {
         let metadata = Struct::decode(self.metadata.as_slice());
         let peer = metadata
             .map_err(|_| RejectReason::Protobuf)
-            .and_then(|metadata| {
+            .and_then(|mut metadata| {
+                service::settle(&mut metadata, notes);
                 wire::read(metadata, usize::MAX, &mut |unusable| {
                     note(notes, unusable);
                     Ok(())

@@ -1,7 +1,7 @@
 //! What of the local node is sent.
 
 use crate::pattern::Pattern;
-use crate::peer::{Field, Peer};
+use crate::peer::{Field, Peer, names_service};
 
 /// Which fields and labels are sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,8 @@ pub enum Share {
     /// The fields and labels that Istio's native filter sends since 1.24: name,
     /// namespace, workload, cluster and owner (any owner, as it is), and the
     /// labels of [`MINIMAL_LABELS`], with `app.kubernetes.io/name` and
-    /// `/version` sent as `app` and `version`.
+    /// `/version` sent as `app` and `version`; besides, every other label that
+    /// names a service.
     Minimal,
     /// These only.
     Only {
@@ -32,6 +33,8 @@ const MINIMAL_FIELDS: [Field; 6] = [
     Field::WorkloadName,
 ];
 
+const KUBERNETES_NAME: &str = "app.kubernetes.io/name";
+
 /// The labels of the preset `minimal`.
 pub const MINIMAL_LABELS: [&str; 4] = [
     "app",
@@ -46,10 +49,12 @@ impl Share {
         match self {
             Self::All => {}
             Self::Minimal => {
-                rename_label(peer, "app.kubernetes.io/name", "app");
+                rename_label(peer, KUBERNETES_NAME, "app");
                 rename_label(peer, "app.kubernetes.io/version", "version");
                 retain_fields(peer, &MINIMAL_FIELDS);
-                peer.retain_labels(|key| MINIMAL_LABELS.contains(&key));
+                // What is sent under another key is not sent twice.
+                let is_kept = |key: &str| names_service(key) && key != KUBERNETES_NAME;
+                peer.retain_labels(|key| MINIMAL_LABELS.contains(&key) || is_kept(key));
             }
             Self::Only { fields, labels } => {
                 if let Some(fields) = fields {
@@ -71,12 +76,14 @@ fn retain_fields(peer: &mut Peer, fields: &[Field]) {
     }
 }
 
-/// Gives the label `to` the value of the label `from`, if there is one.
+/// Gives the label `to` the value of the label `from`, if there is one that says
+/// something.
 fn rename_label(peer: &mut Peer, from: &str, to: &'static str) {
     let Some(labels) = &mut peer.labels else {
         return;
     };
-    let Some((_, value)) = labels.iter().find(|(key, _)| key == from).cloned() else {
+    let is_it = |(key, value): &&(String, String)| key == from && !value.is_empty();
+    let Some((_, value)) = labels.iter().find(is_it).cloned() else {
         return;
     };
     match labels.binary_search_by(|(key, _)| key.as_str().cmp(to)) {

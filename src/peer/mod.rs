@@ -60,6 +60,15 @@ pub const SERVICE_LABELS: [&str; 4] = [
     "k8s-app",
 ];
 
+/// Whether a label of that key names a service. `SkyWalking` knows the keys in any
+/// case.
+#[must_use]
+pub fn names_service(key: &str) -> bool {
+    SERVICE_LABELS
+        .iter()
+        .any(|label| label.eq_ignore_ascii_case(key))
+}
+
 /// A field of [`Peer`], declared in the byte order of the keys: the order on
 /// the wire.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

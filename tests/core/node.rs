@@ -1,6 +1,7 @@
 //! The local node: what of it is sent.
 
 use metadata_exchange::config::Config;
+use metadata_exchange::local::service::Service;
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node, Note};
 use metadata_exchange::peer::{Peer, RejectReason, flat, header};
@@ -250,4 +251,85 @@ fn only_what_is_shared_is_sent() {
     );
 
     assert_eq!(sent(&metadata, r#"{"fields": []}"#), None);
+}
+
+/// The service that `SkyWalking` reads of what is sent of `metadata`, and what is
+/// said of it.
+fn service(metadata: &Json, share: &str, max_sent_bytes: usize) -> (String, Vec<Note>) {
+    let config = Config::parse(format!(r#"{{"share": {share}}}"#).as_bytes()).unwrap();
+    let mut notes = Vec::new();
+    let node = node("id", metadata);
+    let local = LocalNode::new(&node, &config.share, max_sent_bytes, &mut notes);
+    let peer = header::decode(local.header.unwrap().as_bytes(), config.limits).unwrap();
+    (Service::of_peer(&peer).to_string(), notes)
+}
+
+#[test]
+fn a_peer_is_named_as_its_own_node_is() {
+    let pod = |labels: Json| json!({ "NAME": "a-1", "NAMESPACE": "shop", "LABELS": labels });
+    let cases = [
+        pod(json!({ "service.istio.io/canonical-name": "a", "app": "x", "team": "t" })),
+        pod(json!({ "app.kubernetes.io/name": "a", "app": "x" })),
+        pod(json!({ "app.kubernetes.io/name": "", "app": "a" })),
+        pod(json!({ "app": "a" })),
+        pod(json!({ "k8s-app": "a", "team": "t" })),
+        pod(json!({ "App": "a" })),
+        pod(json!({ "K8S-APP": "a", "app": "" })),
+        pod(json!({ "Service.Istio.Io/Canonical-Name": "a", "app": "x" })),
+        json!({ "NAME": "a-1", "NAMESPACE": "shop", "SERVICE": "a" }),
+        json!({ "NAME": "a-1", "NAMESPACE": "shop", "SERVICE": "a", "LABELS": { "team": "t" } }),
+        json!({ "NAME": "a-1", "NAMESPACE": "shop", "SERVICE": "x", "LABELS": { "app": "a" } }),
+        json!({ "name": "a-1", "namespace": "shop", "labels": { "app": "a" } }),
+        json!({ "Name": "a-1", "Namespace": "shop", "service": "a" }),
+    ];
+    for metadata in cases {
+        for share in [r#""all""#, r#""minimal""#] {
+            let named = service(&metadata, share, 16_384);
+            assert_eq!(named, ("a.shop".to_owned(), vec![]), "{share}: {metadata}");
+        }
+    }
+}
+
+#[test]
+fn a_service_that_is_not_sent_is_said() {
+    let filler = "x".repeat(3000);
+    let metadata = json!({
+        "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "a", "team": "t", "filler": filler },
+    });
+    let two = |sent: &str| {
+        let [own, sent] = ["a.shop", sent].map(|name| {
+            let (service, namespace) = name.split_once('.').unwrap();
+            let part = |part: &str| (part != "-").then(|| part.to_owned());
+            Service {
+                name: part(service),
+                namespace: part(namespace),
+            }
+        });
+        Note::OtherService { own, sent }
+    };
+    for (share, sent) in [
+        (r#"{"labels": ["team"]}"#, "-.shop"),
+        (r#"{"labels": []}"#, "-.shop"),
+        (r#"{"fields": ["NAME", "NAMESPACE"]}"#, "-.shop"),
+        (r#"{"fields": ["NAME", "LABELS"]}"#, "a.-"),
+    ] {
+        let said = service(&metadata, share, 16_384);
+        assert_eq!(said, (sent.to_owned(), vec![two(sent)]), "{share}");
+    }
+    // Labels that do not name a service go first, and the node stays one.
+    let (sent, notes) = service(&metadata, r#""all""#, 1000);
+    assert_eq!(sent, "a.shop");
+    assert!(!notes.contains(&two("a.shop")), "{notes:?}");
+    let said = two("-.shop").to_string();
+    assert!(said.contains("a.shop") && said.contains("-.shop"), "{said}");
+}
+
+#[test]
+fn a_name_that_is_no_text_is_said() {
+    let metadata =
+        json!({ "NAME": 7, "NAMESPACE": "shop", "LABELS": { "app": 7, "n": 8, "k8s-app": true } });
+    let (sent, notes) = service(&metadata, r#""all""#, 16_384);
+    assert_eq!(sent, "7.shop");
+    let no_text = |key: &str| Note::NoText { key: key.into() };
+    assert_eq!(notes, ["LABELS.app", "LABELS.k8s-app"].map(no_text));
 }

@@ -1,0 +1,129 @@
+//! Which service a node is of, by the rule of `SkyWalking`: a node and the peer
+//! that others see of it are to be one service there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+
+use super::Note;
+use crate::peer::{Field, Peer, SERVICE_LABELS, names_service};
+
+/// What names a node's service, where no label does.
+const SERVICE: &str = "SERVICE";
+
+/// A service. A part that nothing names is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The first of [`SERVICE_LABELS`] that is a text, or else `SERVICE`.
+    pub name: Option<String>,
+    /// `NAMESPACE`.
+    pub namespace: Option<String>,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [name, namespace] =
+            [&self.name, &self.namespace].map(|part| part.as_deref().unwrap_or("-"));
+        write!(f, "{name}.{namespace}")
+    }
+}
+
+impl Service {
+    /// The service of a node, whose keys `SkyWalking` knows in any case. It takes
+    /// texts only.
+    pub(super) fn of_node(metadata: &Struct) -> Self {
+        let label = SERVICE_LABELS.iter().find_map(|label| {
+            let Kind::StructValue(labels) = find(&metadata.fields, Field::Labels.key())? else {
+                return None;
+            };
+            text(find(&labels.fields, label)?)
+        });
+        let named = |key| find(&metadata.fields, key).and_then(text);
+        Self {
+            name: label.or_else(|| named(SERVICE)),
+            namespace: named(Field::Namespace.key()),
+        }
+    }
+
+    /// The service of a peer.
+    #[must_use]
+    pub fn of_peer(peer: &Peer) -> Self {
+        let labels = peer.labels.iter().flatten();
+        let find = |label: &&str| {
+            let mut labels = labels.clone();
+            labels.find(|(key, value)| key.eq_ignore_ascii_case(label) && !value.is_empty())
+        };
+        let label = SERVICE_LABELS.iter().find_map(find);
+        let namespace = peer.namespace.clone();
+        Self {
+            name: label.map(|(_, value)| value.clone()),
+            namespace: namespace.filter(|namespace| !namespace.is_empty()),
+        }
+    }
+}
+
+/// Brings a node's metadata into the form in which others look for them: the keys
+/// in upper case, and a label where `SERVICE` alone names the service. What names
+/// the service and is no text is noted.
+pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
+    let fields = &mut metadata.fields;
+    for field in Field::ALL {
+        let key = field.key();
+        let other = fields.keys().find(|other| other.eq_ignore_ascii_case(key));
+        if let (false, Some(other)) = (fields.contains_key(key), other.cloned())
+            && let Some(value) = fields.remove(&other)
+        {
+            fields.insert(key.to_owned(), value);
+        }
+    }
+    let service = Service::of_node(metadata).name;
+    let Some(labels) = labels_of(metadata, service.is_some()) else {
+        return;
+    };
+    for (key, value) in labels.iter().filter(|(key, _)| names_service(key)) {
+        if let Some(Kind::NumberValue(_) | Kind::BoolValue(_)) = value.kind {
+            let key = format!("{}.{key}", Field::Labels.key());
+            notes.push(Note::NoText { key });
+        }
+    }
+    let mut all = SERVICE_LABELS.iter();
+    let has_label = all.any(|label| find(labels, label).and_then(text).is_some());
+    if let (false, Some(service)) = (has_label, service) {
+        let kind = Some(Kind::StringValue(service));
+        let [label, ..] = SERVICE_LABELS;
+        labels.insert(label.to_owned(), Value { kind });
+    }
+}
+
+/// The labels, if they are some. If they are absent, they can be made.
+fn labels_of(metadata: &mut Struct, make: bool) -> Option<&mut BTreeMap<String, Value>> {
+    let fields = &mut metadata.fields;
+    let key = Field::Labels.key();
+    if make && !fields.contains_key(key) {
+        let kind = Some(Kind::StructValue(Struct::default()));
+        fields.insert(key.to_owned(), Value { kind });
+    }
+    match &mut fields.get_mut(key)?.kind {
+        Some(Kind::StructValue(labels)) => Some(&mut labels.fields),
+        _ => None,
+    }
+}
+
+/// The value of `key`, in whatever case.
+fn find<'f>(fields: &'f BTreeMap<String, Value>, key: &str) -> Option<&'f Kind> {
+    let value = fields.get(key).or_else(|| {
+        let mut fields = fields.iter();
+        let field = fields.find(|(other, _)| other.eq_ignore_ascii_case(key));
+        field.map(|(_, value)| value)
+    });
+    value?.kind.as_ref()
+}
+
+fn text(kind: &Kind) -> Option<String> {
+    match kind {
+        Kind::StringValue(text) if !text.is_empty() => Some(text.clone()),
+        _ => None,
+    }
+}
