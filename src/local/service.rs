@@ -33,22 +33,22 @@ impl fmt::Display for Service {
 impl Service {
     /// The service of a node, whose keys `SkyWalking` knows in any case. It takes
     /// texts only.
+    #[inline(never)]
     pub(super) fn of_node(metadata: &Struct) -> Self {
-        let label = SERVICE_LABELS.iter().find_map(|label| {
-            let Kind::StructValue(labels) = find(&metadata.fields, Field::Labels.key())? else {
-                return None;
-            };
-            text(find(&labels.fields, label)?)
-        });
+        let labels = match find(&metadata.fields, Field::Labels.key()) {
+            Some(Kind::StructValue(labels)) => named_by_label(&labels.fields),
+            _ => None,
+        };
         let named = |key| find(&metadata.fields, key).and_then(text);
         Self {
-            name: label.or_else(|| named(SERVICE)),
+            name: labels.or_else(|| named(SERVICE)),
             namespace: named(Field::Namespace.key()),
         }
     }
 
     /// The service of a peer.
     #[must_use]
+    #[inline(never)]
     pub fn of_peer(peer: &Peer) -> Self {
         let labels = peer.labels.iter().flatten();
         let find = |label: &&str| {
@@ -68,15 +68,12 @@ impl Service {
 /// in upper case, and a label where `SERVICE` alone names the service. What names
 /// the service and is no text is noted.
 pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
-    let fields = &mut metadata.fields;
-    for field in Field::ALL {
-        let key = field.key();
-        let other = fields.keys().find(|other| other.eq_ignore_ascii_case(key));
-        if let (false, Some(other)) = (fields.contains_key(key), other.cloned())
-            && let Some(value) = fields.remove(&other)
-        {
-            fields.insert(key.to_owned(), value);
-        }
+    // A key in upper case sorts before the same in another case, and so stays.
+    for (key, value) in std::mem::take(&mut metadata.fields) {
+        let mut fields = Field::ALL.into_iter().map(Field::key);
+        let field = fields.find(|field| field.eq_ignore_ascii_case(&key));
+        let key = field.map_or(key, str::to_owned);
+        metadata.fields.entry(key).or_insert(value);
     }
     let service = Service::of_node(metadata).name;
     let Some(labels) = labels_of(metadata, service.is_some()) else {
@@ -88,9 +85,7 @@ pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
             notes.push(Note::NoText { key });
         }
     }
-    let mut all = SERVICE_LABELS.iter();
-    let has_label = all.any(|label| find(labels, label).and_then(text).is_some());
-    if let (false, Some(service)) = (has_label, service) {
+    if let (None, Some(service)) = (named_by_label(labels), service) {
         let kind = Some(Kind::StringValue(service));
         let [label, ..] = SERVICE_LABELS;
         labels.insert(label.to_owned(), Value { kind });
@@ -111,14 +106,22 @@ fn labels_of(metadata: &mut Struct, make: bool) -> Option<&mut BTreeMap<String, 
     }
 }
 
+/// The first label that names a service by a text.
+#[inline(never)]
+fn named_by_label(labels: &BTreeMap<String, Value>) -> Option<String> {
+    let mut keys = SERVICE_LABELS.iter();
+    keys.find_map(|key| find(labels, key).and_then(text))
+}
+
 /// The value of `key`, in whatever case.
+#[inline(never)]
 fn find<'f>(fields: &'f BTreeMap<String, Value>, key: &str) -> Option<&'f Kind> {
-    let value = fields.get(key).or_else(|| {
-        let mut fields = fields.iter();
-        let field = fields.find(|(other, _)| other.eq_ignore_ascii_case(key));
-        field.map(|(_, value)| value)
-    });
-    value?.kind.as_ref()
+    let exact = fields.get_key_value(key);
+    let mut alike = fields
+        .iter()
+        .filter(|(other, _)| other.eq_ignore_ascii_case(key));
+    let (_, value) = exact.or_else(|| alike.next())?;
+    value.kind.as_ref()
 }
 
 fn text(kind: &Kind) -> Option<String> {
