@@ -19,12 +19,30 @@ pub(super) struct Manager<'a> {
     pub(super) is_disabled: bool,
     /// The access logs.
     pub(super) access_logs: &'a [Value],
+    /// What has the access logs written before a request has ended.
+    pub(super) logs_in_progress: Option<&'static str>,
     /// The route configurations that may be its own.
     pub(super) routes: Vec<&'a Value>,
     /// Whether hosts other than its own can connect, without a certificate.
     pub(super) is_open: bool,
     /// The filter lists of its upgrades.
     pub(super) upgrades: Vec<(&'a str, Vec<HttpFilter<'a>>)>,
+}
+
+/// The setting by which a connection manager logs requests in progress, at its place
+/// of today or in older configurations.
+fn logs_in_progress(manager: &Value) -> Option<&'static str> {
+    const SETTINGS: [&str; 3] = [
+        "access_log_flush_interval",
+        "flush_access_log_on_new_request",
+        "flush_log_on_tunnel_successfully_established",
+    ];
+    let is_set = |value: Option<&Value>| {
+        value.is_some_and(|value| !value.is_null() && *value != Value::Bool(false))
+    };
+    SETTINGS.into_iter().find(|setting| {
+        is_set(manager["access_log_options"].get(setting)) || is_set(manager.get(setting))
+    })
 }
 
 /// The HTTP connection managers of all listeners.
@@ -76,6 +94,7 @@ impl<'a> Reader<'_, 'a> {
                     filters,
                     is_disabled: disabled.iter().any(|filter| filter.ours().is_some()),
                     access_logs: config["access_log"].as_array().map_or(&[], Vec::as_slice),
+                    logs_in_progress: logs_in_progress(config),
                     upgrades,
                     routes,
                     is_open,

@@ -82,6 +82,8 @@ codes! {
     LoggedTwice = "logged_twice",
     /// Entries name the local node as a peer.
     LocalNodeLogged = "local_node_logged",
+    /// The access log has entries of requests in progress.
+    LoggedInProgress = "logged_in_progress",
     /// The collector of access logs cannot be reached.
     CollectorUnreachable = "collector_unreachable",
     /// The collector of access logs is not spoken to in HTTP/2.
@@ -94,6 +96,8 @@ codes! {
     NoNodeMetadata = "no_node_metadata",
     /// No label of the node names its service.
     NoNamingLabel = "no_naming_label",
+    /// A name is longer than readers keep.
+    NameTooLong = "name_too_long",
     /// A value of the node is no text.
     NodeValueType = "node_value_type",
     /// The node id of a gateway does not say that it is one.

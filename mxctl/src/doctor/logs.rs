@@ -63,6 +63,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         findings.extend(keys_not_logged(manager.listener, direction, &grpc, &others));
         findings.extend(both_keys(manager.listener, &grpc));
         findings.extend(logged_twice(facts, manager.listener, &grpc));
+        findings.extend(in_progress(manager, &grpc));
         if configuration.record_local_node {
             findings.extend(local_node(manager.listener, &grpc));
         }
@@ -116,6 +117,23 @@ fn keys_not_logged(
             lacks(&ids)
         );
         Finding::warning(Code::KeysNotLogged, place, message, REMEDY)
+    })
+}
+
+/// `SkyWalking` does not look at what an entry is of.
+fn in_progress(manager: &Manager<'_>, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
+    let setting = manager.logs_in_progress?;
+    let is_read = grpc.iter().any(GrpcLog::names_peers);
+    is_read.then(|| {
+        Finding::warning(
+            Code::LoggedInProgress,
+            manager.listener,
+            format!(
+                "{setting} is set, and the gRPC access log names peers: SkyWalking takes each entry \
+                 of a request in progress for another call"
+            ),
+            "leave it out of access_log_options where SkyWalking reads the log",
+        )
     })
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::direction::is_gateway;
 use super::{Code, Facts, Finding, Node};
 use crate::encode::encode;
+use crate::naming::Naming;
 
 /// The labels that name a service, for `SkyWalking` and Istio, the first before
 /// the others.
@@ -55,6 +56,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         ));
     }
     findings.extend(no_naming_label(node.metadata));
+    findings.extend(too_long(node.metadata));
     findings.extend(value_types(node.metadata));
     findings.extend(role(facts));
 }
@@ -121,6 +123,36 @@ fn no_naming_label(metadata: &Value) -> Option<Finding> {
             "add one of these labels to LABELS in node.metadata, also on VMs",
         )
     })
+}
+
+/// How many characters `SkyWalking` keeps of the name of a service, with its
+/// namespace, and of an instance; as Java counts them.
+const MAX_NAME: usize = 70;
+
+fn too_long(metadata: &Value) -> Vec<Finding> {
+    let naming = Naming::default();
+    let names = [
+        ("service", naming.service(metadata)),
+        ("instance", naming.instance(metadata)),
+    ];
+    let length = |name: &str| name.encode_utf16().count();
+    let long = names
+        .into_iter()
+        .filter(|(_, name)| length(name) > MAX_NAME);
+    let finding = |(what, name): (&str, String)| {
+        Finding::warning(
+            Code::NameTooLong,
+            "node",
+            format!(
+                "the {what} {name} has {} characters: SkyWalking keeps {MAX_NAME}, and takes two \
+                 that begin alike for one",
+                length(&name)
+            ),
+            "shorten NAME, NAMESPACE or the label of the service, or raise \
+             SW_SERVICE_NAME_MAX_LENGTH and SW_INSTANCE_NAME_MAX_LENGTH of the OAP",
+        )
+    };
+    long.map(finding).collect()
 }
 
 /// Bools and numbers where a text was meant: a loader of YAML made them.

@@ -401,6 +401,24 @@ fn with_node(change: impl FnOnce(&mut Value)) -> Vec<Finding> {
 }
 
 #[test]
+fn names_are_longer_than_skywalking_keeps() {
+    let count = |key: &str, value: Value| {
+        let findings = with_node(|node| match key {
+            "app" => node["metadata"]["LABELS"] = json!({ "app": value }),
+            key => node["metadata"][key] = value,
+        });
+        let findings = findings.iter();
+        findings.filter(|one| one.code == Code::NameTooLong).count()
+    };
+    let name = |length: usize| json!("x".repeat(length));
+    assert_eq!(count("NAME", name(70)), 0);
+    assert_eq!(count("NAME", name(71)), 1);
+    // The service has the namespace behind it.
+    assert_eq!(count("app", name(40)), 0);
+    assert_eq!(count("app", name(70)), 1);
+}
+
+#[test]
 fn nodes_lack_names() {
     for (metadata, expected) in [
         (
@@ -557,6 +575,35 @@ fn two_collectors_are_one() {
             "{port}"
         );
     }
+}
+
+#[test]
+fn requests_are_logged_in_progress() {
+    let with = |settings: Value, keys: &[&str]| {
+        let dump = sidecar(&json!({}), |listener| {
+            let manager = manager(listener);
+            manager["access_log"] = json!([log("a", keys)]);
+            let settings = settings.as_object().unwrap().clone();
+            manager.as_object_mut().unwrap().extend(settings);
+        });
+        codes(&dump).contains(&Code::LoggedInProgress)
+    };
+    let options = |options: Value| json!({ "access_log_options": options });
+    for settings in [
+        options(json!({ "access_log_flush_interval": "5s" })),
+        options(json!({ "flush_access_log_on_new_request": true })),
+        options(json!({ "flush_log_on_tunnel_successfully_established": true })),
+        json!({ "access_log_flush_interval": "5s" }),
+        json!({ "flush_access_log_on_new_request": true }),
+    ] {
+        assert!(with(settings.clone(), &KEYS), "{settings}");
+        assert!(!with(settings, &["other"]));
+    }
+    assert!(!with(
+        options(json!({ "flush_access_log_on_new_request": false })),
+        &KEYS
+    ));
+    assert!(!with(json!({}), &KEYS));
 }
 
 #[test]
