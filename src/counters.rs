@@ -61,6 +61,9 @@ pub enum Counter {
     /// A VM was given a plugin configuration that it cannot use, and refused it or
     /// is idle: one for Envoy's trial, and one for each VM that is idle.
     ConfigurationError,
+    /// A configuration was accepted on a node that names no workload, so that peers
+    /// cannot name this proxy: once for each VM.
+    NodeWithoutName,
     /// A second went by in a VM that has served requests, which that of Envoy's
     /// main thread never does. Envoy counts no VM that died under `FAIL_OPEN`; but
     /// then this one stands still.
@@ -69,7 +72,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 26] = [
+    pub const ALL: [(Self, &str); 27] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -107,6 +110,7 @@ impl Counter {
         (Self::RefusedTrustMtls, "refused_trust_mtls"),
         (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
         (Self::ConfigurationError, "configuration_errors"),
+        (Self::NodeWithoutName, "node_without_name"),
         (Self::Tick, "ticks"),
     ];
 }

@@ -19,7 +19,7 @@ use crate::counted_host::{CountedHost, count_error};
 use crate::counters::{Counter, Counters};
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, Property, StateKey};
-use crate::local::{LocalNode, Node};
+use crate::local::{LocalNode, Node, Note};
 use crate::peer::flat;
 
 /// How often counts are published and the log level is read.
@@ -207,6 +207,9 @@ impl Root {
             &mut notes,
         );
         for note in notes {
+            if note == Note::Nameless {
+                self.counters.count(Counter::NodeWithoutName);
+            }
             log::warn!("{note}");
         }
         local

@@ -35,12 +35,15 @@ pub enum Note {
         /// The key, of a map's entry with its map: `LABELS.app`.
         key: String,
     },
-    /// The label of this key, which would name the service, is a number or bool: it is
-    /// sent as a text, but `SkyWalking` does not take it for the name of this node.
+    /// A name, or a label that would name the service, is a number or bool: it is sent
+    /// as a text, but `SkyWalking` does not take it for the name of this node.
     NoText {
-        /// The key, as `LABELS.app`.
+        /// The key, as `NAME` or `LABELS.app`.
         key: String,
     },
+    /// The node states neither `NAME` nor `WORKLOAD_NAME`, nor a label that names a
+    /// service: peers store nothing that a reader could show.
+    Nameless,
     /// What is sent names another service than the node does: `SkyWalking` draws
     /// two.
     OtherService {
@@ -75,6 +78,10 @@ impl fmt::Display for Note {
                 f,
                 "node metadata {key:?} is no text: SkyWalking does not name this node by it; quote it"
             ),
+            Self::Nameless => f.write_str(
+                "node metadata has neither NAME nor WORKLOAD_NAME, nor a label that names a service: \
+                 set them, for peers cannot name this proxy",
+            ),
             Self::OtherService { own, sent } => write!(
                 f,
                 "this node is the service {own}, and what share and max_sent_bytes let it send is \
@@ -108,6 +115,9 @@ impl LocalNode {
         };
         let own = node.service();
         let mut peer = node.peer(notes);
+        if !peer.names_workload() {
+            notes.push(Note::Nameless);
+        }
         let flat = (!peer.is_empty()).then(|| flat::write(&peer));
         share.apply(&mut peer);
         let header = fit(&mut peer, max_sent_bytes, notes);

@@ -75,12 +75,18 @@ pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
         let key = field.map_or(key, str::to_owned);
         metadata.fields.entry(key).or_insert(value);
     }
+    for key in [Field::Name, Field::Namespace, Field::WorkloadName].map(Field::key) {
+        if metadata.fields.get(key).is_some_and(is_no_text) {
+            let key = key.to_owned();
+            notes.push(Note::NoText { key });
+        }
+    }
     let service = Service::of_node(metadata).name;
     let Some(labels) = labels_of(metadata, service.is_some()) else {
         return;
     };
     for (key, value) in labels.iter().filter(|(key, _)| names_service(key)) {
-        if let Some(Kind::NumberValue(_) | Kind::BoolValue(_)) = value.kind {
+        if is_no_text(value) {
             let key = format!("{}.{key}", Field::Labels.key());
             notes.push(Note::NoText { key });
         }
@@ -90,6 +96,11 @@ pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
         let [label, ..] = SERVICE_LABELS;
         labels.insert(label.to_owned(), Value { kind });
     }
+}
+
+/// What YAML without quotes makes of `yes`, `1.20` or `007`.
+fn is_no_text(value: &Value) -> bool {
+    matches!(value.kind, Some(Kind::NumberValue(_) | Kind::BoolValue(_)))
 }
 
 /// The labels, if they are some. If they are absent, they can be made.

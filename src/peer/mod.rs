@@ -226,7 +226,10 @@ impl Peer {
     /// [`SERVICE_LABELS`] that it has.
     #[must_use]
     pub fn service_name(&self) -> Option<&str> {
-        let of_key = |name: &&str| self.service_labels().find(|(key, _)| key == name);
+        let of_key = |name: &&str| {
+            let mut labels = self.service_labels();
+            labels.find(|(key, _)| key.eq_ignore_ascii_case(name))
+        };
         let label = SERVICE_LABELS.iter().find_map(of_key);
         label.map(|(_, value)| value.as_str())
     }
@@ -246,7 +249,7 @@ impl Peer {
 
     fn service_labels(&self) -> impl Iterator<Item = &(String, String)> {
         let labels = self.labels.iter().flatten();
-        labels.filter(|(key, value)| !value.is_empty() && SERVICE_LABELS.contains(&key.as_str()))
+        labels.filter(|(key, value)| !value.is_empty() && names_service(key))
     }
 
     /// Whether the peer says nothing: every field is absent or empty. Such a

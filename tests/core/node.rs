@@ -56,8 +56,10 @@ fn odd_values_become_texts_or_are_left_out_and_neighbours_stay() {
         ..Peer::default()
     };
     assert_eq!(node.peer(&mut notes), expected);
+    let no_text = |key: &str| Note::NoText { key: key.into() };
+    assert_eq!(notes[..2], [no_text("NAME"), no_text("NAMESPACE")]);
     assert_eq!(
-        notes,
+        notes[2..],
         left_out(&[
             "APP_CONTAINERS",
             "CLUSTER_ID",
@@ -107,7 +109,7 @@ fn an_id_that_would_corrupt_a_header_is_not_sent() {
         };
         let mut notes = Vec::new();
         assert_eq!(LocalNode::new(&node, &Share::All, 100, &mut notes).id, None);
-        assert_eq!(notes, [Note::BadId(refused)]);
+        assert_eq!(notes, [Note::BadId(refused), Note::Nameless]);
     }
 }
 
@@ -331,5 +333,29 @@ fn a_name_that_is_no_text_is_said() {
     let (sent, notes) = service(&metadata, r#""all""#, 16_384);
     assert_eq!(sent, "7.shop");
     let no_text = |key: &str| Note::NoText { key: key.into() };
-    assert_eq!(notes, ["LABELS.app", "LABELS.k8s-app"].map(no_text));
+    assert_eq!(notes, ["NAME", "LABELS.app", "LABELS.k8s-app"].map(no_text));
+}
+
+#[test]
+fn a_node_without_a_name_is_noted() {
+    let noted = |metadata: &Json| {
+        let mut notes = Vec::new();
+        LocalNode::new(&node("id", metadata), &Share::All, 16_384, &mut notes);
+        notes
+    };
+    for metadata in [
+        json!({}),
+        json!({"NAMESPACE": "shop"}),
+        json!({"LABELS": {"version": "1"}, "NAME": ""}),
+    ] {
+        assert_eq!(noted(&metadata), [Note::Nameless], "{metadata}");
+    }
+    for metadata in [
+        json!({"NAME": "a"}),
+        json!({"workload_name": "a"}),
+        json!({"LABELS": {"App": "a"}}),
+        json!({"SERVICE": "a"}),
+    ] {
+        assert_eq!(noted(&metadata), [], "{metadata}");
+    }
 }
