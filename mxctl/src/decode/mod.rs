@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_header_that_the_filter_refuses_is_shown_all_the_same() {
-        let labels = (0..300).map(|number| (format!("l{number}").into(), "".into()));
+        let labels = (0..300).map(|number| (format!("l{number}"), String::new()));
         let peer = Peer {
             labels: Some(labels.collect()),
             ..peer()

@@ -91,9 +91,9 @@ fn node(service: &str) -> Result<Node> {
 /// A pod of a service.
 pub(crate) fn peer(service: &str) -> Peer {
     Peer {
-        name: Some(format!("{service}-1").into()),
+        name: Some(format!("{service}-1")),
         namespace: Some("shop".into()),
-        labels: Some(vec![("app".into(), service.to_owned().into())]),
+        labels: Some(vec![("app".into(), service.to_owned())]),
         app_containers: Some("main".into()),
         ..Peer::default()
     }
