@@ -167,8 +167,7 @@ mod tests {
             for bit in 0..8 {
                 let mut twisted = node.clone();
                 twisted[place] ^= 1 << bit;
-                let checked =
-                    flat::read(&twisted).map(|peer| peer.name.map(|name| name.to_string()));
+                let checked = flat::read(&twisted).map(|peer| peer.name);
                 if let Ok(Some(name)) = checked {
                     assert_eq!(read(&twisted).unwrap()["NAME"], json!(name));
                 }

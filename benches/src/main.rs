@@ -59,7 +59,7 @@ enum Subject {
     Counted,
     /// Envoy's CPU per request
     Load,
-    /// The callback proxy_on_log against the filter without it
+    /// The callback `proxy_on_log` against the filter without it
     OnLog,
     /// The first request of a peer against those that follow
     FirstRequest,

@@ -340,7 +340,7 @@ fn a_name_that_is_no_text_is_said() {
 fn a_node_without_a_name_is_noted() {
     let noted = |metadata: &Json| {
         let mut notes = Vec::new();
-        LocalNode::new(&node("id", metadata), &Share::All, 16_384, &mut notes);
+        let _ = LocalNode::new(&node("id", metadata), &Share::All, 16_384, &mut notes);
         notes
     };
     for metadata in [

@@ -413,28 +413,28 @@ impl Server {
     /// It keeps its connections open.
     async fn silent() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        Self::of(listener.local_addr()?, async move {
+        Ok(Self::of(listener.local_addr()?, async move {
             let mut kept = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 kept.push(stream);
             }
-        })
+        }))
     }
 
     /// It closes them once something has arrived.
     async fn resetting() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        Self::of(listener.local_addr()?, async move {
+        Ok(Self::of(listener.local_addr()?, async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // What arrived is not read, so that the connection is reset.
                 let _ = stream.readable().await;
             }
-        })
+        }))
     }
 
-    fn of(address: SocketAddr, server: impl Future<Output = ()> + Send + 'static) -> Result<Self> {
+    fn of(address: SocketAddr, server: impl Future<Output = ()> + Send + 'static) -> Self {
         let task = tokio::spawn(server).abort_handle();
-        Ok(Self { address, task })
+        Self { address, task }
     }
 }
 

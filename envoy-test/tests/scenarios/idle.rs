@@ -378,7 +378,7 @@ async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
             listener.plugin = plugin(good());
         })
         .listener("outbound", |listener| {
-            listener.plugin.vm_id = "apart".to_owned();
+            "apart".clone_into(&mut listener.plugin.vm_id);
         });
     let productpage = Workload::sidecar("productpage", Node::pod_client()?);
     let mesh = lab.start([productpage, ratings]).await?;

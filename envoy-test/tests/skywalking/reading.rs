@@ -87,8 +87,8 @@ fn drawn() -> Result<(Edges, BTreeMap<String, BTreeSet<String>>)> {
             let (_, seen) = rest.split_once("inst=['").with_context(context)?;
             let seen = seen.trim_end_matches("']").split("', '");
             for pair in seen {
-                let (caller, callee) = pair.split_once('>').with_context(context)?;
-                for (service, instance) in [(from, caller), (to, callee)] {
+                let (source, target) = pair.split_once('>').with_context(context)?;
+                for (service, instance) in [(from, source), (to, target)] {
                     let known = instances.entry(service.to_owned()).or_default();
                     known.insert(instance.to_owned());
                 }
