@@ -157,7 +157,9 @@ mod tests {
         let labels: serde_json::Map<_, _> = (0..300)
             .map(|number| (format!("l{number}"), json!("v")))
             .collect();
-        let sent = sent(&json!({ "NAME": "a\nb", "NAMESPACE": "shop", "LABELS": labels }));
+        let sent = sent(
+            &json!({ "NAME": "a\nb", "WORKLOAD_NAME": "a", "NAMESPACE": "shop", "LABELS": labels }),
+        );
         assert_eq!(sent.notes.len(), 2, "{:?}", sent.notes);
         assert!(
             sent.notes[0].contains("\"NAME\" is left out"),
