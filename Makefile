@@ -50,7 +50,7 @@ test: setup lint image ## Check everything: lint, then the tests of every layer,
 	$(call step,test: the module in a proxy-wasm host)
 	@cargo test --package wasm-host
 	$(call step,test: the operator's tool)
-	@cargo test --package mxctl --no-fail-fast
+	@cargo test --package access-log --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)
 	@cargo test --package envoy-test --no-fail-fast
 	$(call step,test: the benchmarks)
