@@ -33,7 +33,7 @@ const MALFORMED: [(&[u8], Option<&str>); 6] = [
     (b"CgsKBE5BTUUSAxoBeA-_", Some("refused_base64")),
     (b"\xff\xfe", Some("refused_base64")),
     (b"Cv8=", Some("refused_protobuf")),
-    (b"CgwKBE5BTUUSBBoCw/8=", Some("refused_utf8")),
+    (b"CgwKBE5BTUUSBBoCw/8=", Some("refused_protobuf")),
 ];
 
 async fn malformed_headers_come_in(lab: &Lab) -> Result<()> {
