@@ -380,7 +380,12 @@ async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
         .listener("outbound", |listener| {
             "apart".clone_into(&mut listener.plugin.vm_id);
         });
-    let productpage = Workload::sidecar("productpage", Node::pod_client()?);
+    // Envoy closes the connections of a listener that it has drained, with a request on the way or not.
+    let retries = json!({ "retry_policy": { "retry_on": "reset" } });
+    let productpage = Workload::sidecar("productpage", Node::pod_client()?)
+        .listener("outbound", |listener| {
+            listener.route_action = retries.clone()
+        });
     let mesh = lab.start([productpage, ratings]).await?;
     let envoy = mesh.envoy("ratings")?;
     until_exchanging(lab, &mesh, true).await?;
