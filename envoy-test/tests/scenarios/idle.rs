@@ -382,9 +382,9 @@ async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
         });
     // Envoy closes the connections of a listener that it has drained, with a request on the way or not.
     let retries = json!({ "retry_policy": { "retry_on": "reset" } });
-    let productpage = Workload::sidecar("productpage", Node::pod_client()?)
-        .listener("outbound", |listener| {
-            listener.route_action = retries.clone()
+    let productpage =
+        Workload::sidecar("productpage", Node::pod_client()?).listener("outbound", |listener| {
+            listener.route_action = retries.clone();
         });
     let mesh = lab.start([productpage, ratings]).await?;
     let envoy = mesh.envoy("ratings")?;
