@@ -93,7 +93,7 @@ impl Exchange {
     /// Stores a callee and counts by whose word.
     fn store_callee(&self, host: &impl Host, flat: &[u8], source: Counter) -> bool {
         let stored = host.store(StateKey::UpstreamPeer, flat);
-        let is_stored = stored.ok().is_some();
+        let is_stored = stored.is_ok();
         if is_stored {
             self.counters.count(source);
         }

@@ -93,7 +93,7 @@ impl Exchange {
         let write = |name, own: Option<&str>, is_there: bool| {
             let is_given = own.is_some_and(|own| {
                 let set = host.set_header(map, name, own.as_bytes());
-                set.ok().is_some()
+                set.is_ok()
             });
             if !is_given && is_there {
                 host.remove_header(map, name).ok();

@@ -294,7 +294,7 @@ impl Exchange {
         // Where the host refuses it, the key is another filter's: an id besides
         // would be of somebody else.
         let stored = host.store(side.peer_key(), &peer.flat);
-        if stored.ok().is_some() {
+        if stored.is_ok() {
             self.counters.count(match side {
                 Side::Downstream => Counter::DownstreamPeerStored,
                 Side::Upstream => Counter::UpstreamPeerStored,

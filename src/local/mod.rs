@@ -113,8 +113,7 @@ impl LocalNode {
                 None
             }
         };
-        let own = node.service();
-        let mut peer = node.peer(notes);
+        let (own, mut peer) = node.read(notes);
         if !peer.names_workload() {
             notes.push(Note::Nameless);
         }

@@ -27,32 +27,31 @@ impl Node {
         Self::decode(message).unwrap_or_default()
     }
 
-    /// The service that this node is of, for `SkyWalking`.
-    #[must_use]
-    pub(super) fn service(&self) -> Service {
-        let metadata = Struct::decode(self.metadata.as_slice());
-        Service::of_node(&metadata.unwrap_or_default())
-    }
-
     /// The peer that this node is, by keys in any case, named by a label where
     /// `SERVICE` names it. Values that cannot be sent are left out and
     /// noted, and their neighbours stay.
     #[must_use]
     pub fn peer(&self, notes: &mut Vec<Note>) -> Peer {
-        let metadata = Struct::decode(self.metadata.as_slice());
-        let peer = metadata
-            .map_err(|_| RejectReason::Protobuf)
-            .and_then(|mut metadata| {
-                service::settle(&mut metadata, notes);
-                wire::read(metadata, usize::MAX, &mut |unusable| {
-                    note(notes, unusable);
-                    Ok(())
-                })
-            });
-        peer.unwrap_or_else(|reason| {
+        self.read(notes).1
+    }
+
+    /// The service that this node is of, for `SkyWalking`, and its [`peer`](Self::peer).
+    pub(super) fn read(&self, notes: &mut Vec<Note>) -> (Service, Peer) {
+        let Ok(mut metadata) = Struct::decode(self.metadata.as_slice()) else {
+            notes.push(Note::BadMetadata(RejectReason::Protobuf));
+            return (Service::default(), Peer::default());
+        };
+        let service = Service::of_node(&metadata);
+        service::settle(&mut metadata, notes);
+        let peer = wire::read(metadata, usize::MAX, &mut |unusable| {
+            note(notes, unusable);
+            Ok(())
+        });
+        let peer = peer.unwrap_or_else(|reason| {
             notes.push(Note::BadMetadata(reason));
             Peer::default()
-        })
+        });
+        (service, peer)
     }
 }
 

@@ -50,15 +50,9 @@ impl Service {
     #[must_use]
     #[inline(never)]
     pub fn of_peer(peer: &Peer) -> Self {
-        let labels = peer.labels.iter().flatten();
-        let find = |label: &&str| {
-            let mut labels = labels.clone();
-            labels.find(|(key, value)| key.eq_ignore_ascii_case(label) && !value.is_empty())
-        };
-        let label = SERVICE_LABELS.iter().find_map(find);
         let namespace = peer.namespace.clone();
         Self {
-            name: label.map(|(_, value)| value.clone()),
+            name: peer.service_name().map(str::to_owned),
             namespace: namespace.filter(|namespace| !namespace.is_empty()),
         }
     }
