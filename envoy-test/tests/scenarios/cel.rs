@@ -4,13 +4,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use envoy_test::bootstrap::file_log;
 use envoy_test::client::{Call, PEER_HEADERS};
+use envoy_test::peer::header;
 use envoy_test::{Lab, Node, Workload};
-use envoy_types::pb::google::protobuf::{self, Struct, value::Kind};
-use prost::Message as _;
 use serde_json::{Map, Value, json};
 
 use expression::{Expression, over};
@@ -243,29 +240,4 @@ async fn every_local_node_is_read(lab: &Lab) -> Result<()> {
         mesh.envoy("ratings")?.stats().await?;
     }
     Ok(())
-}
-
-/// `peer` as the header, by another encoder than the filter's own.
-fn header(peer: &Value) -> String {
-    BASE64_STANDARD.encode(structure(peer).encode_to_vec())
-}
-
-fn structure(json: &Value) -> Struct {
-    let value = |value: &Value| match value.as_str() {
-        Some(text) => Kind::StringValue(text.to_owned()),
-        None => Kind::StructValue(structure(value)),
-    };
-    let fields = json.as_object().into_iter().flatten();
-    Struct {
-        fields: fields
-            .map(|(key, json)| {
-                (
-                    key.clone(),
-                    protobuf::Value {
-                        kind: Some(value(json)),
-                    },
-                )
-            })
-            .collect(),
-    }
 }
