@@ -17,6 +17,7 @@
 pub mod admin;
 pub mod check_config;
 pub mod cli;
+mod declared_names;
 pub mod decode;
 pub mod doctor;
 pub mod encode;

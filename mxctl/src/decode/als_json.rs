@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::BASE64;
-use crate::doctor::with_declared_names;
+use crate::declared_names::with_declared_names;
 use access_log::json::struct_of_json;
 
 /// The messages in `text`: one, several after each other, or a list of them.

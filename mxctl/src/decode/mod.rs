@@ -571,7 +571,7 @@ mod tests {
                 "response": { "responseCode": 504 },
             }] },
         });
-        let declared = crate::doctor::with_declared_names(named_as_json.clone());
+        let declared = crate::declared_names::with_declared_names(named_as_json.clone());
         let twice = format!("{named_as_json}\n{declared}");
         for (input, count) in [
             (named_as_json.to_string(), 1),

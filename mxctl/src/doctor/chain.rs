@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::direction::{Hint, effective, hint};
 use super::dump::Manager;
+use super::facts::Facts;
 use super::filter::{HttpFilter, Kind, Sees, disables_within, is_stand_in};
-use super::json::{list, text};
-use super::{Code, Facts, Finding};
+use super::finding::{Code, Finding};
+use super::json::text;
 
 /// The listener of a waypoint that ends HBONE; the requests within go to another.
 const HBONE: &str = "connect_terminate";
@@ -273,42 +274,6 @@ fn observe_order(
             place,
             "the filter only observes, and Istio's own exchange is not there",
             "configure the filter with \"mode\": \"exchange\", or keep Istio's exchange",
-        )
-    })
-}
-
-/// The headers of the exchange.
-const HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
-
-/// Where the filter does not see a request, only Envoy itself can keep the headers
-/// from the app.
-pub(super) fn headers_not_removed(manager: &Manager<'_>) -> Option<Finding> {
-    let removes = |one: &Value, key: &str| {
-        HEADERS.iter().all(|header| {
-            list(&one[key]).any(|name| {
-                name.as_str()
-                    .is_some_and(|name| name.eq_ignore_ascii_case(header))
-            })
-        })
-    };
-    let keys = ["request_headers_to_remove", "response_headers_to_remove"];
-    let is_open = |routes: &Value| {
-        let hosts = list(&routes["virtual_hosts"]);
-        let open = |host: &Value| {
-            keys.iter()
-                .any(|key| !removes(host, key) && !removes(routes, key))
-        };
-        let mut hosts = hosts;
-        hosts.any(open)
-    };
-    manager.routes.iter().any(|routes| is_open(routes)).then(|| {
-        Finding::info(
-            Code::HeadersNotRemoved,
-            manager.listener,
-            "only the filter keeps its headers from the app: where it does not see a request, they \
-             pass",
-            "list x-envoy-peer-metadata and x-envoy-peer-metadata-id in request_headers_to_remove \
-             and response_headers_to_remove of the virtual hosts",
         )
     })
 }

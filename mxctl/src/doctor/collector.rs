@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use super::facts::Facts;
+use super::finding::{Code, Finding};
 use super::json::{list, text};
 use super::logs::logs;
-use super::{Code, Facts, Finding};
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut names: Vec<&str> = Vec::new();

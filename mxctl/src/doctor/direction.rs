@@ -5,10 +5,11 @@ use metadata_exchange::direction::Direction;
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
 
-use super::chain::headers_not_removed;
 use super::dump::Manager;
+use super::facts::Facts;
+use super::finding::{Code, Finding};
 use super::json::text;
-use super::{Code, Facts, Finding};
+use super::routes::headers_not_removed;
 
 /// What a name or a node says of a listener's direction.
 pub(super) struct Hint {

@@ -4,7 +4,9 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Evidence, LATER, has_to_wait, with_declared_names};
+use super::evidence::{Evidence, LATER};
+use super::stats::has_to_wait;
+use crate::declared_names::with_declared_names;
 use crate::{admin, envoy_yaml};
 
 const DUMP: &str = "/config_dump";

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::direction::effective;
 use super::dump::Manager;
+use super::facts::Facts;
+use super::finding::{Code, Finding};
 use super::json::{any_text, list, text, typed};
-use super::{Code, Facts, Finding};
 use access_log::Side;
 
 const SIDES: [Side; 2] = [Side::Downstream, Side::Upstream];

@@ -5,7 +5,8 @@ use metadata_exchange::peer::Field;
 use serde_json::{Value, json};
 
 use super::direction::is_gateway;
-use super::{Code, Facts, Finding, Node};
+use super::facts::{Facts, Node};
+use super::finding::{Code, Finding};
 use crate::encode::encode;
 use crate::naming::Naming;
 

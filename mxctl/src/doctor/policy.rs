@@ -3,9 +3,10 @@
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
 
+use super::facts::Facts;
 use super::filter::Kind;
+use super::finding::{Code, Finding};
 use super::json::{any_text, type_of};
-use super::{Code, Facts, Finding};
 
 const PEERS: [&str; 2] = ["wasm.downstream_peer", "wasm.upstream_peer"];
 

@@ -1,11 +1,11 @@
 //! What the statistics tell.
 
-use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::facts::Facts;
 use super::filter::HttpFilter;
-use super::json::list;
-use super::{Code, Facts, Finding};
+use super::finding::{Code, Finding};
+use super::statistics::Stats;
 
 /// Under which the filter counts, whatever its names.
 const COUNTERS: &str = "wasmcustom.metadata_exchange.";
@@ -57,31 +57,7 @@ pub fn has_to_wait(stats: &Value) -> bool {
     Stats::read(stats).is_ok_and(|stats| stats.ticks().is_some())
 }
 
-/// Counters and gauges by name; histograms have no single value.
-pub(super) struct Stats<'a>(Vec<(&'a str, u64)>);
-
-impl<'a> Stats<'a> {
-    pub(super) fn read(answer: &'a Value) -> Result<Self> {
-        if !answer["stats"].is_array() {
-            bail!(
-                "its /stats?format=json has no list of stats, and so is not that of an Envoy: ask \
-                 Envoy's admin interface, in Istio's proxies 127.0.0.1:15000"
-            );
-        }
-        let value_of = |stat: &'a Value| Some((stat["name"].as_str()?, stat["value"].as_u64()?));
-        Ok(Self(list(&answer["stats"]).filter_map(value_of).collect()))
-    }
-
-    pub(super) fn get(&self, name: &str) -> u64 {
-        let found = self.0.iter().find(|(stat, _)| *stat == name);
-        found.map_or(0, |(_, value)| *value)
-    }
-
-    /// Those that have counted anything.
-    pub(super) fn counted(&self) -> impl Iterator<Item = (&'a str, u64)> {
-        self.0.iter().copied().filter(|(_, value)| *value > 0)
-    }
-
+impl Stats<'_> {
     fn of_counters(&self) -> Vec<Finding> {
         let finding = |(place, count): (&str, u64)| {
             let name = place.strip_prefix(COUNTERS)?;

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use super::facts::Facts;
 use super::filter::{HttpFilter, Plugin};
+use super::finding::{Code, Finding};
 use super::json::{any_text, text};
-use super::{Code, Facts, Finding};
 
 /// The first version that does not end when Wasm arrives late.
 const FIRST_SAFE: (u64, u64) = (1, 38);

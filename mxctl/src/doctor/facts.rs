@@ -1,0 +1,110 @@
+//! The evidence, read: what the rules ask.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::dump::{Manager, managers};
+use super::evidence::Evidence;
+use super::filter::{HttpFilter, Plugin};
+use super::input::Resources;
+use super::json::text;
+use super::statistics::Stats;
+
+/// [`Evidence`], read.
+pub(super) struct Facts<'a> {
+    /// The name of the filter.
+    pub(super) filter: &'a str,
+    pub(super) resources: Resources<'a>,
+    pub(super) managers: Vec<Manager<'a>>,
+    /// The node; `None` if no document has it.
+    pub(super) node: Option<Node<'a>>,
+    /// Major and minor version of Envoy.
+    pub(super) version: Option<(u64, u64)>,
+    pub(super) stats: Option<Stats<'a>>,
+    pub(super) later: Option<Stats<'a>>,
+    /// `cluster_statuses` of `/clusters`.
+    pub(super) clusters: Option<&'a Value>,
+}
+
+/// The node of an Envoy.
+pub(super) struct Node<'a> {
+    pub(super) id: &'a str,
+    pub(super) metadata: &'a Value,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn read(evidence: &'a Evidence, filter: &'a str) -> Result<Self> {
+        let resources = Resources::read(&evidence.documents);
+        if resources.is_empty() {
+            bail!(
+                "neither a config_dump nor a bootstrap of an Envoy: ask Envoy's admin interface for \
+                 /config_dump, in Istio's proxies at 127.0.0.1:15000"
+            );
+        }
+        let managers = managers(&resources, filter);
+        let stats = |answer: &'a Option<Value>| answer.as_ref().map(Stats::read).transpose();
+        let told = evidence.server_info.as_ref().map(|info| &info["node"]);
+        let node = resources.node().map(|node| Node {
+            // It may come from the command line, which the bootstrap does not show.
+            id: [told.map(|node| &node["id"]), node.get("id")]
+                .into_iter()
+                .flatten()
+                .map(text)
+                .find(|id| !id.is_empty())
+                .unwrap_or_default(),
+            metadata: &node["metadata"],
+        });
+        Ok(Self {
+            filter,
+            version: version(evidence.server_info.as_ref(), resources.node()),
+            stats: stats(&evidence.stats)?,
+            later: stats(&evidence.later)?,
+            clusters: evidence
+                .clusters
+                .as_ref()
+                .map(|all| &all["cluster_statuses"]),
+            resources,
+            managers,
+            node,
+        })
+    }
+
+    /// The filters in question with their connection managers.
+    pub(super) fn ours(
+        &self,
+    ) -> impl Iterator<Item = (&Manager<'a>, &HttpFilter<'a>, &Plugin<'a>)> {
+        self.managers.iter().flat_map(|manager| {
+            let filters = manager.filters.iter();
+            filters.filter_map(move |filter| Some((manager, filter, filter.ours()?)))
+        })
+    }
+
+    pub(super) fn node_id(&self) -> &'a str {
+        self.node.as_ref().map_or("", |node| node.id)
+    }
+
+    /// By its node id, or by the listener that all of its traffic passes.
+    pub(super) fn is_waypoint(&self) -> bool {
+        let mut listeners = self.resources.listeners.iter().flatten();
+        let is_main = |listener: &Value| {
+            listener["name"] == "main_internal" && listener.get("internal_listener").is_some()
+        };
+        self.node_id().starts_with("waypoint~") || listeners.any(|listener| is_main(listener))
+    }
+}
+
+/// Envoy's version, as `/server_info` has it (`HASH/1.36.2/Clean/...`), or else the
+/// node.
+fn version(server_info: Option<&Value>, node: Option<&Value>) -> Option<(u64, u64)> {
+    let told = server_info.and_then(|info| info["version"].as_str());
+    if let Some(version) = told.and_then(|version| version.split('/').nth(1)) {
+        let mut numbers = version.split('.').map(str::parse);
+        if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) {
+            return Some((major, minor));
+        }
+    }
+    let version = &node?["user_agent_build_version"]["version"];
+    // Zero is left out.
+    let minor = version["minor_number"].as_u64().unwrap_or_default();
+    Some((version["major_number"].as_u64()?, minor))
+}
