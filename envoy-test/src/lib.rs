@@ -37,6 +37,7 @@ mod envoy;
 mod mesh;
 pub mod node;
 pub mod peer;
+mod ports;
 mod process;
 pub mod report;
 pub mod scenario;

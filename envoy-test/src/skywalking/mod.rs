@@ -5,7 +5,6 @@ mod drawn;
 mod expected;
 mod graphql;
 mod oap;
-mod ports;
 mod postgres;
 mod recording;
 mod report;

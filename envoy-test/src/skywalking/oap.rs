@@ -11,9 +11,9 @@ use hyper::StatusCode;
 use tempfile::TempDir;
 use tokio::fs;
 
-use super::ports;
 use super::postgres::Postgres;
 use crate::client::Call;
+use crate::ports;
 use crate::process::{Process, bound_to_us};
 use crate::wait::until_within;
 

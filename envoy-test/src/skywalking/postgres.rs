@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::ports;
+use crate::ports;
 use crate::process::{Process, bound_to_us};
 use crate::wait::until;
 

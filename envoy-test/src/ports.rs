@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 /// A port that is free, and that no other call has returned.
-pub(super) fn free() -> Result<u16> {
+pub(crate) fn free() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let length = PORTS.end - PORTS.start;
     // Runs at the same time begin at different places.
