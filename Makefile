@@ -37,6 +37,12 @@ boutique: setup wasm ## A whole mesh, the Online Boutique, and its topology out 
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- boutique $(ARGS)
 
+.PHONY: examples
+examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: calls made and calls found (JAEGER_HOME=release; ARGS=--json)
+	$(call step,examples)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- examples $(ARGS)
+
 .PHONY: skywalking
 skywalking: wasm ## What a real SkyWalking draws of calls of every kind (SKYWALKING_OAP_HOME=release or SKYWALKING_OAP=HOST:PORT; ARGS='--json --stay')
 	$(call step,skywalking)

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -67,6 +67,7 @@ pub struct Reply {
 pub struct Call {
     to: SocketAddr,
     protocol: Protocol,
+    method: Method,
     authority: String,
     path: String,
     headers: HeaderMap,
@@ -83,6 +84,7 @@ impl Call {
         Self {
             to,
             protocol: Protocol::Http1,
+            method: Method::GET,
             authority: authority.to_owned(),
             path: "/".to_owned(),
             headers: HeaderMap::new(),
@@ -106,6 +108,12 @@ impl Call {
     /// Speaks `protocol`.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// Has another method than GET.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
         self
     }
 
@@ -160,6 +168,7 @@ impl Call {
             Protocol::Http2 => Uri::try_from(format!("http://{}{}", self.authority, self.path))?,
         };
         let mut request = Request::new(body(self.trailers));
+        *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers;
         Ok(request)

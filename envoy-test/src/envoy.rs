@@ -92,6 +92,16 @@ pub(crate) fn version_of(build: &str) -> &str {
     build.split('/').nth(1).unwrap_or(build)
 }
 
+/// The version of the Envoy `binary`.
+pub(crate) async fn version_of_binary(binary: &Path) -> Result<String> {
+    let told = Command::new(binary).arg("--version").output().await;
+    let told = told.with_context(|| binary.display().to_string())?;
+    let told = String::from_utf8(told.stdout)?;
+    let build = told.split_whitespace().last().unwrap_or_default();
+    ensure!(build.contains('/'), "{}: {told}", binary.display());
+    Ok(version_of(build).to_owned())
+}
+
 /// The binary that the environment names, if it does.
 #[must_use]
 pub(crate) fn named_by_environment() -> Option<PathBuf> {
@@ -159,12 +169,7 @@ impl Envoy {
 
     /// The address of the listener `name`.
     pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
-        let listeners = self.admin_json("/listeners?format=json").await?;
-        let statuses = listeners["listener_statuses"].as_array();
-        let status = statuses
-            .and_then(|statuses| statuses.iter().find(|status| status["name"] == name))
-            .with_context(|| format!("Envoy has no listener {name}: {listeners}"))?;
-        socket_address(&status["local_address"])
+        listening_at(self.admin, name).await
     }
 
     /// Waits until the host of the cluster `name` is at `address`.
@@ -296,14 +301,28 @@ impl Envoy {
     }
 
     async fn admin_json(&self, path: &str) -> Result<Value> {
-        let reply = Call::new(self.admin, "admin").path(path).send().await?;
-        ensure!(
-            reply.status == StatusCode::OK,
-            "{path} of the admin interface answered {}",
-            reply.status
-        );
-        Ok(serde_json::from_slice(&reply.body)?)
+        admin_json(self.admin, path).await
     }
+}
+
+async fn admin_json(admin: SocketAddr, path: &str) -> Result<Value> {
+    let reply = Call::new(admin, "admin").path(path).send().await?;
+    ensure!(
+        reply.status == StatusCode::OK,
+        "{path} of the admin interface answered {}",
+        reply.status
+    );
+    Ok(serde_json::from_slice(&reply.body)?)
+}
+
+/// The address of the listener `name` of the Envoy whose admin interface is at `admin`.
+pub(crate) async fn listening_at(admin: SocketAddr, name: &str) -> Result<SocketAddr> {
+    let listeners = admin_json(admin, "/listeners?format=json").await?;
+    let statuses = listeners["listener_statuses"].as_array();
+    let status = statuses
+        .and_then(|statuses| statuses.iter().find(|status| status["name"] == name))
+        .with_context(|| format!("Envoy has no listener {name}: {listeners}"))?;
+    socket_address(&status["local_address"])
 }
 
 /// The socket address in an `Address` of the admin interface.

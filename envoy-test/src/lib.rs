@@ -31,6 +31,7 @@ pub mod bootstrap;
 pub mod boutique;
 pub mod client;
 mod collector;
+pub mod consumers;
 pub mod demo;
 pub mod docker;
 mod envoy;

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use envoy_test::docker::{self, container};
 use envoy_test::report::Report;
 use envoy_test::traffic::Plan;
-use envoy_test::{Lab, Release, boutique, demo, skywalking, soak};
+use envoy_test::{Lab, Release, boutique, consumers, demo, skywalking, soak};
 use mxctl::render::{html, svg};
 use serde::Serialize;
 use serde_json::json;
@@ -70,6 +70,19 @@ enum Command {
     Boutique(Boutique),
     /// Stories of every kind, and what a real `SkyWalking` draws of them.
     Skywalking(Skywalking),
+    /// Runs every file of examples/ with calls, and counts what each consumer of
+    /// peers tells of them, on every Envoy.
+    Examples(Examples),
+}
+
+#[derive(Args)]
+struct Examples {
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The Envoy binary, instead of all that `make setup` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -158,6 +171,7 @@ async fn main() -> Result<ExitCode> {
         Command::Soak(soak) => unless_interrupted(Box::pin(soak.run())).await,
         Command::Boutique(boutique) => unless_interrupted(Box::pin(boutique.run())).await,
         Command::Skywalking(stories) => unless_interrupted(Box::pin(stories.run())).await,
+        Command::Examples(examples) => unless_interrupted(Box::pin(examples.run())).await,
     }
 }
 
@@ -278,6 +292,14 @@ impl Skywalking {
             std::future::pending::<()>().await;
         }
         Ok(verdict)
+    }
+}
+
+impl Examples {
+    async fn run(self) -> Result<ExitCode> {
+        let progress = |done: &str| eprintln!("- {done}");
+        let report = consumers::run(self.envoy.as_deref(), progress).await?;
+        print_with_faults(&report, &report.faults(), self.json)
     }
 }
 

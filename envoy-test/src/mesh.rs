@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::bootstrap;
 use crate::client::Call;
 use crate::collector::{Collector, Entry};
-use crate::envoy::{Envoy, validate};
+use crate::envoy::{Envoy, validate, version_of_binary};
 use crate::repository;
 use crate::wait::until;
 use crate::workload::{AppKind, Leads, Listener, Plugin, Proxy, Workload};
@@ -67,6 +67,17 @@ impl Lab {
     #[must_use]
     pub fn module(&self) -> &Path {
         &self.module
+    }
+
+    /// The Envoy binary.
+    #[must_use]
+    pub fn envoy(&self) -> &Path {
+        &self.envoy
+    }
+
+    /// The version of the Envoy binary.
+    pub async fn version(&self) -> Result<String> {
+        version_of_binary(&self.envoy).await
     }
 
     /// The lab's directory, for files that a story asks for.

@@ -1,6 +1,8 @@
 //! TLS between sidecars: certificates made on the spot, and the transport
 //! sockets with which Envoy presents and checks them.
 
+use std::path::Path;
+
 use anyhow::Result;
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -50,6 +52,11 @@ impl Authority {
         })
     }
 
+    /// Writes its certificate to a file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Ok(std::fs::write(path, &self.certificate)?)
+    }
+
     /// Takes certificates of this authority only.
     #[must_use]
     pub fn validation(&self) -> Value {
@@ -73,6 +80,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Writes it to files.
+    pub fn write(&self, certificate: &Path, key: &Path) -> Result<()> {
+        std::fs::write(certificate, &self.certificate)?;
+        Ok(std::fs::write(key, &self.key)?)
+    }
+
     fn to_json(&self) -> Value {
         json!({
             "certificate_chain": { "inline_string": self.certificate },

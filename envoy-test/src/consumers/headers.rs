@@ -1,0 +1,101 @@
+//! Headers that tell the app who calls, and callers who forge them.
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::certified::Callers;
+use super::example::{Example, list, manager};
+use super::report::Counts;
+use super::sidecar::{Plan, Sidecar, as_from, workload};
+use crate::mesh::Lab;
+use crate::tls::Authority;
+
+const RATINGS: &str = "spiffe://cluster.local/ns/vms/sa/ratings";
+const CHECKOUT: &str = "spiffe://cluster.local/ns/shop/sa/checkout";
+const HEADERS: [&str; 2] = ["x-caller-workload", "x-caller-namespace"];
+
+/// What the app is told: workload and namespace.
+type Told = [Vec<String>; 2];
+
+pub(super) async fn run(lab: &Lab, example: &Example) -> Result<Counts> {
+    let told = tell(lab, example, &|_| Ok(())).await?;
+    let known = [vec!["checkout".to_owned()], vec!["shop".to_owned()]];
+    let nothing = [Vec::new(), Vec::new()];
+    let expected = [&known, &known, &nothing, &nothing, &nothing];
+    let mut counts = Counts::default();
+    for ((what, told), expected) in CASES.iter().zip(&told).zip(expected) {
+        counts.judged(*what, told == expected);
+    }
+    Ok(counts)
+}
+
+const CASES: [&str; 5] = [
+    "a known caller: named",
+    "a known caller that forges: named",
+    "an unknown caller: not named",
+    "an unknown caller that forges: not named",
+    "a caller that is not believed and forges: not named",
+];
+
+async fn tell(
+    lab: &Lab,
+    example: &Example,
+    change: &(dyn Fn(&mut Value) -> Result<()> + Sync),
+) -> Result<Vec<Told>> {
+    let authority = Authority::new()?;
+    let plan = Plan {
+        identity: Some((&authority, authority.certify(&[RATINGS])?)),
+        change,
+        ..Plan::new(example)
+    };
+    let sidecar = plan.start(lab).await?;
+    let callers = Callers::start(lab, &authority, sidecar.inbound, &[CHECKOUT]).await?;
+    let forged = |call: crate::client::Call| {
+        let [workload, namespace] = HEADERS;
+        call.header(workload, "admin")?
+            .header(namespace, "kube-system")
+    };
+    let call = || callers.call(CHECKOUT);
+    let calls = [
+        as_from(call(), &workload("checkout", "shop"))?,
+        as_from(forged(call())?, &workload("checkout", "shop"))?,
+        call(),
+        forged(call())?,
+        as_from(forged(call())?, &workload("checkout", "other"))?,
+    ];
+    let mut told = Vec::new();
+    for call in calls {
+        let reply = call.send().await?;
+        told.push(received(&sidecar, &reply.call)?);
+    }
+    Ok(told)
+}
+
+fn received(sidecar: &Sidecar, call: &str) -> Result<Told> {
+    let received = sidecar.app.received(call);
+    let request = received.first().context("the app was not called")?;
+    Ok(HEADERS.map(|name| {
+        let values = request.headers.get_all(name).iter();
+        values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect()
+    }))
+}
+
+/// What the app is told of an unknown caller that forges, if the names are not removed first: for the test that this is
+/// what keeps forged ones out.
+pub async fn without_removal(lab: &Lab) -> Result<String> {
+    let example = Example::read(super::Consumer::CallerHeader.file())?;
+    let change = |bootstrap: &mut Value| {
+        let hosts = &mut manager(bootstrap, "inbound")?["route_config"]["virtual_hosts"];
+        for host in list(hosts) {
+            let removed = host["request_headers_to_remove"].as_array_mut();
+            let removed = removed.context("nothing is removed")?;
+            removed.retain(|name| !HEADERS.iter().any(|header| name == header));
+        }
+        Ok(())
+    };
+    let told = tell(lab, &example, &change).await?;
+    let [workload, _] = &told[3];
+    Ok(workload.join(","))
+}

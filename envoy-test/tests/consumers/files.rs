@@ -1,0 +1,185 @@
+//! What the files of `examples/` have in common, and what their tops say.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use envoy_test::consumers::{Consumer, Example};
+use envoy_test::repository;
+use serde_json::Value;
+
+/// Where the module is on a VM.
+pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
+
+/// The configuration of the filter where something is decided by the caller.
+const SPIFFE: &str = r#"{"trust": "spiffe", "trust_domains": ["cluster.local"]}"#;
+
+/// The consumers that decide by the caller.
+const DECIDING: [Consumer; 3] = [
+    Consumer::Policy,
+    Consumer::RateLimit,
+    Consumer::CallerHeader,
+];
+
+fn list(value: &mut Value) -> &mut Vec<Value> {
+    value.as_array_mut().expect("it is an array")
+}
+
+fn object(value: &mut Value) -> &mut serde_json::Map<String, Value> {
+    value.as_object_mut().expect("it is an object")
+}
+
+/// A bootstrap without what only its consumer needs: what is left is common to all.
+fn common(mut bootstrap: Value) -> Value {
+    const OWN_FILTERS: [&str; 2] = [
+        "envoy.filters.http.rbac",
+        "envoy.filters.http.local_ratelimit",
+    ];
+    const CLUSTERS: [&str; 3] = ["app", "productpage", "payments"];
+    object(&mut bootstrap).remove("bootstrap_extensions");
+    let resources = &mut bootstrap["static_resources"];
+    for listener in list(&mut resources["listeners"]) {
+        let chain = &mut listener["filter_chains"][0];
+        object(chain).remove("transport_socket");
+        let manager = &mut chain["filters"][0]["typed_config"];
+        for key in ["access_log", "tracing"] {
+            object(manager).remove(key);
+        }
+        let filters = list(&mut manager["http_filters"]);
+        filters.retain(|filter| !OWN_FILTERS.iter().any(|own| filter["name"] == *own));
+        // It is compared apart.
+        filters[0]["typed_config"]["config"]["configuration"]["value"] = Value::Null;
+        for host in list(&mut manager["route_config"]["virtual_hosts"]) {
+            let host = object(host);
+            host.remove("request_headers_to_add");
+            if let Some(removed) = host.get_mut("request_headers_to_remove") {
+                list(removed)
+                    .retain(|name| !name.as_str().unwrap_or_default().starts_with("x-caller-"));
+            }
+        }
+    }
+    let clusters = list(&mut resources["clusters"]);
+    clusters.retain(|cluster| CLUSTERS.iter().any(|name| cluster["name"] == *name));
+    for cluster in clusters {
+        object(cluster).remove("transport_socket");
+    }
+    bootstrap
+}
+
+/// The configurations of the filter on all listeners.
+fn configurations(bootstrap: &Value) -> Vec<&Value> {
+    let listeners = bootstrap["static_resources"]["listeners"].as_array();
+    let of = |listener| -> &Value {
+        let listener: &Value = listener;
+        let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
+        &manager["http_filters"][0]["typed_config"]["config"]["configuration"]["value"]
+    };
+    listeners.into_iter().flatten().map(of).collect()
+}
+
+#[test]
+fn all_are_the_sidecar_of_deploy_envoy_and_what_their_consumer_needs() -> Result<()> {
+    let text = std::fs::read_to_string(repository("deploy/envoy/sidecar.yaml"))?;
+    let deployed: Value = serde_saphyr::from_str(&text)?;
+    let expected = common(deployed);
+    for consumer in Consumer::ALL {
+        let file = consumer.file();
+        let bootstrap = Example::read(file)?.bootstrap()?;
+        let configuration = if DECIDING.contains(&consumer) {
+            SPIFFE
+        } else {
+            "{}"
+        };
+        assert_eq!(configurations(&bootstrap), [configuration; 2], "{file}");
+        assert_eq!(common(bootstrap), expected, "{file}");
+    }
+    Ok(())
+}
+
+/// Every file in examples/ is run by a consumer, or is no bootstrap.
+#[test]
+fn no_bootstrap_is_left_out() -> Result<()> {
+    let mut found = BTreeSet::new();
+    for dir in repository("examples").read_dir()? {
+        let dir = dir?.path();
+        for file in dir.read_dir().with_context(|| dir.display().to_string())? {
+            let path = file?.path();
+            let text = std::fs::read_to_string(&path)?;
+            if text.contains("\nstatic_resources:") {
+                let name = path.file_name().context("no name")?.to_string_lossy();
+                let dir = dir.file_name().context("no name")?.to_string_lossy();
+                found.insert(format!("examples/{dir}/{name}"));
+            }
+        }
+    }
+    let run = Consumer::ALL.map(|consumer| consumer.file().to_owned());
+    assert_eq!(found, run.into());
+    Ok(())
+}
+
+#[test]
+fn each_top_says_what_it_shows_and_how_it_starts() -> Result<()> {
+    for consumer in Consumer::ALL {
+        let file = consumer.file();
+        let example = Example::read(file)?;
+        assert_eq!(
+            example.said("Start")?,
+            format!("envoy --disable-hot-restart --config-path {file}")
+        );
+        let unsafe_if = example.said("Unsafe")?;
+        assert!(
+            unsafe_if.contains(r#""trust": "any""#),
+            "{file}: {unsafe_if}"
+        );
+        let begins_with = if DECIDING.contains(&consumer) {
+            r#"with "trust": "any""#
+        } else {
+            "nothing is decided"
+        };
+        assert!(unsafe_if.starts_with(begins_with), "{file}: {unsafe_if}");
+        // It is read, and the file claims some.
+        assert!(example.runs_on("1.40.0")?, "{file}");
+    }
+    Ok(())
+}
+
+/// Both tags of a span and fields of a log have the same names on both sides of a call.
+#[test]
+fn both_listeners_tell_the_same_names() -> Result<()> {
+    for consumer in Consumer::ALL {
+        let bootstrap = Example::read(consumer.file())?.bootstrap()?;
+        let listeners = bootstrap["static_resources"]["listeners"]
+            .as_array()
+            .context("none")?;
+        let names = |listener: &Value| -> Vec<String> {
+            let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
+            let mut names = Vec::new();
+            keys(&manager["access_log"], &mut names);
+            keys(&manager["tracing"], &mut names);
+            names.retain(|name| name.contains("source_") || name.contains("destination_"));
+            names
+        };
+        let [inbound, outbound] = [names(&listeners[0]), names(&listeners[1])];
+        assert_eq!(inbound, outbound, "{}", consumer.file());
+        let expected = if DECIDING.contains(&consumer) { 0 } else { 10 };
+        assert_eq!(inbound.len(), expected, "{}: {inbound:?}", consumer.file());
+    }
+    Ok(())
+}
+
+/// The keys of a log's fields, attributes or tags.
+fn keys(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if ["key", "tag"].contains(&name.as_str()) {
+                    names.extend(value.as_str().map(str::to_owned));
+                } else if value.is_string() {
+                    names.push(name.clone());
+                }
+                keys(value, names);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| keys(value, names)),
+        _ => {}
+    }
+}
