@@ -1,5 +1,5 @@
-# Everything that one does with this repository. Each target does its own set-up; nothing is installed
-# outside the git-ignored folders .tools/, target/ and dist/, but for the Rust toolchain.
+# The commands of this repository. Each target does its own set-up; nothing is installed outside the git-ignored folders
+# .tools/, target/ and dist/, except the Rust toolchain.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -18,7 +18,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup wasm ## Show which workload called which, through real Envoys (ARGS=--json for machines)
+demo: setup wasm ## Show which workload called which, through real Envoys (ARGS=--json for JSON)
 	$(call step,demo)
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- demo $(ARGS)
@@ -32,7 +32,7 @@ docker-demo: $(if $(filter local,$(ENVOY_IMAGE)),setup) wasm ## The same in cont
 	@cargo run --quiet --package envoy-test --target $(STATIC_TARGET) -- docker-demo $(ARGS)
 
 .PHONY: boutique
-boutique: setup wasm ## A whole mesh, the Online Boutique, and its topology out of access logs (ARGS='--json --logs-to ADDRESS')
+boutique: setup wasm ## Run a whole mesh, the Online Boutique, and draw its topology from access logs (ARGS='--json --logs-to ADDRESS')
 	$(call step,boutique)
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- boutique $(ARGS)
@@ -44,13 +44,13 @@ examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: ca
 	@cargo run --quiet --package envoy-test -- examples $(ARGS)
 
 .PHONY: skywalking
-skywalking: wasm ## What a real SkyWalking draws of calls of every kind (SKYWALKING_OAP_HOME=release or SKYWALKING_OAP=HOST:PORT; ARGS='--json --stay')
+skywalking: wasm ## Show what a real SkyWalking draws of calls of every kind (SKYWALKING_OAP_HOME=release or SKYWALKING_OAP=HOST:PORT; ARGS='--json --stay')
 	$(call step,skywalking)
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- skywalking $(ARGS)
 
 .PHONY: test
-test: setup lint image ## Check everything: lint, then the tests of every layer, the quick ones first
+test: setup lint image ## Check everything: lint, then all tests, the quick ones first
 	$(call step,test: the pure core)
 	@cargo test --package metadata-exchange
 	$(call step,test: the module in a proxy-wasm host)
@@ -63,7 +63,7 @@ test: setup lint image ## Check everything: lint, then the tests of every layer,
 	@cargo test --package bench
 
 .PHONY: soak
-soak: setup wasm ## Five million requests of 300 callers, every log entry checked: 15 minutes (ARGS='--requests N --json')
+soak: setup wasm ## Send five million requests of 300 callers and check every log entry: 15 minutes (ARGS='--requests N --json')
 	$(call step,soak)
 	@cargo run --release --package envoy-test -- soak $(ARGS)
 
@@ -71,7 +71,7 @@ soak: setup wasm ## Five million requests of 300 callers, every log entry checke
 PROFILE ?= bench
 
 .PHONY: bench
-bench: setup wasm ## What it costs, counted and in real Envoys: a quarter of an hour (ARGS='--quick --only counted,load --json')
+bench: setup wasm ## Measure the cost, counted and in real Envoys: a quarter of an hour (ARGS='--quick --only counted,load --json')
 	$(call step,bench)
 	@cargo build --quiet --release --package noop --target wasm32-wasip1
 	@cargo run --profile $(PROFILE) --package bench -- $(ARGS)
@@ -101,7 +101,7 @@ image: wasm ## Build the OCI image with its bill of materials, licences and chec
 	@$(BIN)/python tools/build_image.py
 
 .PHONY: lint
-lint: setup-module ## Formatting, generated code, dependency policy, clippy, documentation
+lint: setup-module ## Check formatting, generated code, dependency policy, clippy, documentation
 	$(call step,lint: formatting)
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --all --check
@@ -120,7 +120,7 @@ lint: setup-module ## Formatting, generated code, dependency policy, clippy, doc
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items
 
 .PHONY: advisories
-advisories: setup-module ## Look for known flaws in the dependencies (fetches the advisory database)
+advisories: setup-module ## Look for known vulnerabilities in the dependencies (fetches the advisory database)
 	@$(BIN)/cargo-deny --workspace check advisories
 
 .PHONY: fmt
@@ -128,11 +128,11 @@ fmt: setup-rust ## Format the code
 	@cargo fmt --all
 
 .PHONY: schema
-schema: setup-module ## Make schema/*.bfbs and schema/*.rs again from the .fbs
+schema: setup-module ## Generate schema/*.bfbs and schema/*.rs from the .fbs
 	@$(call flatc,schema)
 
 .PHONY: check-config
-check-config: setup-rust ## Check a plugin configuration as the filter does (FILE=config.json)
+check-config: setup-rust ## Check a plugin configuration with the filter's own code (FILE=config.json)
 	@test -n "$(FILE)" || { echo 'usage: make check-config FILE=config.json' >&2; exit 2; }
 	@cargo run --quiet --package mxctl -- check-config "$(FILE)"
 
@@ -140,7 +140,7 @@ check-config: setup-rust ## Check a plugin configuration as the filter does (FIL
 setup: ## Fetch all tools, Envoys included, into .tools/ (ENVOY=/path/to/envoy uses that one)
 	$(call fetch,)
 
-# What needs no Envoy fetches none.
+# Targets that need no Envoy fetch none.
 .PHONY: setup-module setup-rust
 setup-module:
 	$(call fetch,rust packages)
@@ -148,6 +148,6 @@ setup-rust:
 	$(call fetch,rust)
 
 .PHONY: clean
-clean: ## Remove what was built, but not the tools
+clean: ## Remove build output, but not the tools
 	@rm -rf dist
 	@cargo clean --quiet

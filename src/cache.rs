@@ -1,10 +1,10 @@
 //! The bounded cache of decoded peers.
 //!
-//! A peer comes with every request and seldom changes, so what was decoded is
-//! kept, and the least recently used goes first. A hit needs id *and* value to be
-//! equal byte for byte: the hash only finds the candidate, and is keyed at random,
-//! so that no sender can make entries collide. Thus nobody can speak under
-//! another's id, and other metadata under a known id is noticed at once.
+//! Every request carries a peer, which rarely changes, so decoded peers are kept, and the least
+//! recently used is evicted first. A hit requires id *and* value to be equal byte for byte: the
+//! hash only finds the candidate, and is keyed at random, so that no sender can make entries
+//! collide. Thus no peer can impersonate another by its id, and changed metadata under a known id
+//! are noticed at once.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -15,22 +15,22 @@ use rustc_hash::FxBuildHasher;
 use crate::bytes::equal;
 use crate::peer::{Peer, flat};
 
-/// What is kept of a peer.
+/// A decoded peer in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPeer {
     /// The peer as `FlatNode`.
     pub flat: Box<[u8]>,
     /// The namespace that it claims.
     pub namespace: Option<Box<str>>,
-    /// What it says of its service alone; `None` if that is nothing, or longer
-    /// than [`Service::MAX_BYTES`].
+    /// The part that names its service; `None` if there is none, or if it is longer than
+    /// [`Service::MAX_BYTES`].
     pub service: Option<Service>,
     /// Whether a reader could name it.
     pub names_workload: bool,
 }
 
 impl KnownPeer {
-    /// What is kept of `peer`.
+    /// The cached form of `peer`.
     #[must_use]
     pub fn new(peer: &Peer, writer: &mut flat::Writer) -> Self {
         Self {
@@ -45,15 +45,14 @@ impl KnownPeer {
 /// The service of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What tells it from others: the name that readers give it and its namespace,
-    /// separated by NUL.
+    /// Its identity: the name that readers use and its namespace, separated by NUL.
     pub name: Box<[u8]>,
     /// Its namespace and the labels that name it, as `FlatNode`.
     pub flat: Box<[u8]>,
 }
 
 impl Service {
-    /// The longest [`Self::flat`] that is kept: room for names of usual length.
+    /// The longest [`Self::flat`] that is kept, with room for names of usual length.
     pub const MAX_BYTES: usize = 1024;
 
     fn new(peer: &Peer, writer: &mut flat::Writer) -> Option<Self> {
@@ -80,10 +79,9 @@ impl Entry {
         equal(&self.value, value) && equal(&self.id, id)
     }
 
-    /// What it takes, in bytes.
+    /// Its memory, in bytes.
     fn size(&self) -> usize {
-        /// The entry itself, its slots in the tables, and what the allocator adds to
-        /// each of its parts.
+        /// The entry itself, its slots in the tables, and the allocator's overhead for each part.
         const OVERHEAD: usize = 256;
         let namespace = self.peer.namespace.as_deref().unwrap_or_default();
         let service = self.peer.service.as_ref();
@@ -99,35 +97,34 @@ impl Entry {
     }
 }
 
-/// Peers by the bytes of their two headers, at most `capacity` of them, which
-/// take at most `budget` bytes.
+/// Peers by the bytes of their two headers: at most `capacity` peers, which occupy at most `budget`
+/// bytes.
 #[derive(Debug)]
 pub struct PeerCache {
     capacity: usize,
     budget: usize,
-    /// What the entries take.
+    /// The memory of the entries.
     bytes: usize,
     keys: RandomState,
     /// By the keyed hash of both headers.
     entries: LruCache<u64, Entry, FxBuildHasher>,
-    /// The hash under which the peer of an id was last found, by a quick hash of the
-    /// id. It saves hashing the value, 7 instructions a byte, which is more than all
-    /// the rest of the request of a known peer. Whoever makes two ids collide only
-    /// costs them that.
+    /// The hash under which the peer of an id was last found, by a quick hash of the id. It saves
+    /// hashing the value at 7 instructions per byte, which is more than the rest of a known peer's
+    /// request. A collision of ids costs only this saving.
     latest: LruCache<u64, u64, FxBuildHasher>,
 }
 
-/// A peer that the cache lacks, by the hash of its headers.
+/// A missing peer, with the hash of its headers.
 #[derive(Debug)]
 pub struct Miss(u64);
 
 impl PeerCache {
-    /// What a cache may take however large its capacity, in bytes: some 60,000
-    /// peers of usual size. Envoy's engine has 1 GiB for a VM, which a change of
-    /// the configuration shares between the old caches and the new ones.
+    /// The most memory of a cache of any capacity, in bytes: about 60,000 peers of usual size.
+    /// Envoy's engine has 1 GiB for a VM, which old and new caches share when the configuration
+    /// changes.
     pub const BUDGET: usize = 128 << 20;
 
-    /// A cache of at most `capacity` peers, which take at most `budget` bytes; 0
+    /// A cache of at most `capacity` peers, which occupy at most `budget` bytes; a capacity of 0
     /// keeps none.
     #[must_use]
     pub fn new(capacity: u32, budget: usize) -> Self {
@@ -141,19 +138,19 @@ impl PeerCache {
         }
     }
 
-    /// How many peers are kept.
+    /// The number of peers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether no peer is kept.
+    /// Whether the cache is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The peer with exactly these headers, now the most recently used.
+    /// Finds the peer with exactly these headers and marks it as most recently used.
     pub fn get(&mut self, id: &[u8], value: &[u8]) -> Result<&KnownPeer, Miss> {
         let id_hash = FxBuildHasher.hash_one(id);
         let latest = self.latest.get(&id_hash).copied();
@@ -172,8 +169,7 @@ impl PeerCache {
         }
     }
 
-    /// Keeps the peer with these headers, in place of those that were not used for
-    /// longest.
+    /// Inserts the peer with these headers and evicts the least recently used ones.
     pub fn insert(&mut self, Miss(hash): Miss, id: &[u8], value: &[u8], peer: KnownPeer) {
         let (id_hash, id, value) = (FxBuildHasher.hash_one(id), id.into(), value.into());
         let entry = Entry { id, value, peer };

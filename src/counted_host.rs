@@ -1,9 +1,9 @@
-//! The one place that counts host calls that fail.
+//! A wrapper that counts failed host calls.
 
 use crate::counters::{Counter, Counters};
 use crate::host::{HeaderMap, Host, HostError, HostResult, Property, StateKey};
 
-/// A host whose failed calls are counted.
+/// A host that counts its failed calls.
 #[derive(Debug)]
 pub struct CountedHost<'a, H> {
     host: &'a H,
@@ -22,7 +22,7 @@ impl<'a, H> CountedHost<'a, H> {
     }
 }
 
-/// Counts the error of a host call, if it is one.
+/// Counts a host call if it failed.
 pub fn count_error<T>(result: &HostResult<T>, counters: &Counters) {
     if let Err(HostError(status)) = result {
         log::debug!("host call failed with status {status}");

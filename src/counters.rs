@@ -1,4 +1,4 @@
-//! What the filter counts: in the VM, with each request, published on a tick.
+//! The filter's counters: incremented in the VM, and published on a tick.
 
 use std::cell::Cell;
 
@@ -13,26 +13,26 @@ pub enum Counter {
     UpstreamPeerStored,
     /// A callee that did not answer was stored from its endpoint's metadata.
     UpstreamPeerFromEndpoint,
-    /// A callee was stored from what its cluster's metadata say of its service.
+    /// A callee was stored from its cluster's metadata.
     UpstreamPeerFromClusterMetadata,
-    /// A callee was stored as of the service that answered this cluster's calls
+    /// A callee was stored as the service that answered calls to its cluster
     /// before.
     UpstreamPeerFromKnownService,
     /// A callee was stored from its cluster's name.
     UpstreamPeerFromClusterName,
-    /// A received peer was known, byte for byte.
+    /// A received peer was in the cache.
     CacheHit,
     /// A received peer had to be decoded.
     CacheMiss,
     /// This proxy's own id and metadata came back and were ignored.
     Own,
-    /// A host call returned a status other than Ok, where it had no reason to.
+    /// A host call returned an unexpected status.
     HostError,
     /// The cluster is outside the mesh: nothing was sent, or, where the filter only
     /// observes, an answer was not believed.
     ExternalSkipped,
-    /// A message went without the local node's headers, or with the id alone: with
-    /// them it could have passed a header limit on its way.
+    /// A message was sent without the local node's headers, or with the id
+    /// alone, because they could have exceeded a header limit.
     TooLargeToSend,
     /// [`RejectReason::Base64`]
     RefusedBase64,
@@ -58,15 +58,15 @@ pub enum Counter {
     RefusedTrustMtls,
     /// [`crate::trust::Distrust::OtherIdentity`]
     RefusedTrustSpiffe,
-    /// A VM was given a plugin configuration that it cannot use, and refused it or
-    /// is idle: one for Envoy's trial, and one for each VM that is idle.
+    /// A VM received an invalid plugin configuration, and refused it or is
+    /// idle: counted once for Envoy's validation, and once for each idle VM.
     ConfigurationError,
-    /// A configuration was accepted on a node that names no workload, so that peers
-    /// cannot name this proxy: once for each VM.
+    /// A configuration was accepted on a node that names no workload, so peers
+    /// cannot name this proxy: counted once for each VM.
     NodeWithoutName,
-    /// A second went by in a VM that has served requests, which that of Envoy's
-    /// main thread never does. Envoy counts no VM that died under `FAIL_OPEN`; but
-    /// then this one stands still.
+    /// A second passed in a VM that has served requests, which the VM on
+    /// Envoy's main thread never does. Envoy does not count VMs that died under
+    /// `FAIL_OPEN`, but then this counter stops.
     Tick,
 }
 
@@ -131,29 +131,29 @@ impl From<RejectReason> for Counter {
     }
 }
 
-/// The gauge, in Envoy's stats as `wasmcustom.metadata_exchange.<name>`, of plugin
-/// configurations that leave the filter idle now, each once for every VM that has
-/// it. Above 0, some listener is without the exchange.
+/// The gauge of plugin configurations that leave the filter idle, in Envoy's
+/// stats as `wasmcustom.metadata_exchange.<name>`, counted once for every VM.
+/// Above 0, some listener has no exchange.
 pub const CONFIGURATION_IDLE: &str = "configuration_idle";
 
-/// The counts since they were last taken.
+/// The counts since the last publication.
 #[derive(Debug, Default)]
 pub struct Counters([Cell<u64>; Counter::ALL.len()]);
 
 impl Counters {
-    /// Counts one.
+    /// Increments a counter.
     pub fn count(&self, counter: Counter) {
         self.add(counter, 1);
     }
 
-    /// Counts `number` at once.
+    /// Adds `number` to a counter.
     pub fn add(&self, counter: Counter, number: u64) {
         if let Some(count) = self.0.get(counter as usize) {
             count.set(count.get().wrapping_add(number));
         }
     }
 
-    /// The count of `counter` since it was last taken.
+    /// The count of `counter` since the last publication, which it resets.
     pub fn take(&self, counter: Counter) -> u64 {
         self.0.get(counter as usize).map_or(0, Cell::take)
     }

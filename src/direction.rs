@@ -1,12 +1,13 @@
-//! The side of the workload on which a listener stands.
+//! The direction of a listener.
 
-/// On which side of the workload the listener stands.
+/// The direction of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// In front of the workload.
+    /// Towards the workload.
     Inbound,
-    /// Behind the workload.
+    /// From the workload.
     Outbound,
-    /// Between workloads: a listener without direction, or so configured.
+    /// Between workloads: a listener without a direction, or configured as a
+    /// gateway.
     Gateway,
 }

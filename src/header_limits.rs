@@ -1,8 +1,8 @@
-//! The limits that proxies set on the headers of a message, and how much of
-//! them this filter leaves to others.
+//! The limits of proxies on the headers of a message, and how much of them this
+//! filter leaves free.
 
-/// The limits on one kind of message, requests or responses, in Envoy's terms:
-/// those of the proxies that receive the message after this one.
+/// The limits on requests or on responses, in Envoy's terms: those of the
+/// proxies that receive the message after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderLimits {
     /// `max_request_headers_kb`, `max_response_headers_kb`: KiB of all headers.
@@ -11,17 +11,17 @@ pub struct HeaderLimits {
     pub max_count: u32,
 }
 
-/// The headers of a message, or some of them.
+/// The number and size of headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// How many there are, pseudo-headers included.
+    /// The number of headers, including pseudo-headers.
     pub count: usize,
     /// The bytes of their names and values.
     pub bytes: usize,
 }
 
-/// The longest header, name and value, that every codec of Envoy's accepts,
-/// whatever its limit on all headers is: HTTP/2 has 64 KiB.
+/// The longest header, name and value, that every codec of Envoy accepts,
+/// whatever its limit on all headers: HTTP/2 allows 64 KiB.
 pub const MAX_HEADER_BYTES: usize = 60 << 10;
 
 impl HeaderLimits {
@@ -31,9 +31,9 @@ impl HeaderLimits {
         max_count: 100,
     };
 
-    /// What a message may have at most, this filter's headers included: a fifth
-    /// of the headers and an eighth of the bytes are left to Envoy itself and to
-    /// later proxies, who add theirs.
+    /// The most that a message may have, including this filter's headers: a
+    /// fifth of the number and an eighth of the bytes are left for headers that
+    /// Envoy itself and later proxies add.
     #[must_use]
     pub fn with_room(self) -> Headers {
         let count = self.max_count as usize;
@@ -46,12 +46,12 @@ impl HeaderLimits {
 }
 
 impl Headers {
-    /// What a header counts besides its name and value: 32 bytes by RFC 9113,
-    /// 10.5.1, and in HTTP/3. Envoy counts none in HTTP/2, and in HTTP/1.1 the 4
-    /// of `: ` and the end of the line.
+    /// The overhead of a header in addition to its name and value: 32 bytes by
+    /// RFC 9113, 10.5.1, and in HTTP/3. Envoy counts none in HTTP/2, and in
+    /// HTTP/1.1 the 4 bytes of `: ` and the end of the line.
     const OVERHEAD: usize = 32;
 
-    /// Whether these are not more than `most`, in number and in bytes.
+    /// Whether these do not exceed `most`, in number and in bytes.
     #[must_use]
     pub fn fit(self, most: Self) -> bool {
         let overhead = self.count.saturating_mul(Self::OVERHEAD);

@@ -1,4 +1,4 @@
-//! The few things that the exchange asks of a proxy.
+//! The interface between the exchange and the proxy.
 
 /// A header map of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +63,15 @@ pub enum Property {
     /// `istio.workload` in the metadata of the chosen endpoint:
     /// `workload;namespace;canonical-name;revision;cluster`.
     EndpointWorkload,
-    /// What is stored as the callee, by whomever.
+    /// The stored callee, by any filter.
     UpstreamPeer,
-    /// `response.code_details`: why there was that response.
+    /// `response.code_details`: the reason for the response.
     ResponseCodeDetails,
     /// `connection.mtls`: whether the downstream presented a certificate.
     DownstreamMtls,
     /// First URI SAN of the downstream's certificate.
     DownstreamUriSan,
-    /// Digest of the upstream's certificate: there, if it presented one.
+    /// Digest of the upstream's certificate, present if it presented one.
     UpstreamCertificate,
     /// First URI SAN of the upstream's certificate.
     UpstreamUriSan,
@@ -102,15 +102,16 @@ impl Property {
     }
 }
 
-/// A host call returned this status, which is neither Ok nor a plain "absent".
+/// The status of a failed host call, which is neither Ok nor a regular
+/// "absent".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError(pub u32);
 
-/// What a host call gave.
+/// The result of a host call.
 pub type HostResult<T> = Result<T, HostError>;
 
-/// The proxy, as the exchange sees it. None of the calls may fail a request: the
-/// exchange goes on without what it asked for.
+/// The proxy, as the exchange sees it. No call may fail a request: the exchange
+/// continues without the result.
 pub trait Host {
     /// The first value of a header, which may be empty; `None` if it is absent.
     fn header(&self, map: HeaderMap, name: &'static str) -> HostResult<Option<Vec<u8>>>;

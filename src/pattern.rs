@@ -1,14 +1,14 @@
-//! A name, or the start of names, as configurations list them.
+//! A name or a prefix of names, as listed in configurations.
 
 use serde::Deserialize;
 
-/// A name, or the start of names.
+/// A name or a prefix of names.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String")]
 pub enum Pattern {
     /// This name only.
     Exact(String),
-    /// Every name that starts so.
+    /// Every name with this prefix.
     Prefix(String),
 }
 

@@ -1,4 +1,4 @@
-//! Trust in peers: what a peer's connection must prove before its metadata is
+//! Trust in peers: what a peer's connection must prove before its metadata are
 //! accepted.
 
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub enum Distrust {
     OtherIdentity,
 }
 
-/// Whether `uri_san` vouches for `namespace`, within `trust_domains` unless
+/// Whether `uri_san` vouches for `namespace`, in one of `trust_domains` unless
 /// that is empty.
 #[must_use]
 pub fn vouches(uri_san: &[u8], namespace: &[u8], trust_domains: &[String]) -> bool {

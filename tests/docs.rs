@@ -1,4 +1,4 @@
-//! The documentation lists what the code has: every configuration key and every counter, and none besides.
+//! The documentation lists every configuration key and every counter of the code, and no others.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn is_about(table: &[&str], names: &BTreeSet<&str>) -> bool {
     known * 2 > table.len()
 }
 
-/// Each name has a row of its own in a table of such names, and no row is of another.
+/// Each name has its own row in a table of such names, and there are no other rows.
 fn assert_documented(names: &BTreeSet<&str>) {
     let pages = pages();
     let mut documented = BTreeSet::new();

@@ -16,22 +16,22 @@ from pathlib import Path
 
 from build_wasm import PACKAGE, ROOT, TARGET
 
-# Texts of what is linked in, but does not come from a registry or comes without its text.
+# Licence texts of parts that do not come from a registry or come without their text.
 TEXTS = ROOT / "tools" / "licenses"
 APACHE = ROOT / "LICENSE"
-# The text of crates whose packages lack it.
+# The licence texts of crates whose packages lack them.
 MISSING_TEXTS = {"flatbuffers": APACHE}
-# What a crate calls the files that have to go with it.
+# The names of the files that have to go with a crate.
 LEGAL_FILE = re.compile(r"(licen[cs]e|copying|copyright|unlicense|notice)", re.IGNORECASE)
 
 
 class BillError(Exception):
-    """It cannot be said what is linked in, or under which licence."""
+    """The linked libraries or their licences cannot be determined."""
 
 
 @dataclass
 class Component:
-    """A library in the module, or, as the first of a bill, the module's own source."""
+    """A library in the module, or the module itself as the first component of a bill."""
 
     name: str
     version: str
@@ -99,7 +99,7 @@ def legal_files(package: dict) -> list[Path]:
     files = Path(package["manifest_path"]).parent.iterdir()
     found = sorted(file for file in files if file.is_file() and LEGAL_FILE.match(file.name))
     if not found and package["name"] not in MISSING_TEXTS:
-        raise BillError(f"{package['id']} comes without its licence's text: find it, and name it in MISSING_TEXTS")
+        raise BillError(f"{package['id']} comes without its licence's text: find it, and add it to MISSING_TEXTS")
     return found or [MISSING_TEXTS[package["name"]]]
 
 
@@ -109,7 +109,7 @@ def toolchain_libraries() -> list[Component]:
     library = Path(output(["rustc", "--print", "target-libdir", "--target", TARGET]).strip())
     sdk = re.search(rb"wasisdk://v(\d+)\.", (library / "self-contained" / "libc.a").read_bytes())
     if not rust or not sdk:
-        raise BillError("the toolchain does not tell the versions of Rust and wasi-libc")
+        raise BillError("the toolchain does not show the versions of Rust and wasi-libc")
     c_library = Component(
         name="wasi-libc",
         version=f"wasi-sdk-{sdk[1].decode()}",
@@ -129,7 +129,7 @@ def toolchain_libraries() -> list[Component]:
 
 
 def cyclonedx(components: list[Component], module_sha256: str) -> bytes:
-    """The bill as CycloneDX 1.6. It names no time and no random number."""
+    """The bill as CycloneDX 1.6, without times and random numbers."""
     package, *libraries = components
     bill = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -142,7 +142,7 @@ def cyclonedx(components: list[Component], module_sha256: str) -> bytes:
             {"ref": component.purl, "dependsOn": sorted(component.depends_on)} for component in components
         ],
     }
-    # The same bill has the same number.
+    # The same bill has the same serial number.
     bill["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(bill, sort_keys=True)).urn
     return (json.dumps(bill, indent=2, sort_keys=True) + "\n").encode()
 
@@ -166,7 +166,7 @@ def license_expression(components: list[Component]) -> str:
 
 
 def license_texts(components: list[Component]) -> bytes:
-    """Who is in the module under which licence, then every text once."""
+    """The components of the module with their licences, then every text once."""
     package, *libraries = components
     width = max(len(str(component)) for component in components)
     parts = [
@@ -178,7 +178,7 @@ def license_texts(components: list[Component]) -> bytes:
     for component in components:
         for file in component.texts:
             text = file.read_text(encoding="utf-8").strip("\n")
-            # Copies differ in their white space only.
+            # Copies differ only in white space.
             key = " ".join(text.split())
             texts.setdefault(key, text)
             users.setdefault(key, []).append(str(component))
@@ -187,6 +187,6 @@ def license_texts(components: list[Component]) -> bytes:
 
 
 def output(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """What a command prints; its own words tell why it failed."""
+    """The output of a command; its error messages explain a failure."""
     environment = os.environ | (environment or {})
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout

@@ -24,7 +24,7 @@ ARCHIVE = MODULE.with_suffix(".oci.tar")
 BILL = MODULE.with_suffix(".cdx.json")
 LICENSES = MODULE.with_name("LICENSES.txt")
 CHECKSUMS = MODULE.with_name("SHA256SUMS")
-# The name that Istio looks for.
+# The file name that Istio looks for.
 PLUGIN = "plugin.wasm"
 OCI = "application/vnd.oci.image"
 BLOBS = "blobs/sha256"
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def labels(components: list[Component]) -> dict[str, str]:
-    """What the image says of itself."""
+    """The image's annotations."""
     prefix = "org.opencontainers.image"
     return {
         f"{prefix}.title": PACKAGE,
@@ -58,19 +58,19 @@ def labels(components: list[Component]) -> dict[str, str]:
 
 
 def commit() -> dict[str, str]:
-    """The commit that is built, and its time; a changed work tree is no commit, and says so."""
+    """The commit that is built, and its time; a modified work tree is marked as such."""
     try:
         return {
             "revision": git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
             "created": git("log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%cd"),
         }
     except (FileNotFoundError, subprocess.CalledProcessError):
-        say("git tells no commit, so the image names none and no time: release from a clone")
+        say("git shows no commit, so the image has neither commit nor time: release from a clone")
         return {}
 
 
 def git(*arguments: str) -> str:
-    # This checkout's commit, never that of a repository around it.
+    # This checkout's commit, never that of an enclosing repository.
     return output(["git", "--git-dir=.git", *arguments], {"TZ": "UTC"}).strip()
 
 
@@ -111,7 +111,7 @@ def image(module: bytes, labels: dict[str, str]) -> tuple[bytes, str]:
 
 def image_config(layer: bytes, labels: dict[str, str]) -> dict:
     config = {
-        # Nothing here depends on a platform, but the format wants one, and Docker refuses those that it does not know.
+        # The image does not depend on a platform, but the format requires one, and Docker rejects unknown ones.
         "architecture": "amd64",
         "os": "linux",
         "config": {"Labels": labels},
@@ -126,7 +126,7 @@ def path(descriptor: dict) -> str:
 
 
 def tar(files: dict[str, bytes]) -> bytes:
-    """An archive that depends on names and contents only."""
+    """An archive that depends only on names and contents."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in sorted(files.items()):
@@ -138,7 +138,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 
 def checksums() -> bytes:
-    """What `sha256sum --check` reads."""
+    """Checksums in the form that `sha256sum --check` reads."""
     files = (MODULE, ARCHIVE, BILL, LICENSES)
     return "".join(f"{sha256(file.read_bytes())}  {file.name}\n" for file in files).encode()
 
@@ -152,7 +152,7 @@ def sha256(content: bytes) -> str:
 
 
 def say(line: str) -> None:
-    """Tells people, not the pipe that a target's output may go to."""
+    """Prints to standard error, because standard output may be piped."""
     print(f"image: {line}", file=sys.stderr)
 
 

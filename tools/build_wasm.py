@@ -20,7 +20,7 @@ CARGO_HOME = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
 OUTPUT = ROOT / "dist" / "metadata_exchange.wasm"
 PACKAGE = "metadata-exchange"
 TARGET = "wasm32-wasip1"
-# What Envoy calls in this filter, and nothing else.
+# The exports that Envoy calls in this filter.
 EXPORTS = frozenset(
     {
         "memory",
@@ -37,9 +37,9 @@ EXPORTS = frozenset(
         "proxy_on_delete",
     }
 )
-# All that the module may use beyond the first WebAssembly. V8 has run these since 2019.
+# The features that the module may use beyond WebAssembly 1.0. V8 has supported them since 2019.
 FEATURES = ("BulkMemory", "MutableGlobals", "NontrappingFPToInt", "SignExt")
-# Shrinking costs no instruction per stream here, and takes 2 % more off the module.
+# Shrinking costs no instructions per stream here, and makes the module 2 % smaller.
 OPTIMIZE_LEVEL, SHRINK_LEVEL = 3, 2
 
 ffi.cdef("void BinaryenModuleSetFeatures(BinaryenModuleRef module, uint32_t features);")
@@ -48,7 +48,7 @@ ffi.cdef("\n".join(f"uint32_t BinaryenFeature{name}(void);" for name in FEATURES
 
 
 class BuildError(Exception):
-    """The module is not what it has to be."""
+    """The module does not meet the requirements."""
 
 
 def main() -> None:
@@ -68,11 +68,11 @@ def main() -> None:
 
 
 def compile_module() -> Path:
-    """Has cargo build the module, with no path of this machine in its panic messages."""
+    """Builds the module with cargo, without paths of this machine in panic messages."""
     subprocess.run(["cargo", "fetch", "--quiet"], cwd=ROOT, check=True)
     sources = {crates: "crates" for crates in (CARGO_HOME / "registry" / "src").glob("*")} | {ROOT: PACKAGE}
     flags = [f"--remap-path-prefix={path}={name}" for path, name in sources.items()]
-    # Only as a cdylib: cargo drops link-time optimisation where a crate is built as an rlib, too.
+    # Only as a cdylib: cargo drops link-time optimisation if a crate is also built as an rlib.
     command = f"cargo rustc --release --lib --crate-type cdylib --package {PACKAGE} --target {TARGET}"
     build = subprocess.run(
         [*command.split(), "--message-format=json-render-diagnostics"],
@@ -89,14 +89,14 @@ def compile_module() -> Path:
 
 
 def trim(compiled: bytes) -> bytes:
-    """Removes the exports that are not needed and optimises the rest."""
+    """Removes unneeded exports and optimises the rest."""
     with Module.read(compiled) as module:
         lib.BinaryenModuleSetFeatures(module.ref, sum(getattr(lib, f"BinaryenFeature{name}")() for name in FEATURES))
         for name in exports(module) - EXPORTS:
             module.remove_export(name)
         if missing := EXPORTS - exports(module):
             raise BuildError(f"the module does not export {', '.join(sorted(missing))}")
-        # No address below 1024 is ever used: there is the far end of the stack.
+        # Addresses below 1024 are never used: they are the far end of the stack.
         lib.BinaryenSetLowMemoryUnused(True)
         module.optimize(SHRINK_LEVEL, OPTIMIZE_LEVEL)
         if not module.validate():
@@ -110,14 +110,14 @@ def exports(module: Module) -> set[str]:
 
 
 def check(module: bytes, machine_paths: tuple[Path, ...]) -> None:
-    """Refuses a module that carries more than it needs to run."""
+    """Rejects a module that contains more than it needs."""
     for leftover in ("producers", "target_features", *map(str, machine_paths)):
         if leftover.encode() in module:
             raise BuildError(f"the module contains {leftover!r}")
 
 
 def write(file: Path, content: bytes) -> None:
-    """Puts a file in place at once, so that no reader ever sees half of it."""
+    """Writes a file atomically, so that no reader sees half of it."""
     file.parent.mkdir(exist_ok=True)
     scratch = file.with_suffix(f".{os.getpid()}")
     scratch.write_bytes(content)
@@ -125,7 +125,7 @@ def write(file: Path, content: bytes) -> None:
 
 
 def say(line: str) -> None:
-    """Tells people, not the pipe that a target's output may go to."""
+    """Prints to standard error, because standard output may be piped."""
     print(f"wasm: {line}", file=sys.stderr)
 
 

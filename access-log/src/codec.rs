@@ -1,10 +1,10 @@
-//! gRPC messages as they came, so that their parts can be counted before they are read.
+//! A gRPC codec that leaves messages encoded, so that their parts can be counted before decoding.
 
 use prost::bytes::{Buf as _, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Messages as they came; the answer has no fields.
+/// Messages stay encoded; the response has no fields.
 pub(crate) struct Raw;
 
 impl Codec for Raw {

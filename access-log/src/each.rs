@@ -1,4 +1,4 @@
-//! A sink for whoever wants entries one by one.
+//! A sink that passes entries on one by one.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::read::entries;
 use crate::reporter::Reporter;
 use crate::server::{Batch, Gone, Sink};
 
-/// Hands each entry that a server receives to a function, one after the other.
+/// Passes each received entry to a function, one after the other.
 #[derive(Debug)]
 pub struct Each<F>(pub F);
 
@@ -17,7 +17,7 @@ impl<F: Fn(&Entry) + Send + Sync + 'static> Sink for Each<F> {
     type Source = Reporter;
 
     fn identify(&self, identifier: Identifier, first: Option<&Arc<Reporter>>) -> Reporter {
-        Reporter::told(identifier, first)
+        Reporter::identified(identifier, first)
     }
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {

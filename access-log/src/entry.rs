@@ -12,8 +12,7 @@ use crate::reporter::Reporter;
 use crate::side::{Direction, Side};
 use crate::state::{State, node_metadata_of};
 
-/// The version of the JSON form. It changes when a reader of the one before
-/// would misread it.
+/// The version of the JSON form. It changes when readers of the previous version would misread it.
 pub const VERSION: u32 = 1;
 
 /// One entry of an access log.
@@ -21,17 +20,17 @@ pub const VERSION: u32 = 1;
 pub struct Entry {
     /// [`VERSION`].
     pub version: u32,
-    /// Who logged it.
+    /// The proxy that logged it.
     pub reporter: Arc<Reporter>,
     /// What was logged.
     pub protocol: Protocol,
     /// When the request or connection began, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
-    /// Until the last byte to the caller, in microseconds.
+    /// The time until the last byte to the caller, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
-    /// The request's method; empty for TCP, as all of the request.
+    /// The request's method; empty for TCP, like all fields of the request.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub method: String,
     /// The request's authority.
@@ -40,16 +39,16 @@ pub struct Entry {
     /// The request's path.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// The request's headers that the log names, besides those above.
+    /// Other request headers that the log names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub request_headers: BTreeMap<String, String>,
     /// The response's status, 0 if there was none.
     #[serde(default)]
     pub status: u32,
-    /// Why there was that response, in Envoy's words: `via_upstream`, ...
+    /// The reason for the response, in Envoy's terms: `via_upstream`, ...
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub details: String,
-    /// Envoy's response flags by their short names, as `UF`.
+    /// Envoy's response flags by their short names, such as `UF`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Cow<'static, str>>,
     /// The Envoy cluster that the request went to.
@@ -61,13 +60,13 @@ pub struct Entry {
     /// The callee's address.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub upstream_address: String,
-    /// One of several entries of a stream, and not its last.
+    /// Whether it is one of several entries of a stream, and not the last.
     #[serde(default, skip_serializing_if = "is_false")]
     pub intermediate: bool,
-    /// The entry lacks the properties that every one has.
+    /// Whether the entry lacks the common properties.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bare: bool,
-    /// The entry lacks the time when the request or connection began.
+    /// Whether the entry lacks a start time.
     #[serde(default, skip_serializing_if = "is_false")]
     pub startless: bool,
     /// The logged filter state.
@@ -75,7 +74,7 @@ pub struct Entry {
     pub state: BTreeMap<String, State>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde needs.
 fn is_false(bool: &bool) -> bool {
     !bool
 }
@@ -90,10 +89,10 @@ pub enum Protocol {
     Tcp,
 }
 
-/// A node as an entry names it.
+/// A node that an entry names.
 #[derive(Clone, Debug)]
 pub struct Named<'e> {
-    /// Its id, if it is known.
+    /// Its id, if known.
     pub id: Option<&'e str>,
     /// Its metadata, under the keys of node metadata.
     pub metadata: Cow<'e, Value>,
@@ -110,7 +109,7 @@ impl Entry {
         }
     }
 
-    /// The peer on that side, by this filter's key or else by Istio's.
+    /// The peer on that side, under this filter's key or else Istio's.
     #[must_use]
     pub fn peer(&self, side: Side) -> Option<Named<'_>> {
         let keys = [side.peer_key(), side.struct_key()];
@@ -123,7 +122,7 @@ impl Entry {
         match self.state.get(key)? {
             State::Flat { metadata, .. } => Some(Named {
                 id: match self.state.get(side.id_key()) {
-                    // An empty one is none: it marks a gateway's entry that names nobody.
+                    // An empty id names nobody: it marks a gateway's entry without a peer.
                     Some(State::Id { id }) if !id.is_empty() => Some(id),
                     _ => None,
                 },
@@ -137,8 +136,8 @@ impl Entry {
         }
     }
 
-    /// Which way the listener leads: by the name of the Envoy cluster, as Istio
-    /// names them, or else of the log.
+    /// The listener's direction, from the name of the Envoy cluster as Istio forms it, or else from
+    /// the log's name.
     #[must_use]
     pub fn direction(&self) -> Option<Direction> {
         let cluster = self.upstream_cluster.as_str();
@@ -156,11 +155,10 @@ impl Entry {
         }
     }
 
-    /// Whether no answer came from upstream, not even an error. Of connections,
-    /// nobody knows.
+    /// Whether no response came from upstream, not even an error. Unknown for connections.
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
-        // Why Envoy answers in the place of upstream.
+        // The flags with which Envoy answers in place of upstream.
         const OWN: [&str; 10] = ["DF", "DT", "LR", "NC", "UC", "UF", "UH", "UO", "UR", "UT"];
         let is_envoys = || self.flags.iter().any(|flag| OWN.contains(&&**flag));
         self.protocol == Protocol::Http && (self.status == 0 || self.status >= 500 && is_envoys())
@@ -177,7 +175,7 @@ impl Entry {
         Ok(entry)
     }
 
-    /// The entry as a JSON line, without its end.
+    /// The entry as a JSON line, without the line feed.
     #[must_use]
     pub fn to_line(&self) -> String {
         json!(self).to_string()

@@ -1,7 +1,7 @@
-//! A `google.protobuf.Struct` and the JSON that it stands for.
+//! Conversion between `google.protobuf.Struct` and JSON.
 //!
-//! The map of `prost_types::Struct` is ordered, so that equal objects have equal
-//! bytes; that of Envoy's messages is not.
+//! The map of `prost_types::Struct` is ordered, so equal objects have equal
+//! bytes; the map in Envoy's messages is not.
 
 use anyhow::{Context as _, Result};
 use prost::{DecodeError, Message};
@@ -9,7 +9,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
 use serde_json::Value;
 
-/// A `google.protobuf.Struct` as the JSON that it stands for.
+/// Converts a `google.protobuf.Struct` to JSON.
 #[must_use]
 pub fn json_of_struct(message: Struct) -> Value {
     let fields = message.fields.into_iter();
@@ -27,7 +27,7 @@ fn json_of(value: ProtoValue) -> Value {
     }
 }
 
-/// The `google.protobuf.Struct` of a JSON object.
+/// Converts a JSON object to a `google.protobuf.Struct`.
 pub fn struct_of_json(value: &Value) -> Result<Struct> {
     let object = value.as_object().context("not a JSON object")?;
     let fields = object
@@ -52,7 +52,7 @@ fn value_of_json(value: &Value) -> Result<ProtoValue> {
     Ok(ProtoValue { kind: Some(kind) })
 }
 
-/// The same message, of another crate's type.
+/// Converts a message to another crate's type of the same message.
 pub fn convert<M: Message + Default>(message: &impl Message) -> Result<M, DecodeError> {
     M::decode(message.encode_to_vec().as_slice())
 }

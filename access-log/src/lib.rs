@@ -1,9 +1,9 @@
-//! Envoy's gRPC Access Log Service, v3: a server for it, and an entry of an access
-//! log with the peers that it names.
+//! A server for Envoy's gRPC Access Log Service v3, and the model of an access-log entry with its
+//! peers.
 //!
-//! [`server`] receives the streams within [`limits`] and hands what it receives to a
-//! sink, as [`each`]. [`read`] makes an [`Entry`] of each message's entries, which
-//! JSON lines carry. An entry has its [`Reporter`] and the [`State`] that was logged.
+//! [`server`] receives streams within [`limits`] and passes messages to a sink such as [`each`].
+//! [`read`] converts them to [`Entry`], which has a form as JSON lines. An entry has a [`Reporter`]
+//! and the logged [`State`].
 
 #![forbid(unsafe_code)]
 

@@ -1,37 +1,37 @@
-//! What bounds the memory of a server, and how much a message may need.
+//! Bounds on a server's memory, and how much a message may need.
 
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-/// What bounds the memory of a server. What was received and is not yet dropped
-/// takes at most [`Limits::memory_bytes`]; each stream may hold a message that is
-/// still coming in, and of its sender twice as much again.
+/// Bounds on a server's memory. Received messages take at most
+/// [`Limits::memory_bytes`] until they are dropped; in addition, each stream
+/// may hold one incoming message, and twice as much for its sender.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many streams at a time, at most [`MAX_STREAMS`]; more are refused. An
-    /// Envoy has one for each worker and log.
+    /// The most concurrent streams, at most [`MAX_STREAMS`]; further ones are
+    /// refused. An Envoy opens one for each worker and log.
     pub streams: usize,
-    /// The longest message, in bytes, at most [`MAX_MESSAGE_BYTES`]. Envoy's are
-    /// 16 KiB and an entry, unless it is configured otherwise.
+    /// The longest message in bytes, at most [`MAX_MESSAGE_BYTES`]. By default,
+    /// Envoy's are 16 KiB plus an entry.
     pub message_bytes: usize,
 }
 
-/// No [`Limits::streams`] are more.
+/// The upper limit for [`Limits::streams`].
 pub const MAX_STREAMS: usize = 1 << 20;
-/// No [`Limits::message_bytes`] are more.
+/// The upper limit for [`Limits::message_bytes`].
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
-/// How many entries, or other parts, a message may have. Those of Envoy's usual
-/// messages are some dozens.
+/// The most entries, or other parts, of a message. Envoy's usual messages have
+/// a few dozen.
 pub(crate) const MAX_PARTS: usize = 4096;
-/// What a part of a message takes at most, besides its bytes.
+/// The most memory that a part of a message takes in addition to its bytes.
 const PART_BYTES: usize = 2 << 10;
-/// How many bytes one byte of a message becomes at most, within a part.
+/// The most bytes that one byte of a message becomes within a part.
 const GROWTH: usize = 64;
 /// Room for a hundred messages of the usual size.
 const MEMORY_BYTES: usize = 128 << 20;
 
 impl Limits {
-    /// How many bytes what was received may take.
+    /// The most memory that received messages may take, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         MEMORY_BYTES.max(room_of(self.message_bytes, MAX_PARTS))
@@ -45,7 +45,7 @@ impl Limits {
     }
 }
 
-/// The room that a message may need.
+/// The memory that a message may need.
 pub(crate) fn room_of(bytes: usize, parts: usize) -> usize {
     bytes * GROWTH + parts * PART_BYTES
 }
@@ -59,8 +59,8 @@ impl Default for Limits {
     }
 }
 
-/// How many entries the message has, and fields of the node that sends it: each
-/// may be two bytes of the message, and is hundreds in memory.
+/// Counts a message's entries and the fields of its node: each may take two
+/// bytes of the message, but hundreds in memory.
 pub(crate) fn parts_of(message: &[u8]) -> Result<usize, DecodeError> {
     const IDENTIFIER: u32 = 1;
     const NODE: u32 = 1;
@@ -98,7 +98,7 @@ fn for_each_message<'m>(
         let (tag, wire) = decode_key(&mut message)?;
         if wire == WireType::LengthDelimited {
             let length = usize::try_from(decode_varint(&mut message)?).unwrap_or(usize::MAX);
-            // One that is cut off is told when it is read.
+            // A truncated field is reported when the message is decoded.
             let Some((field, rest)) = message.split_at_checked(length) else {
                 return Ok(());
             };
@@ -147,7 +147,7 @@ mod tests {
             };
             assert_eq!(parts_of(&message.encode_to_vec()), Ok(expected));
         }
-        // Entries may be told in several fields, which then are one list.
+        // Entries may be spread over several fields, which form one list.
         let twice = [[0x12, 4, 0x0a, 0, 0x0a, 0], [0x12, 4, 0x0a, 0, 0x0a, 0]].concat();
         assert_eq!(parts_of(&twice), Ok(4));
         assert!(parts_of(&[0xff]).is_err());

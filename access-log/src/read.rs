@@ -1,4 +1,4 @@
-//! Entries as Envoy sends them, read into [`Entry`].
+//! Converts Envoy's messages to [`Entry`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ pub fn entries(reporter: &Arc<Reporter>, entries: LogEntries) -> Vec<Entry> {
 }
 
 fn is_intermediate(common: &AccessLogCommon) -> bool {
-    // Old Envoys say it in a field that is deprecated since.
+    // Older Envoys set a field that is deprecated now.
     #[allow(deprecated)]
     let is_intermediate = common.intermediate_log_entry;
     is_intermediate

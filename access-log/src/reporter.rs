@@ -1,4 +1,4 @@
-//! Who logs: the proxy at the other end of a stream.
+//! The proxy that sends a stream of access logs.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::json::{convert, json_of_struct};
 
-/// Who logs.
+/// The proxy that sends a stream.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reporter {
     /// The log's name.
@@ -22,36 +22,37 @@ pub struct Reporter {
     /// The metadata of the proxy's node.
     #[serde(default)]
     pub metadata: Value,
-    /// Whom the stream's first message has named, if that is another, or nobody:
-    /// `SkyWalking` goes by that as long as the stream lives.
+    /// The reporter in the stream's first message, if it differs or is empty:
+    /// `SkyWalking` uses that one for the whole stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Arc<Reporter>>,
 }
 
 impl Reporter {
-    /// Reads who sends a stream, of which `first` is whom its first message has
-    /// named, if this is a later one.
+    /// The reporter of a message; `first` is the one in the stream's first
+    /// message, if this is a later message.
     #[must_use]
-    pub fn told(identifier: Identifier, first: Option<&Arc<Self>>) -> Self {
-        let told = Self::from(identifier);
+    pub fn identified(identifier: Identifier, first: Option<&Arc<Self>>) -> Self {
+        let current = Self::from(identifier);
         let is_same = |first: &Arc<Self>| {
-            (&first.log, &first.id, &first.metadata) == (&told.log, &told.id, &told.metadata)
+            (&first.log, &first.id, &first.metadata)
+                == (&current.log, &current.id, &current.metadata)
         };
         let first = first.filter(|first| !is_same(first)).cloned();
-        Self { first, ..told }
+        Self { first, ..current }
     }
 
-    /// Whom the stream's first message has named.
+    /// The reporter in the stream's first message.
     #[must_use]
     pub fn first(&self) -> &Self {
         self.first.as_deref().unwrap_or(self)
     }
 }
 
-/// The most metadata that is kept whole of a stream's sender, as long as the stream
-/// is open. Istio's proxies have some kilobytes.
+/// The most metadata of a stream's sender that are kept completely while the
+/// stream is open. Istio's proxies have a few kilobytes.
 const MAX_REPORTER_BYTES: usize = 64 << 10;
-/// The most metadata of a node that is kept beyond its entry.
+/// The most metadata of a node that are kept beyond its entry.
 const MAX_EXCHANGED_BYTES: usize = 8 << 10;
 
 impl From<Identifier> for Reporter {
@@ -75,19 +76,19 @@ impl From<Identifier> for Reporter {
     }
 }
 
-/// Of a node's metadata, what proxies tell each other, as far as it has the usual
-/// size: anyone may send any.
+/// The exchanged part of a node's metadata, as long as its size is usual:
+/// metadata are untrusted.
 pub fn exchanged(metadata: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
     let mut room = MAX_EXCHANGED_BYTES;
     Field::ALL.into_iter().filter_map(move |field| {
         let value = metadata.get(field.key())?;
-        // Smaller ones after one that is too large may have room.
+        // Smaller values after one that is too large may still fit.
         room = room.checked_sub(weight(value))?;
         Some((field.key(), value))
     })
 }
 
-/// About how many bytes of memory the value takes.
+/// The approximate memory of a value, in bytes.
 fn weight(value: &Value) -> usize {
     const EACH: usize = 64;
     EACH + match value {

@@ -1,12 +1,11 @@
-//! Envoy's gRPC Access Log Service, v3: HTTP and TCP logs.
+//! A server for Envoy's gRPC Access Log Service v3, for HTTP and TCP logs.
 //!
-//! Nothing is dropped here. Who takes the entries may be slow: then the streams
-//! are read more slowly, and Envoy buffers, and at last drops and counts
-//! (`access_logs.grpc_access_log.logs_dropped`).
+//! The server drops nothing. If the sink is slow, streams are read more slowly, and Envoy buffers,
+//! then finally drops and counts entries (`access_logs.grpc_access_log.logs_dropped`).
 //!
-//! Memory is bounded by [`Limits`]. What a message becomes may be much larger
-//! than the message: an empty entry is two bytes of it. So its parts are counted
-//! before it is read, and it is read when there is room for what it may become.
+//! Memory is bounded by [`Limits`]. A decoded message may be much larger than the encoded one: an
+//! empty entry is encoded in two bytes. Therefore the parts of a message are counted first, and it
+//! is decoded once there is room for the result.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -41,68 +40,68 @@ use crate::limits::{Limits, MAX_PARTS, parts_of, room_of};
 /// The messages of one stream that hold entries.
 #[derive(Debug)]
 pub struct Batch<I> {
-    /// Who sends the stream: made of the identifier by [`Sink::identify`].
+    /// The sender of the stream, from [`Sink::identify`].
     pub source: Arc<I>,
     /// The entries.
     pub entries: LogEntries,
-    /// To be kept as long as what was made of the entries.
+    /// Reserved memory; keep it as long as what was made from the entries.
     pub room: Room,
 }
 
-/// Room in memory. It is free again when this is dropped.
+/// Reserved memory, released on drop.
 #[derive(Debug)]
 pub struct Room {
     _taken: OwnedSemaphorePermit,
 }
 
-/// Who takes the entries.
+/// A consumer of entries.
 pub trait Sink: Send + Sync + 'static {
     /// What is kept of a stream's sender.
     type Source: Default + Send + Sync;
 
-    /// Reads who sends a stream. Envoy says so in its first message only; of a later
-    /// message, `first` is what the first has said, or the default.
+    /// Identifies the sender of a stream. Envoy sends the identifier in the first message only; for
+    /// later messages, `first` is the result for the first one, or the default.
     fn identify(&self, identifier: Identifier, first: Option<&Arc<Self::Source>>) -> Self::Source;
 
-    /// Takes entries. The stream is not read on before this is done.
+    /// Consumes entries. The stream is not read further until this returns.
     fn take(&self, batch: Batch<Self::Source>) -> impl Future<Output = Result<(), Gone>> + Send;
 }
 
-/// Nobody takes entries any more.
+/// The consumer is gone.
 #[derive(Debug)]
 pub struct Gone;
 
-/// What a server has seen.
+/// A server's counters.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Streams that began.
+    /// Streams that were opened.
     pub streams: AtomicU64,
-    /// Streams refused, for there were too many.
+    /// Streams refused because there were too many.
     pub refused: AtomicU64,
-    /// Streams that ended in an error of the sender, as a message too large.
+    /// Streams that ended with an error of the sender, such as a message that is too large.
     pub broken: AtomicU64,
-    /// Messages that were too large: beyond the limit, or of too many parts.
+    /// Messages that were too large: over the limit, or with too many parts.
     pub too_large: AtomicU64,
 }
 
-/// A server that runs. It ends, with all its streams, with its value.
+/// A running server. Dropping it ends it with all its streams.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// What it has seen.
+    /// Its counters.
     pub counts: Arc<Counts>,
     stop: watch::Sender<()>,
     running: JoinHandle<Result<(), tonic::transport::Error>>,
     streams: Arc<Semaphore>,
     max_streams: usize,
-    /// The only one that lasts: connections may outlive the server.
+    /// The only lasting reference, because connections may outlive the server.
     sink: Arc<dyn Any + Send + Sync>,
 }
 
-/// How long the streams may take to end: as long as their entries are not taken.
+/// How long streams may take to end, which they do once their entries are consumed.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long the connections may take to end, when no stream is left.
+/// How long connections may take to end once no stream is left.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Server {
@@ -122,11 +121,11 @@ impl Server {
             counts: Arc::clone(&counts),
         }));
         let server = Transport::builder()
-            // Envoys that are gone without a word must not keep their streams.
+            // Detects Envoys that vanished without closing their streams.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(service)
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), async move {
-                // The only event is that the sender is gone.
+                // The only event is that the sender was dropped.
                 let _gone = stopped.changed().await;
             });
         Ok(Self {
@@ -140,28 +139,28 @@ impl Server {
         })
     }
 
-    /// Ends every stream, and listens no more. It fails if streams do not end, for
-    /// nobody takes their entries. The sink is gone afterwards.
+    /// Stops listening and ends every stream. Fails if streams do not end because their entries are
+    /// not consumed. The sink is dropped afterwards.
     pub async fn stop(mut self) -> Result<()> {
         drop(self.stop);
         let all = u32::try_from(self.max_streams).unwrap_or(u32::MAX);
         let ended = timeout(PATIENCE, self.streams.acquire_many(all)).await;
         self.streams.close();
         drop(self.sink);
-        // A connection may be silent, and never end.
+        // A silent connection may never end.
         match timeout(FAREWELL, &mut self.running).await {
             Ok(done) => done??,
             Err(_) => self.running.abort(),
         }
         if ended.is_err() {
             let left = self.max_streams - self.streams.available_permits();
-            bail!("{left} streams of access logs do not end: their entries are not taken");
+            bail!("{left} streams of access logs do not end: their entries are not consumed");
         }
         Ok(())
     }
 }
 
-/// The service for every connection.
+/// The gRPC service, shared by all connections.
 struct Service<S>(Arc<Shared<S>>);
 
 impl<S> Clone for Service<S> {
@@ -179,9 +178,9 @@ struct Shared<S> {
     counts: Arc<Counts>,
 }
 
-/// Who sends a stream, by its messages so far.
+/// The sender of a stream, by its messages so far.
 struct Sender<I> {
-    /// By the first message.
+    /// The result for the first message.
     first: Option<Arc<I>>,
     latest: Arc<I>,
 }
@@ -201,7 +200,7 @@ fn going_away() -> Status {
 
 impl<S: Sink> Shared<S> {
     async fn read_stream(&self, mut messages: Streaming<Bytes>) -> Result<(), Status> {
-        // Then whoever stops the server takes all places, and nobody is refused.
+        // While stopping, `stop` holds all permits, and no stream is refused.
         if self.stopped.has_changed().is_err() {
             return Err(going_away());
         }
@@ -223,7 +222,7 @@ impl<S: Sink> Shared<S> {
             let Some(message) = message.map_err(|status| self.broken(status))? else {
                 return Ok(());
             };
-            // Also while stopping: what was received is not lost.
+            // Also while stopping, so that nothing received is lost.
             self.take(message, &mut sender).await?;
         }
     }
@@ -235,7 +234,7 @@ impl<S: Sink> Shared<S> {
         let parts = parts_of(&message).map_err(unreadable)?;
         if parts > MAX_PARTS {
             return Err(self.broken(Status::out_of_range(format!(
-                "a message of {parts} parts, the limit is {MAX_PARTS}: let Envoy flush earlier \
+                "a message of {parts} parts, the limit is {MAX_PARTS}: make Envoy flush earlier \
                  (buffer_size_bytes)"
             ))));
         }
@@ -263,8 +262,7 @@ impl<S: Sink> Shared<S> {
         Ok(())
     }
 
-    /// Counts a stream that its sender broke off, or that is broken off for what
-    /// it sent.
+    /// Counts a stream that its sender aborted, or that is closed because of what it sent.
     fn broken(&self, status: Status) -> Status {
         self.counts.broken.fetch_add(1, Ordering::Relaxed);
         if status.code() == Code::OutOfRange {
@@ -287,7 +285,7 @@ impl<S: Sink> ClientStreamingService<Bytes> for Service<S> {
     }
 }
 
-// What is generated for the service reads messages before they can be counted.
+// The generated service decodes messages before their parts can be counted.
 impl<S: Sink> HttpService<http::Request<Body>> for Service<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;

@@ -1,7 +1,7 @@
-//! The sides of a call with the filter-state keys of the peers there, and the
+//! The sides of a call with the filter-state keys of their peers, and the
 //! directions of listeners.
 
-/// Which end of a call a peer is, seen from the proxy that logs.
+/// The side of a peer, seen from the proxy that logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The caller.
@@ -44,7 +44,7 @@ impl Side {
 pub enum Direction {
     /// Towards the app.
     Inbound,
-    /// Towards the mesh; Istio's gateways, too.
+    /// Towards the mesh; also Istio's gateways.
     Outbound,
 }
 

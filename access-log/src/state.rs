@@ -17,15 +17,15 @@ use crate::unchecked;
 pub enum State {
     /// A node in a `FlatNode`, as this filter and Istio up to 1.23 write it.
     Flat {
-        /// Under the keys of node metadata.
+        /// The metadata, under the keys of node metadata.
         metadata: Value,
-        /// How many bytes the `FlatNode` has.
+        /// The size of the `FlatNode` in bytes.
         #[serde(default)]
         bytes: usize,
     },
     /// A node in a `Struct`, as Istio writes it from 1.24 on.
     Struct {
-        /// Under the keys that Istio uses there.
+        /// The metadata, under the keys that Istio uses there.
         metadata: Value,
     },
     /// A node's id.
@@ -33,22 +33,22 @@ pub enum State {
         /// The id.
         id: String,
     },
-    /// A peer's key that holds no peer.
+    /// A peer's key whose value is not a peer.
     Broken {
         /// Why.
         reason: String,
-        /// How many bytes it has.
+        /// Its size in bytes.
         bytes: usize,
-        /// What a reader finds all the same that checks neither the type nor the
-        /// structure, as `SkyWalking` is one, under the keys of node metadata.
+        /// What a reader that checks neither type nor structure finds, such as
+        /// `SkyWalking`, under the keys of node metadata.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unchecked: Option<Value>,
     },
-    /// Something else.
+    /// Any other object.
     Other {
         /// The type of the message.
         type_url: String,
-        /// How many bytes it has.
+        /// Its size in bytes.
         bytes: usize,
     },
 }
@@ -61,7 +61,7 @@ pub(crate) fn state_of(key: &str, any: &Any) -> State {
     };
     let state = if is(Side::peer_key) {
         open(any).and_then(|bytes| {
-            let peer = flat::read(&bytes).map_err(|error| format!("no FlatNode: {error}"))?;
+            let peer = flat::read(&bytes).map_err(|error| format!("not a FlatNode: {error}"))?;
             let metadata = json_of_peer(&peer);
             Ok(State::Flat {
                 metadata,
@@ -88,21 +88,21 @@ pub(crate) fn state_of(key: &str, any: &Any) -> State {
     })
 }
 
-/// The node that is read from an envelope whose type is not looked at.
+/// The node in an envelope whose type is not checked.
 fn unchecked(any: &Any) -> Option<Value> {
     let message = BytesValue::decode(any.value.as_slice()).ok()?;
     unchecked::read(&message.value)
 }
 
-/// The bytes in `Any(BytesValue)`, the envelope from which `SkyWalking` takes
-/// them, or why there are none.
+/// The bytes in `Any(BytesValue)`, the envelope that `SkyWalking` reads, or why
+/// there are none.
 pub fn open(any: &Any) -> Result<Vec<u8>, String> {
     if any.type_url != BytesValue::type_url() {
         return Err(format!("a {}, not a BytesValue", any.type_url));
     }
     match BytesValue::decode(any.value.as_slice()) {
         Ok(message) => Ok(message.value),
-        Err(error) => Err(format!("no BytesValue: {error}")),
+        Err(error) => Err(format!("not a BytesValue: {error}")),
     }
 }
 
@@ -112,11 +112,11 @@ fn struct_in(any: &Any) -> Result<Value, String> {
     }
     match Struct::decode(any.value.as_slice()) {
         Ok(message) => Ok(json_of_struct(message)),
-        Err(error) => Err(format!("no Struct: {error}")),
+        Err(error) => Err(format!("not a Struct: {error}")),
     }
 }
 
-/// The keys of node metadata for those that Istio uses from 1.24 on.
+/// Converts the keys that Istio uses from 1.24 on to those of node metadata.
 pub(crate) fn node_metadata_of(metadata: &Value) -> Value {
     let key = |key: &str| {
         match key {
@@ -135,7 +135,7 @@ pub(crate) fn node_metadata_of(metadata: &Value) -> Value {
     Value::Object(fields.map(|(k, v)| (key(k), v.clone())).collect())
 }
 
-/// A peer under the keys of node metadata; absent fields are absent.
+/// A peer under the keys of node metadata; absent fields stay absent.
 #[must_use]
 pub fn json_of_peer(peer: &Peer) -> Value {
     let fields = Field::ALL.into_iter().filter_map(|field| {

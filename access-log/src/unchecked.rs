@@ -1,9 +1,9 @@
-//! A `FlatNode` as `SkyWalking` reads it: with `FlatBuffers` for Java, which checks
-//! nothing beforehand, and of the node only what names a service.
+//! Reads a `FlatNode` as `SkyWalking` does: with `FlatBuffers` for Java, which
+//! verifies nothing, and only the fields that name a service.
 
 use serde_json::{Map, Value};
 
-/// Where the fields stand in the table's directory.
+/// The fields' indices in the vtable.
 const NAME: usize = 0;
 const NAMESPACE: usize = 1;
 const LABELS: usize = 2;
@@ -11,11 +11,11 @@ const CLUSTER_ID: usize = 9;
 const KEY: usize = 0;
 const VALUE: usize = 1;
 
-/// More labels are no node's: a vector of this filter's could not have them.
+/// The most labels that are read; no node has more.
 const MAX_LABELS: usize = 4096;
 
-/// The name, the namespace, the cluster and the labels; what is absent is empty.
-/// `None` where the reader runs out of the bytes, or into a text that is no UTF-8.
+/// The name, namespace, cluster and labels; absent ones are empty. `None` if an
+/// offset leaves the buffer or a text is not UTF-8.
 pub(crate) fn read(bytes: &[u8]) -> Option<Value> {
     let node = Table::at(bytes, Table::root(bytes)?)?;
     let mut metadata = Map::new();
@@ -27,10 +27,10 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Value> {
         metadata.insert(key.to_owned(), node.text(field)?.into());
     }
     let mut labels = Map::new();
-    // As many labels may stand for one place in the bytes: no more than have room.
+    // Labels may share bytes, so their total size is bounded.
     let mut room = bytes.len().saturating_mul(8);
-    for place in node.vector(LABELS)? {
-        let label = Table::at(bytes, node.target(place?)?)?;
+    for offset in node.vector(LABELS)? {
+        let label = Table::at(bytes, node.target(offset?)?)?;
         let (key, value) = (label.text(KEY)?, label.text(VALUE)?);
         room = room.checked_sub(key.len().saturating_add(value.len()))?;
         labels.insert(key.to_owned(), value.into());
@@ -43,9 +43,9 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Value> {
 #[derive(Clone, Copy)]
 struct Table<'b> {
     bytes: &'b [u8],
-    place: usize,
-    /// Where its directory begins.
-    directory: usize,
+    offset: usize,
+    /// The offset of its vtable.
+    vtable: usize,
 }
 
 impl<'b> Table<'b> {
@@ -53,53 +53,54 @@ impl<'b> Table<'b> {
         usize::try_from(u32_at(bytes, 0)?).ok()
     }
 
-    fn at(bytes: &'b [u8], place: usize) -> Option<Self> {
-        let back = i64::from(i32_at(bytes, place)?);
-        let directory = i64::try_from(place).ok()?.checked_sub(back)?;
+    fn at(bytes: &'b [u8], offset: usize) -> Option<Self> {
+        let back = i64::from(i32_at(bytes, offset)?);
+        let vtable = i64::try_from(offset).ok()?.checked_sub(back)?;
         Some(Self {
             bytes,
-            place,
-            directory: usize::try_from(directory).ok()?,
+            offset,
+            vtable: usize::try_from(vtable).ok()?,
         })
     }
 
-    /// Where a field is, or 0 if the table lacks it: the root's offset is there.
+    /// The offset of a field; 0, where the root's offset is, if the table lacks
+    /// it.
     fn field(self, field: usize) -> Option<usize> {
         let entry = field.checked_mul(2)?.checked_add(4)?;
-        let length = usize::from(u16_at(self.bytes, self.directory)?);
+        let length = usize::from(u16_at(self.bytes, self.vtable)?);
         if entry >= length {
             return Some(0);
         }
-        let offset = u16_at(self.bytes, self.directory.checked_add(entry)?)?;
+        let offset = u16_at(self.bytes, self.vtable.checked_add(entry)?)?;
         if offset == 0 {
             return Some(0);
         }
-        self.place.checked_add(usize::from(offset))
+        self.offset.checked_add(usize::from(offset))
     }
 
-    /// What the offset at `place` points to.
-    fn target(self, place: usize) -> Option<usize> {
-        place.checked_add(usize::try_from(u32_at(self.bytes, place)?).ok()?)
+    /// The target of the offset stored at `offset`.
+    fn target(self, offset: usize) -> Option<usize> {
+        offset.checked_add(usize::try_from(u32_at(self.bytes, offset)?).ok()?)
     }
 
     fn text(self, field: usize) -> Option<&'b str> {
-        let place = self.field(field)?;
-        if place == 0 {
+        let offset = self.field(field)?;
+        if offset == 0 {
             return Some("");
         }
-        let text = self.target(place)?;
+        let text = self.target(offset)?;
         let length = usize::try_from(u32_at(self.bytes, text)?).ok()?;
         let start = text.checked_add(4)?;
         let text = self.bytes.get(start..start.checked_add(length)?)?;
         str::from_utf8(text).ok()
     }
 
-    /// The places of a vector's elements.
+    /// The offsets of a vector's elements.
     fn vector(self, field: usize) -> Option<impl Iterator<Item = Option<usize>>> {
         let (start, length) = match self.field(field)? {
             0 => (0, 0),
-            place => {
-                let vector = self.target(place)?;
+            offset => {
+                let vector = self.target(offset)?;
                 let length = usize::try_from(u32_at(self.bytes, vector)?).ok()?;
                 (vector.checked_add(4)?, length)
             }
@@ -111,20 +112,20 @@ impl<'b> Table<'b> {
     }
 }
 
-fn array_at<const N: usize>(bytes: &[u8], place: usize) -> Option<[u8; N]> {
-    bytes.get(place..)?.first_chunk().copied()
+fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
 }
 
-fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
-    array_at(bytes, place).map(u16::from_le_bytes)
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    array_at(bytes, offset).map(u16::from_le_bytes)
 }
 
-fn i32_at(bytes: &[u8], place: usize) -> Option<i32> {
-    array_at(bytes, place).map(i32::from_le_bytes)
+fn i32_at(bytes: &[u8], offset: usize) -> Option<i32> {
+    array_at(bytes, offset).map(i32::from_le_bytes)
 }
 
-fn u32_at(bytes: &[u8], place: usize) -> Option<u32> {
-    array_at(bytes, place).map(u32::from_le_bytes)
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    array_at(bytes, offset).map(u32::from_le_bytes)
 }
 
 #[cfg(test)]
@@ -155,7 +156,8 @@ mod tests {
         assert_eq!(read(&flat::write(&Peer::default())), Some(empty));
     }
 
-    /// Whatever the bytes, it ends, and finds what one who checks finds.
+    /// For any bytes it terminates, and agrees with a verifying reader where
+    /// there is one.
     #[test]
     fn no_bytes_do_harm() {
         let node = node();
@@ -163,10 +165,10 @@ mod tests {
         for length in 0..node.len() {
             let _ = read(&node[..length]);
         }
-        for place in 0..node.len() {
+        for offset in 0..node.len() {
             for bit in 0..8 {
                 let mut twisted = node.clone();
-                twisted[place] ^= 1 << bit;
+                twisted[offset] ^= 1 << bit;
                 let checked = flat::read(&twisted).map(|peer| peer.name);
                 if let Ok(Some(name)) = checked {
                     assert_eq!(read(&twisted).unwrap()["NAME"], json!(name));

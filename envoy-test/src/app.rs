@@ -1,5 +1,5 @@
-//! The app behind a sidecar. It records what it receives, so that a story can
-//! assert that no header of the exchange came through, and misbehaves on request.
+//! The app behind a sidecar. It records its requests, so that a test can assert that no header of
+//! the exchange reached it, and misbehaves on request.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,8 +26,7 @@ use crate::wait::until;
 
 const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// After how long nobody answers at an address. Networks that are kept apart may
-/// say nothing at all.
+/// The timeout for connecting. Separated networks may not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A request as an app received it.
@@ -35,13 +34,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Received {
     /// The call that the request belongs to.
     pub call: String,
-    /// The protocol that the app was spoken to in.
+    /// The protocol of the request.
     pub version: Version,
     /// All headers.
     pub headers: HeaderMap,
 }
 
-/// An app on a port of its own, over HTTP/1.1 and HTTP/2. It stops with its value.
+/// An app on its own port, over HTTP/1.1 and HTTP/2. Dropping it stops it.
 ///
 /// | path | answer |
 /// |---|---|
@@ -57,7 +56,7 @@ pub struct Received {
 /// | any other | 200 |
 #[derive(Debug)]
 pub struct App {
-    /// Where the app listens.
+    /// The app's address.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     server: AbortHandle,
@@ -68,9 +67,9 @@ struct Shared {
     received: Mutex<Vec<Received>>,
     requests: AtomicU64,
     leaks: AtomicU64,
-    /// Calls that `/flaky` has already refused once.
+    /// Calls that `/flaky` has already answered with 503.
     refused: Mutex<HashSet<String>>,
-    /// Where the app's own calls go: the sidecar's outbound listener.
+    /// The destination of the app's own calls: the sidecar's outbound listener.
     outbound: OnceLock<SocketAddr>,
 }
 
@@ -96,7 +95,7 @@ impl App {
         Self::serve(shared, router, address).await
     }
 
-    /// Starts an app that answers every request with 200 and keeps none.
+    /// Starts an app that answers every request with 200 and does not record it.
     pub(crate) async fn start_counting() -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let router = Router::new()
@@ -116,7 +115,7 @@ impl App {
         })
     }
 
-    /// Tells the app where its own calls go.
+    /// Sets the destination of the app's own calls.
     pub(crate) fn calls_through(&self, outbound: SocketAddr) {
         self.shared.outbound.get_or_init(|| outbound);
     }
@@ -131,13 +130,13 @@ impl App {
         .await
     }
 
-    /// How many requests came.
+    /// The number of requests received.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
-    /// How many requests came with a header of the exchange, which none may.
+    /// The number of requests that had a header of the exchange, which none may have.
     #[must_use]
     pub fn leaks(&self) -> u64 {
         self.shared.leaks.load(Ordering::Relaxed)
@@ -228,7 +227,7 @@ async fn flaky(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> StatusC
     }
 }
 
-/// Calls the next service as a careless app does: with every header it got.
+/// Calls the next service like a careless app, with every header it received.
 async fn call(
     State(shared): State<Arc<Shared>>,
     Path(service): Path<String>,
@@ -277,7 +276,7 @@ async fn serve_all(reporter: &HealthReporter) {
         .await;
 }
 
-/// A story that failed while it held the lock has left complete values.
+/// A test that failed while holding the lock has left complete values.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

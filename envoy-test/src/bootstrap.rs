@@ -1,4 +1,4 @@
-//! Envoy's configuration, as JSON, in small pieces.
+//! Builds Envoy's configuration as JSON.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::workload::{Listener, Plugin};
 
 const COLLECTOR: &str = "access-log-collector";
 
-/// A module that imports nothing and does nothing, in base64; its source stands in `deploy/envoy/v8-first.yaml`.
+/// A module that imports nothing and does nothing, in base64; its source is in `deploy/envoy/v8-first.yaml`.
 const EMPTY_MODULE: &str = concat!(
     "AGFzbQEAAAABCQJgAABgAX8BfwMDAgABBQMBAAEHPwMGbWVtb3J5AgAXcHJveHlfYWJpX3ZlcnNpb25f",
     "MF8yXzEAABhwcm94eV9vbl9tZW1vcnlfYWxsb2NhdGUAAQoJAgIACwQAQQAL",
@@ -21,9 +21,8 @@ const EMPTY_MODULE: &str = concat!(
 /// The cluster of a proxy's own app.
 pub(crate) const APP: &str = "app";
 
-/// A whole bootstrap. The clusters of services are in the watched file
-/// `services`, for no port of another workload is known before all of them have
-/// started.
+/// A whole bootstrap. The clusters of services are in the watched file `services`, because the ports of other workloads
+/// are known only once all have started.
 pub(crate) fn bootstrap(
     node: &Node,
     listeners: &[Value],
@@ -40,8 +39,8 @@ pub(crate) fn bootstrap(
     })
 }
 
-/// The bootstrap extension of `deploy/envoy/v8-first.yaml`: it starts V8 before the workers, which an Envoy up to 1.37
-/// needs where its first Wasm filter arrives late.
+/// The bootstrap extension of `deploy/envoy/v8-first.yaml`: it starts V8 before the workers, which Envoy up to 1.37
+/// needs if its first Wasm filter arrives late.
 #[must_use]
 pub fn v8_first() -> Value {
     json!([{
@@ -62,8 +61,8 @@ pub fn v8_first() -> Value {
     }])
 }
 
-/// Moves the listeners of `bootstrap` to the watched file `path`, so that they
-/// can change. Returns what the file is to hold.
+/// Moves the listeners of `bootstrap` to the watched file `path`, so that they can change. Returns the content of the
+/// file.
 pub(crate) fn watch_listeners(bootstrap: &mut Value, path: &Path) -> Value {
     let mut listeners = bootstrap["static_resources"]["listeners"].take();
     for listener in listeners.as_array_mut().into_iter().flatten() {
@@ -131,15 +130,15 @@ fn connection_manager(
     })
 }
 
-/// `json` with the fields that `besides` has, too.
-pub(crate) fn with(mut json: Value, besides: &Value) -> Value {
-    for (key, value) in besides.as_object().into_iter().flatten() {
+/// `json` with the fields of `overrides` added or replaced.
+pub(crate) fn with(mut json: Value, overrides: &Value) -> Value {
+    for (key, value) in overrides.as_object().into_iter().flatten() {
         json[key] = value.clone();
     }
     json
 }
 
-/// The router, the last of all HTTP filters.
+/// The router, which is the last HTTP filter.
 #[must_use]
 pub fn router() -> Value {
     json!({
@@ -150,13 +149,13 @@ pub fn router() -> Value {
     })
 }
 
-/// Sends the requests of `domains` to `cluster`. `action` is what the route's
-/// action has besides, and `besides` what the virtual host has.
+/// Routes requests for `domains` to `cluster`. `action` overrides fields of the route's action, and `overrides` fields
+/// of the virtual host.
 pub(crate) fn virtual_host(
     domains: &[&str],
     cluster: &str,
     action: &Value,
-    besides: &Value,
+    overrides: &Value,
 ) -> Value {
     let action = with(json!({ "cluster": cluster }), action);
     let host = json!({
@@ -164,7 +163,7 @@ pub(crate) fn virtual_host(
         "domains": domains,
         "routes": [{ "match": { "prefix": "/" }, "route": action }],
     });
-    with(host, besides)
+    with(host, overrides)
 }
 
 /// The plugin as an HTTP filter.
@@ -178,8 +177,7 @@ pub(crate) fn watched_filter(plugin: &Plugin, path: &Path) -> Value {
     discovered_filter(plugin, &json!({ "path_config_source": { "path": path } }))
 }
 
-/// The plugin as an HTTP filter whose configuration comes from `source`. The
-/// types are those that Istio names.
+/// The plugin as an HTTP filter whose configuration comes from `source`, with the types that Istio uses.
 #[must_use]
 pub fn discovered_filter(plugin: &Plugin, source: &Value) -> Value {
     let types = [WASM, RBAC].map(|name| format!("type.googleapis.com/{name}"));
@@ -190,7 +188,7 @@ pub fn discovered_filter(plugin: &Plugin, source: &Value) -> Value {
     json!({ "name": plugin.filter, "config_discovery": discovery })
 }
 
-/// What the source of a [`discovered_filter`] holds.
+/// The content of the source of a [`discovered_filter`].
 #[must_use]
 pub fn filter_resource(plugin: &Plugin, module: &Path) -> Value {
     json!({
@@ -202,8 +200,8 @@ pub fn filter_resource(plugin: &Plugin, module: &Path) -> Value {
     })
 }
 
-/// The configuration of a filter that lets every request pass: what Istio puts in
-/// the place of a plugin that it cannot fetch and that fails open.
+/// The configuration of a filter that lets every request pass, which Istio substitutes for a plugin that it cannot
+/// fetch and that fails open.
 #[must_use]
 pub fn pass_through() -> Value {
     json!({ "@type": format!("type.googleapis.com/{RBAC}") })
@@ -238,16 +236,16 @@ pub(crate) fn listening_at(listener: Value, address: SocketAddr) -> Value {
     with(listener, &json!({ "address": socket_address(address) }))
 }
 
-/// Where the one endpoint of a cluster is.
+/// The address of a cluster's single endpoint.
 pub(crate) enum Endpoint {
-    /// At a known address.
+    /// A known address.
     Known(SocketAddr),
-    /// At the address that DNS has for a name, and a port.
+    /// A DNS name and a port.
     Named(String, u16),
 }
 
 impl Endpoint {
-    /// At the address that DNS has for `name`.
+    /// The endpoint with the DNS name `name`.
     pub(crate) fn named(name: &str, port: u16) -> Self {
         Self::Named(name.to_owned(), port)
     }
@@ -272,20 +270,19 @@ pub(crate) fn collector_cluster(collector: impl Into<Endpoint>) -> Value {
     at(cluster, COLLECTOR, &collector.into(), &json!({}))
 }
 
-/// What a file of clusters holds, each made by [`service_cluster`].
+/// The content of a file of clusters, each made by [`service_cluster`].
 pub(crate) fn clusters_resource(clusters: &[Value]) -> Value {
     json!({ "resources": clusters })
 }
 
-/// The cluster of a service at `endpoint`. `metadata` is said of its endpoint, and
-/// `besides` is what the cluster has besides.
+/// The cluster of a service at `endpoint`, which has this `metadata`. `overrides` are further fields of the cluster.
 pub(crate) fn service_cluster(
     name: &str,
     endpoint: impl Into<Endpoint>,
     metadata: &Value,
-    besides: &Value,
+    overrides: &Value,
 ) -> Value {
-    let mut cluster = with(cluster(name, follow_downstream()), besides);
+    let mut cluster = with(cluster(name, follow_downstream()), overrides);
     cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster".into();
     at(cluster, name, &endpoint.into(), metadata)
 }
@@ -302,12 +299,12 @@ fn cluster(name: &str, protocol: Value) -> Value {
     })
 }
 
-/// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2 from hop to hop.
+/// Keeps the protocol, HTTP/1.1 or HTTP/2, from hop to hop.
 fn follow_downstream() -> Value {
     json!({ "use_downstream_protocol_config": { "http2_protocol_options": {} } })
 }
 
-/// `cluster` with its one endpoint, of which `metadata` is said.
+/// `cluster` with its single endpoint, which has this `metadata`.
 fn at(mut cluster: Value, name: &str, endpoint: &Endpoint, metadata: &Value) -> Value {
     let address = match endpoint {
         Endpoint::Known(address) => socket_address(*address),
@@ -425,8 +422,8 @@ pub fn lua_filter(script: &str) -> Value {
     })
 }
 
-/// A filter that does nothing without a policy on the route, but has Envoy find
-/// the route again if another filter has changed it.
+/// A filter that does nothing without a policy on the route, but makes Envoy select the route again if another filter
+/// has cleared it.
 #[must_use]
 pub fn route_finding_filter() -> Value {
     json!({
@@ -437,7 +434,7 @@ pub fn route_finding_filter() -> Value {
     })
 }
 
-/// A filter that answers every request with `status`, without the router.
+/// A filter that answers every request with `status` instead of the router.
 #[must_use]
 pub fn abort_filter(status: u16) -> Value {
     json!({

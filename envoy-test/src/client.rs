@@ -1,5 +1,5 @@
-//! The calling side of a call: HTTP/1.1, HTTP/2 and gRPC to one address, in the
-//! name of one authority, as an app whose traffic a sidecar intercepts.
+//! The client: HTTP/1.1, HTTP/2 and gRPC to an address with an authority, like
+//! an app whose traffic a sidecar intercepts.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,13 +22,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::wait::PATIENCE;
 
-/// The header that tells calls apart in access logs; apps pass it on.
+/// The header that identifies a call in access logs; apps pass it on.
 pub const CALL: &str = "x-call";
 
-/// The headers of the metadata exchange, which no app may ever see.
+/// The headers of the metadata exchange, which no app may see.
 pub const PEER_HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 
-/// Metadata of somebody who names themselves `x`, and nothing else.
+/// Metadata with the name `x` and nothing else.
 pub const METADATA_OF_NAME_X: &str = "CgsKBE5BTUUSAxoBeA==";
 
 /// Whether any header of the exchange is among `headers`.
@@ -37,7 +37,7 @@ pub fn has_peer_headers(headers: &HeaderMap) -> bool {
     PEER_HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
-/// The protocol of a connection. Envoy passes it on to the next hop.
+/// The protocol of a connection, which Envoy keeps for the next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1
@@ -46,7 +46,7 @@ pub enum Protocol {
     Http2,
 }
 
-/// What came back.
+/// The reply to a call.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The call, by which its access-log entries are found.
@@ -61,7 +61,7 @@ pub struct Reply {
     pub trailers: HeaderMap,
 }
 
-/// A request in the making.
+/// A request builder.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Call {
@@ -93,19 +93,20 @@ impl Call {
         }
     }
 
-    /// Makes the request a part of the call `id`, as an app does that calls on.
+    /// Makes the request a part of the call `id`, like an app that makes
+    /// further calls.
     pub fn part_of(mut self, id: String) -> Self {
         self.id = id;
         self
     }
 
-    /// Asks for `path`; see [`crate::App`] for what apps understand.
+    /// Requests `path`; see [`crate::App`] for the paths of apps.
     pub fn path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.path);
         self
     }
 
-    /// Speaks `protocol`.
+    /// Uses `protocol`.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
@@ -137,14 +138,14 @@ impl Call {
         Ok(self)
     }
 
-    /// Sends the request over a connection of its own and reads the reply.
+    /// Sends the request over its own connection and reads the reply.
     pub async fn send(self) -> Result<Reply> {
         let mut connection = Connection::open(self.to, self.protocol).await?;
         connection.send(self).await
     }
 
-    /// Makes it a gRPC call: a unary health check, which must find the app
-    /// healthy. Returns the call for [`crate::Lab::entry`].
+    /// Sends a gRPC health check, which must find the app healthy. Returns the
+    /// call for [`crate::Lab::entry`].
     pub async fn grpc_health_check(self) -> Result<String> {
         let channel = Endpoint::from_shared(format!("http://{}", self.to))?
             .origin(Uri::try_from(format!("http://{}", self.authority))?)
@@ -175,8 +176,8 @@ impl Call {
     }
 }
 
-/// Nothing, or trailers behind a body that is not empty, for some who pass a
-/// request on pass no trailers on without a body.
+/// An empty body, or one with trailers after some data, because some proxies
+/// drop trailers without a body.
 fn body(trailers: HeaderMap) -> Body {
     if trailers.is_empty() {
         return Full::default().boxed_unsync();
@@ -186,7 +187,7 @@ fn body(trailers: HeaderMap) -> Body {
         .boxed_unsync()
 }
 
-/// Sends `request` as it is and reads until the connection is closed.
+/// Sends `request` unchanged and reads until the connection is closed.
 pub async fn raw(to: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(to).await?;
     stream.write_all(request).await?;
@@ -197,7 +198,7 @@ pub async fn raw(to: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
     Ok(reply)
 }
 
-/// A connection that takes one request after the other.
+/// A connection for one request after the other.
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,

@@ -1,5 +1,5 @@
-//! The access-log collector: Envoy's gRPC Access Log Service, v3, as `SkyWalking`
-//! runs one. It keeps every HTTP entry with the node that sent it.
+//! The access-log collector: a server of Envoy's gRPC Access Log Service v3,
+//! like `SkyWalking`'s. It keeps every HTTP entry with the node that sent it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::client::CALL;
 use crate::wait::PATIENCE;
 
-/// An entry of an access log, for which a peer that cannot be read is an error.
+/// An access-log entry. A peer that cannot be read is an error.
 #[derive(Debug)]
 pub struct Entry(access_log::Entry);
 
@@ -42,8 +42,8 @@ impl Entry {
         self.request_headers.get(CALL).map_or("", String::as_str)
     }
 
-    /// The filter-state keys that the entry has, sorted, with the length of
-    /// each value.
+    /// The filter-state keys of the entry, sorted, with the length of each
+    /// value.
     pub fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
         let length = |state: &State| match state {
             State::Flat { bytes, .. } | State::Other { bytes, .. } => *bytes,
@@ -61,26 +61,26 @@ impl Entry {
         match self.state.get(key) {
             None => Ok(None),
             Some(State::Flat { metadata, .. }) => Ok(Some(metadata)),
-            Some(other) => bail!("{key} is no FlatNode: {other:?}"),
+            Some(other) => bail!("{key} is not a FlatNode: {other:?}"),
         }
     }
 
-    /// The id of that side's node. An empty one is none: it only marks an entry of
-    /// a gateway that names nobody.
+    /// The id of that side's node. An empty id names nobody: it only marks a
+    /// gateway's entry without a peer.
     pub fn id(&self, side: Side) -> Result<Option<&str>> {
         let key = side.id_key();
         match self.state.get(key) {
             None => Ok(None),
             Some(State::Id { id }) => Ok((!id.is_empty()).then_some(id.as_str())),
-            Some(other) => bail!("{key} is no id: {other:?}"),
+            Some(other) => bail!("{key} is not an id: {other:?}"),
         }
     }
 }
 
-/// The collector. It stops with its value.
+/// The collector. Dropping it stops it.
 #[derive(Debug)]
 pub struct Collector {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     store: Arc<Store>,
     server: Mutex<Option<Server>>,
@@ -100,13 +100,13 @@ impl Collector {
         })
     }
 
-    /// Hands every entry from now on to `drain`, instead of keeping it.
+    /// Passes every entry from now on to `drain`, instead of keeping it.
     pub fn drain(&self, drain: impl Fn(&Entry) + Send + Sync + 'static) -> Result<()> {
         let drain = self.store.drain.set(Drain(Box::new(drain)));
         drain.map_err(|_| anyhow!("the collector has a drain already"))
     }
 
-    /// Ends every stream and connection, and listens no more.
+    /// Ends every stream and connection, and stops listening.
     pub async fn go_away(&self) -> Result<()> {
         let running = self.server.lock().await.take();
         running.context("the collector is away")?.stop().await
@@ -137,7 +137,7 @@ impl Collector {
         match timeout(PATIENCE, wait).await {
             Ok(entries) => Ok(matching(&entries?)),
             Err(_) => Err(anyhow!(
-                "no access-log entry of {what}; there are:\n{}",
+                "no access-log entry of {what}; the entries are:\n{}",
                 self.listing()
             )),
         }
@@ -153,7 +153,7 @@ impl Collector {
     }
 }
 
-/// What has become of the entries.
+/// The entries so far.
 #[derive(Debug, Default)]
 struct Store {
     entries: watch::Sender<Vec<Arc<Entry>>>,

@@ -1,5 +1,5 @@
 //! The demonstration: Kubernetes pods and VMs call each other, and each side's
-//! access log is held against what the other side's node says of itself.
+//! access log is compared with the other side's node.
 
 use anyhow::Result;
 use serde_json::json;
@@ -22,7 +22,7 @@ impl Member {
     }
 }
 
-/// Runs all calls. `progress` is told what happens meanwhile.
+/// Runs all calls. `progress` receives each step.
 pub async fn run(lab: &Lab, progress: impl Fn(&str)) -> Result<Report> {
     let pod = Member {
         name: "productpage",
@@ -51,7 +51,7 @@ pub async fn run(lab: &Lab, progress: impl Fn(&str)) -> Result<Report> {
         calls.push(both_sides(lab, &mesh, title, client, server).await?);
     }
 
-    progress("starting a pod and a VM whose plugin records the local node, too");
+    progress("starting a pod and a VM whose plugin also records the local node");
     let recording = json!({ "record_local_node": true });
     let recording_mesh = lab
         .start([&pod, &cloud_vm].map(|member| member.workload().configured(&recording)))
@@ -85,7 +85,7 @@ async fn both_sides(
     both_logs(title, client, server, status, &outbound, &inbound)
 }
 
-/// What both sidecars have logged of a call, held against both nodes.
+/// Compares what both sidecars have logged of a call with both nodes.
 pub(crate) fn both_logs(
     title: &str,
     client: &Member,
@@ -101,7 +101,7 @@ pub(crate) fn both_logs(
     Ok(call)
 }
 
-/// One call of which a single entry names both sides.
+/// One call, of which a single entry names both sides.
 async fn one_entry(lab: &Lab, mesh: &Mesh, client: &Member, server: &Member) -> Result<Call> {
     let reply = mesh.call(client.name, server.name)?.send().await?;
     let inbound = lab

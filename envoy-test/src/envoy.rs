@@ -1,5 +1,5 @@
-//! One Envoy process: found, started, asked through its admin interface, and
-//! gone when its owner is gone.
+//! An Envoy process: finds the binary, starts it, queries its admin interface, and ends it with its
+//! owner.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,21 +19,21 @@ use crate::process::bound_to_us;
 use crate::repository;
 use crate::wait::until;
 
-/// The environment variable that names the only Envoy to use.
+/// The environment variable that names the only Envoy binary to use.
 const ENVOY: &str = "ENVOY";
 
-/// The Envoys that the harness proves the filter with.
+/// The Envoy releases that the harness runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The oldest.
+    /// The oldest release.
     Oldest,
-    /// The newest.
+    /// The newest release.
     Newest,
-    /// That of this version, one of [`versions`].
+    /// The release with this version, one of [`versions`].
     Version(&'static str),
 }
 
-/// What `make setup` fetches, the oldest first: version, hash and size.
+/// The releases that `make setup` fetches, the oldest first: version, hash and size.
 const RELEASES: &str = include_str!("../releases.txt");
 
 /// The versions of all releases that the tests run, the oldest first.
@@ -52,7 +52,7 @@ impl Release {
     /// Its version.
     ///
     /// # Panics
-    /// Never: the list of releases is tested to have some.
+    /// Never: a test checks that the list of releases is not empty.
     #[must_use]
     pub fn version(self) -> &'static str {
         let mut versions = versions();
@@ -64,14 +64,13 @@ impl Release {
         version.expect("releases.txt lists releases")
     }
 
-    /// Whether the environment names the only Envoy, so that this release, which is
-    /// not the newest, is left out.
+    /// Whether this release is skipped, because the environment names the only Envoy and this is
+    /// not the newest release.
     pub(crate) fn is_left_out(self) -> bool {
         self.version() != Self::Newest.version() && named_by_environment().is_some()
     }
 
-    /// Its binary: what the environment's `ENVOY` names, else what `make setup`
-    /// installed.
+    /// Its binary: the one in `ENVOY`, or else the one that `make setup` installed.
     pub fn binary(self) -> Result<PathBuf> {
         if let Some(path) = named_by_environment() {
             ensure!(path.is_file(), "ENVOY={} is not a file", path.display());
@@ -87,32 +86,32 @@ impl Release {
     }
 }
 
-/// The version in what Envoy says of its build: `2c0d6a.../1.40.0/Clean/RELEASE/BoringSSL`.
+/// The version in Envoy's build string: `2c0d6a.../1.40.0/Clean/RELEASE/BoringSSL`.
 pub(crate) fn version_of(build: &str) -> &str {
     build.split('/').nth(1).unwrap_or(build)
 }
 
 /// The version of the Envoy `binary`.
 pub(crate) async fn version_of_binary(binary: &Path) -> Result<String> {
-    let told = Command::new(binary).arg("--version").output().await;
-    let told = told.with_context(|| binary.display().to_string())?;
-    let told = String::from_utf8(told.stdout)?;
-    let build = told.split_whitespace().last().unwrap_or_default();
-    ensure!(build.contains('/'), "{}: {told}", binary.display());
+    let output = Command::new(binary).arg("--version").output().await;
+    let output = output.with_context(|| binary.display().to_string())?;
+    let output = String::from_utf8(output.stdout)?;
+    let build = output.split_whitespace().last().unwrap_or_default();
+    ensure!(build.contains('/'), "{}: {output}", binary.display());
     Ok(version_of(build).to_owned())
 }
 
-/// The binary that the environment names, if it does.
+/// The binary that the environment names, if any.
 #[must_use]
 pub(crate) fn named_by_environment() -> Option<PathBuf> {
     std::env::var_os(ENVOY).map(PathBuf::from)
 }
 
-/// A running Envoy. It is killed when its value is dropped, and by the kernel
-/// when the thread that started it is gone for any other reason.
+/// A running Envoy. It is killed when dropped, and by the kernel if the thread that started it ends
+/// for any other reason.
 #[derive(Debug)]
 pub struct Envoy {
-    /// Envoy ends with it.
+    /// Ends Envoy when dropped.
     process: Child,
     admin: SocketAddr,
     log: PathBuf,
@@ -120,8 +119,8 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts an Envoy with its files in `dir` and waits until it is ready. An
-    /// error holds Envoy's log.
+    /// Starts an Envoy with its files in `dir` and waits until it is ready. An error contains
+    /// Envoy's log.
     pub(crate) async fn start(
         binary: &Path,
         dir: &Path,
@@ -199,7 +198,7 @@ impl Envoy {
         Ok(stats.iter().filter_map(value_of).collect())
     }
 
-    /// Waits until the statistic `name` has at least the value `least`.
+    /// Waits until the statistic `name` is at least `least`.
     pub async fn counts(&self, name: &str, least: u64) -> Result<u64> {
         until(&format!("{name} to be {least}"), async || {
             let stats = self.stats().await?;
@@ -208,7 +207,7 @@ impl Envoy {
         .await
     }
 
-    /// Where its admin interface is.
+    /// The address of its admin interface, as text.
     #[must_use]
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.admin)
@@ -221,8 +220,8 @@ impl Envoy {
         Ok(version_of(build).to_owned())
     }
 
-    /// Has it drain its listeners: they accept no more connections, and those
-    /// that are open are closed when their requests are answered.
+    /// Drains its listeners: they accept no more connections, and open ones are closed once their
+    /// requests are answered.
     pub async fn drain_listeners(&self) -> Result<()> {
         let request = b"POST /drain_listeners HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         let reply = raw(self.admin, request).await?;
@@ -234,7 +233,7 @@ impl Envoy {
         Ok(())
     }
 
-    /// Ends it when it has answered all that it has begun.
+    /// Ends it once it has answered all of its requests.
     pub async fn retire(self) -> Result<()> {
         self.drain_listeners().await?;
         until("the connections of an Envoy to end", async || {
@@ -248,22 +247,22 @@ impl Envoy {
         .await
     }
 
-    /// Ends it at once. What it has not yet logged is lost.
+    /// Kills it. Entries that it has not sent yet are lost.
     pub(crate) async fn kill(mut self) -> Result<()> {
         Ok(self.process.kill().await?)
     }
 
-    /// How much memory it holds, in bytes.
+    /// Its resident memory in bytes.
     pub async fn resident_bytes(&self) -> Result<u64> {
         let id = self.process.id().context("Envoy has ended")?;
         let status = fs::read_to_string(format!("/proc/{id}/status")).await?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        let kib: u64 = kib.context("the kernel tells no VmRSS")?.parse()?;
+        let kib: u64 = kib.context("the kernel reports no VmRSS")?.parse()?;
         Ok(kib * 1024)
     }
 
-    /// How much time its threads have spent on processors so far.
+    /// The CPU time of its threads so far.
     pub async fn cpu_time(&self) -> Result<Duration> {
         let id = self.process.id().context("Envoy has ended")?;
         let mut tasks = fs::read_dir(format!("/proc/{id}/task")).await?;
@@ -271,31 +270,31 @@ impl Envoy {
         while let Some(task) = tasks.next_entry().await? {
             let schedstat = fs::read_to_string(task.path().join("schedstat")).await?;
             let on_processor = schedstat.split_whitespace().next();
-            let on_processor = on_processor.context("the kernel keeps no schedstat")?;
+            let on_processor = on_processor.context("the kernel has no schedstat")?;
             nanoseconds += on_processor.parse::<u64>()?;
         }
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// How long it took from its start until it was ready.
+    /// The time from its start until it was ready.
     #[must_use]
     pub fn ready_after(&self) -> Duration {
         self.ready_after
     }
 
-    /// Where its admin interface listens.
+    /// The address of its admin interface.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Where its files are: `bootstrap.json` and `envoy.log`.
+    /// The folder of its files: `bootstrap.json` and `envoy.log`.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.log.parent().unwrap_or(&self.log)
     }
 
-    /// What Envoy has logged.
+    /// Envoy's log so far.
     pub async fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log).await?)
     }
@@ -333,11 +332,11 @@ fn socket_address(address: &Value) -> Result<SocketAddr> {
     Ok(SocketAddr::new(address.parse()?, u16::try_from(port)?))
 }
 
-/// What the filter logs of a plugin configuration that it cannot use.
+/// What the filter logs for an invalid plugin configuration.
 const CONFIGURATION_ERROR: &str = "plugin configuration refused";
 
-/// Has the Envoy `binary` check a bootstrap without running it, the plugin
-/// configurations included. An error holds Envoy's log.
+/// Validates a bootstrap with the Envoy `binary`, including the plugin configurations. An error
+/// contains Envoy's log.
 pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
     let checked = command(binary)
         .args(["--mode", "validate", "--log-level", "error"])
@@ -352,11 +351,11 @@ pub(crate) async fn validate(binary: &Path, bootstrap: &Path) -> Result<()> {
         bootstrap.display(),
         String::from_utf8_lossy(&checked.stderr)
     );
-    // Envoy accepts them, for the filter is only idle with them.
+    // Envoy accepts them, because the filter is merely idle with them.
     let log = String::from_utf8_lossy(&checked.stderr);
-    let told = log.lines().find(|line| line.contains(CONFIGURATION_ERROR));
-    if let Some(told) = told {
-        bail!("the filter is idle in {}:\n{told}", bootstrap.display());
+    let error = log.lines().find(|line| line.contains(CONFIGURATION_ERROR));
+    if let Some(error) = error {
+        bail!("the filter is idle in {}:\n{error}", bootstrap.display());
     }
     Ok(())
 }
@@ -367,7 +366,7 @@ fn command(binary: &Path) -> Command {
     command
 }
 
-/// A process that may still refuse its configuration.
+/// An Envoy that is starting, and may still refuse its configuration.
 struct Starting {
     process: Child,
     log: PathBuf,
@@ -393,7 +392,7 @@ impl Starting {
     fn check_alive(&mut self) -> Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("Envoy ended at start: {status}"),
+            Some(status) => bail!("Envoy exited while starting: {status}"),
         }
     }
 }

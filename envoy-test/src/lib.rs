@@ -1,8 +1,9 @@
-//! Real Envoys as sidecars, an app behind each, and an access-log collector:
-//! the harness that shows, from the outside only, which workload called which.
+//! The test harness: real Envoys as sidecars, an app behind each, and an
+//! access-log collector. It observes from the outside which workload called
+//! which.
 //!
-//! A story starts workloads with [`Lab::start`], makes calls through their
-//! sidecars and reads what each Envoy logged about them:
+//! A test, called story here, starts workloads with [`Lab::start`], makes calls
+//! through their sidecars and reads what each Envoy logged:
 //!
 //! ```no_run
 //! # use envoy_test::{Lab, Node, Release, Side, Workload};
@@ -21,8 +22,9 @@
 //! # }
 //! ```
 //!
-//! Nothing here knows how the filter works: the harness reads only what any
-//! operator could read, the access log, statistics and what the apps received.
+//! The harness knows nothing of the filter's implementation: it reads only what
+//! any operator could read, the access log, the statistics and what the apps
+//! received.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! The harness as a command: shows the metadata exchange between real Envoys.
+//! The harness as a command, which shows the metadata exchange between real
+//! Envoys.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Pods and VMs call each other; shows what both sides' access logs say.
+    /// Pods and VMs call each other; prints what both sides' access logs say.
     Demo {
         /// Print JSON instead of text.
         #[arg(long)]
@@ -58,17 +59,17 @@ enum Command {
     Collector {
         #[arg(long)]
         listen: SocketAddr,
-        /// Where it serves the entries that it received.
+        /// The address where it serves received entries.
         #[arg(long)]
         serve: SocketAddr,
     },
-    /// Hundreds of callers, honest and hostile, call one sidecar; every reply and
-    /// every access-log entry is checked.
+    /// Hundreds of callers, honest and hostile, call one sidecar; checks every
+    /// reply and every access-log entry.
     Soak(Soak),
-    /// The Online Boutique in a mesh: the topology that access logs tell, beside
-    /// the call graph that is known, also while Envoys are replaced.
+    /// The Online Boutique in a mesh: compares the topology in the access logs
+    /// with the known call graph, also while Envoys are replaced.
     Boutique(Boutique),
-    /// Stories of every kind, and what a real `SkyWalking` draws of them.
+    /// Calls of every kind, and what a real `SkyWalking` draws of them.
     Skywalking(Skywalking),
     /// Runs every file of examples/ with calls, and counts what each consumer of
     /// peers tells of them, on every Envoy.
@@ -87,7 +88,7 @@ struct Examples {
 
 #[derive(Args)]
 struct Skywalking {
-    /// How many journeys through the boutique.
+    /// The number of journeys through the boutique.
     #[arg(long, default_value_t = 20)]
     journeys: u64,
     /// Leave the OAP running at the end, until interrupted.
@@ -103,17 +104,18 @@ struct Skywalking {
 
 #[derive(Args)]
 struct Boutique {
-    /// How many journeys through the shop before and after Envoys are replaced.
+    /// The number of journeys through the shop before and after Envoys are
+    /// replaced.
     #[arg(long, default_value_t = 20)]
     journeys: u64,
-    /// Have Envoys log there, and run until interrupted: for `mxctl topology
-    /// --listen ADDRESS`.
+    /// Send the access logs to this address, and run until interrupted: for
+    /// `mxctl topology --listen ADDRESS`.
     #[arg(long, value_name = "ADDRESS")]
     logs_to: Option<SocketAddr>,
-    /// Write the topology as a picture, too.
+    /// Also write the topology as a picture.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write it as a page, too.
+    /// Also write it as a page.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Print JSON instead of text.
@@ -126,19 +128,19 @@ struct Boutique {
 
 #[derive(Args)]
 struct Soak {
-    /// How many requests.
+    /// The number of requests.
     #[arg(long, default_value_t = 5_000_000)]
     requests: u64,
-    /// How many workers the sidecar has.
+    /// The sidecar's workers.
     #[arg(long, default_value_t = 4)]
     workers: u32,
-    /// How many callers there are.
+    /// The number of callers.
     #[arg(long, default_value = "300")]
     peers: NonZeroUsize,
-    /// From which all that is random comes.
+    /// The seed of everything random.
     #[arg(long, default_value_t = 4)]
     seed: u64,
-    /// After how many minutes no further request is sent.
+    /// The minutes after which no further request is sent.
     #[arg(long, default_value_t = 20)]
     minutes: u64,
     /// Print JSON instead of text.
@@ -156,7 +158,7 @@ async fn main() -> Result<ExitCode> {
             unless_interrupted(Box::pin(demonstrate(json, envoy))).await
         }
         Command::DockerDemo { json } => {
-            // It has containers to take down, and so heeds signals by itself.
+            // It handles signals itself, because it has containers to remove.
             let report = docker::run(|step| eprintln!("- {step}")).await?;
             print(&report, json)
         }
@@ -197,7 +199,7 @@ async fn demonstrate(json: bool, envoy: Option<PathBuf>) -> Result<ExitCode> {
     Ok(verdict)
 }
 
-/// Prints the report; a fault in it is a failure.
+/// Prints the report; any fault in it is a failure.
 fn print(report: &Report, json: bool) -> Result<ExitCode> {
     if json {
         println!("{}", serde_json::to_string_pretty(report)?);
@@ -232,7 +234,7 @@ impl Soak {
     }
 }
 
-/// Prints a report, which in text has its faults in it; a fault is a failure.
+/// Prints a report, whose text includes its faults; any fault is a failure.
 fn print_with_faults<R: Serialize + fmt::Display>(
     report: &R,
     faults: &[String],
@@ -274,8 +276,8 @@ impl Skywalking {
     async fn run(self) -> Result<ExitCode> {
         let Some(named) = skywalking::Named::by_environment()? else {
             bail!(
-                "skipped: there is no OAP. Set {} to a release of Apache SkyWalking, unpacked, or \
-                 {}=HOST:PORT to one that runs",
+                "skipped: there is no OAP. Set {} to an unpacked release of Apache SkyWalking, or \
+                 {}=HOST:PORT to a running one",
                 skywalking::HOME,
                 skywalking::RUNNING
             );

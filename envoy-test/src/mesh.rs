@@ -1,4 +1,4 @@
-//! Workloads that run: apps, their Envoys, and the ways between them.
+//! Running workloads: apps, their Envoys, and the routes between them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use crate::repository;
 use crate::wait::until;
 use crate::workload::{AppKind, Leads, Listener, Plugin, Proxy, Workload};
 
-/// Where meshes run: a collector, an Envoy binary, a module and a directory
-/// that goes away with the lab.
+/// The environment of meshes: a collector, an Envoy binary, a module and a
+/// temporary directory.
 #[derive(Debug)]
 pub struct Lab {
     collector: Collector,
-    /// Where Envoys log to.
+    /// The destination of access logs.
     logs_to: SocketAddr,
     envoy: PathBuf,
     module: PathBuf,
@@ -44,14 +44,14 @@ impl Lab {
         })
     }
 
-    /// Has Envoys log to another collector, instead of the lab's.
+    /// Makes Envoys log to another collector instead of the lab's.
     #[must_use]
     pub fn logging_to(mut self, collector: SocketAddr) -> Self {
         self.logs_to = collector;
         self
     }
 
-    /// Where Envoys log to.
+    /// The destination of access logs.
     #[must_use]
     pub fn logs_to(&self) -> SocketAddr {
         self.logs_to
@@ -80,13 +80,13 @@ impl Lab {
         version_of_binary(&self.envoy).await
     }
 
-    /// The lab's directory, for files that a story asks for.
+    /// The lab's directory, for files that a test writes.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Starts workloads that can call each other, and returns when they can.
+    /// Starts workloads, and returns once they can call each other.
     pub async fn start(&self, workloads: impl IntoIterator<Item = Workload>) -> Result<Mesh> {
         let workloads: Vec<Workload> = workloads.into_iter().collect();
         let services: Vec<&str> = workloads.iter().map(|one| one.name.as_str()).collect();
@@ -96,7 +96,7 @@ impl Lab {
             running: BTreeMap::new(),
             workloads: Vec::new(),
         };
-        // Two at a time, for most of a start is the module's compilation.
+        // Two at a time, because most of a start is compiling the module.
         for some in workloads.chunks(2) {
             let first = self.start_one(&mesh, &some[0], &services);
             let second = async {
@@ -116,10 +116,10 @@ impl Lab {
         Ok(mesh)
     }
 
-    /// Puts a new Envoy, as `workload` has it, in the place of the one of the
-    /// workload of that name, whose app must be elsewhere. When this returns,
-    /// the others call the new one. The old one is returned, if it has not been
-    /// killed: it still answers what has begun.
+    /// Replaces the Envoy of a workload by a new one configured as `workload`;
+    /// the app must be elsewhere. When this returns, other workloads call the
+    /// new Envoy. Returns the old one unless it was killed: it still answers
+    /// requests in progress.
     pub async fn replace(&self, mesh: &mut Mesh, workload: Workload) -> Result<Option<Envoy>> {
         let name = workload.name.clone();
         let known = mesh.workloads.iter().position(|one| one.name == name);
@@ -186,16 +186,16 @@ impl Lab {
         Running::behind(proxy, envoy, app).await
     }
 
-    /// Starts an Envoy with a whole bootstrap of its own.
+    /// Starts an Envoy with a whole bootstrap.
     pub async fn start_envoy(&self, bootstrap: &Value) -> Result<Envoy> {
-        // Two levels deep, where the logs of all Envoys are.
+        // Two levels deep, like the directories of all Envoys.
         let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
         let dir = dir.join("bootstrap");
         fs::create_dir(&dir).await?;
         Envoy::start(&self.envoy, &dir, 1, None, bootstrap).await
     }
 
-    /// Has Envoy check the bootstrap in the file `path` without running it.
+    /// Validates the bootstrap in the file `path` with Envoy.
     pub async fn validate(&self, path: &Path) -> Result<()> {
         validate(&self.envoy, path).await
     }
@@ -206,7 +206,7 @@ impl Lab {
         clusters
     }
 
-    /// Waits for the one entry that `log` (`workload/listener`) has of `call`.
+    /// Waits for the single entry of `call` in `log` (`workload/listener`).
     pub async fn entry(&self, log: &str, call: &str) -> Result<Arc<Entry>> {
         let mut entries = self.entries(log, call, 1).await?;
         ensure!(
@@ -216,7 +216,7 @@ impl Lab {
         Ok(entries.remove(0))
     }
 
-    /// Waits for at least `count` entries that `log` has of `call`.
+    /// Waits for at least `count` entries of `call` in `log`.
     pub async fn entries(&self, log: &str, call: &str, count: usize) -> Result<Vec<Arc<Entry>>> {
         let what = format!("call {call} in {log}");
         self.collector
@@ -232,7 +232,7 @@ impl Lab {
     }
 
     /// Waits until the file `path`, which Envoys write, has at least `count`
-    /// lines, and returns all of them.
+    /// lines; returns all of them.
     pub async fn lines(&self, path: &Path, count: usize) -> Result<Vec<String>> {
         until(
             &format!("{count} lines in {}", path.display()),
@@ -246,8 +246,8 @@ impl Lab {
         .await
     }
 
-    /// The directory of every Envoy that the lab has started, also of those that
-    /// refused to.
+    /// The directories of all Envoys that the lab has started, including those
+    /// that failed to start.
     #[must_use]
     pub fn envoy_dirs(&self) -> Vec<PathBuf> {
         let children = |dir: &Path| -> Vec<PathBuf> {
@@ -262,7 +262,7 @@ impl Lab {
             .collect()
     }
 
-    /// The log of every Envoy that the lab has started.
+    /// The logs of all Envoys that the lab has started.
     #[must_use]
     pub fn envoy_logs(&self) -> String {
         let log = |proxy: PathBuf| {
@@ -291,8 +291,8 @@ pub(crate) fn module_path() -> Result<PathBuf> {
 
 pub(crate) fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
     let virtual_host = |domain: &str, cluster: &str| {
-        let (action, besides) = (&listener.route_action, &listener.virtual_host);
-        bootstrap::virtual_host(&[domain], cluster, action, besides)
+        let (action, overrides) = (&listener.route_action, &listener.virtual_host);
+        bootstrap::virtual_host(&[domain], cluster, action, overrides)
     };
     match listener.leads {
         Leads::ToApp => vec![virtual_host("*", bootstrap::APP)],
@@ -307,13 +307,13 @@ pub(crate) fn routes(listener: &Listener, services: &[&str]) -> Vec<Value> {
     }
 }
 
-/// A workload that runs.
+/// A running workload.
 #[derive(Debug)]
 struct Running {
-    /// Where others reach it.
-    entrance: SocketAddr,
-    /// Where its own calls go, if it has a proxy.
-    exit: Option<SocketAddr>,
+    /// The address at which others reach it.
+    inbound: SocketAddr,
+    /// The destination of its own calls, if it has a proxy.
+    outbound: Option<SocketAddr>,
     app: Option<App>,
     envoy: Option<Envoy>,
 }
@@ -321,22 +321,22 @@ struct Running {
 impl Running {
     fn bare(address: SocketAddr, app: Option<App>) -> Self {
         Self {
-            entrance: address,
-            exit: None,
+            inbound: address,
+            outbound: None,
             app,
             envoy: None,
         }
     }
 
     async fn behind(proxy: &Proxy, envoy: Envoy, app: Option<App>) -> Result<Self> {
-        let entrance = envoy.listener(proxy.entrance.name).await?;
-        let exit = envoy.listener(proxy.exit().name).await?;
+        let inbound = envoy.listener(proxy.inbound.name).await?;
+        let outbound = envoy.listener(proxy.outbound().name).await?;
         if let Some(app) = &app {
-            app.calls_through(exit);
+            app.calls_through(outbound);
         }
         Ok(Self {
-            entrance,
-            exit: Some(exit),
+            inbound,
+            outbound: Some(outbound),
             app,
             envoy: Some(envoy),
         })
@@ -353,25 +353,25 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A call of the workload `from` to the service `to`: through the proxy of
-    /// `from`, or straight to `to` if `from` has none.
+    /// A call from the workload `from` to the service `to`: through the proxy
+    /// of `from`, or directly to `to` if `from` has none.
     pub fn call(&self, from: &str, to: &str) -> Result<Call> {
-        let address = match self.running(from)?.exit {
-            Some(exit) => exit,
-            None => self.running(to)?.entrance,
+        let address = match self.running(from)?.outbound {
+            Some(outbound) => outbound,
+            None => self.running(to)?.inbound,
         };
         Ok(Call::new(address, to))
     }
 
-    /// Where others reach a workload.
+    /// The address at which others reach a workload.
     pub fn address(&self, name: &str) -> Result<SocketAddr> {
-        Ok(self.running(name)?.entrance)
+        Ok(self.running(name)?.inbound)
     }
 
-    /// Where the calls of a workload go: its proxy's listener for them.
-    pub fn exit(&self, name: &str) -> Result<SocketAddr> {
-        let exit = self.running(name)?.exit;
-        exit.with_context(|| format!("{name} has no proxy"))
+    /// The destination of a workload's calls: its proxy's outbound listener.
+    pub fn outbound(&self, name: &str) -> Result<SocketAddr> {
+        let outbound = self.running(name)?.outbound;
+        outbound.with_context(|| format!("{name} has no proxy"))
     }
 
     /// The app of a workload.
@@ -386,25 +386,25 @@ impl Mesh {
         envoy.with_context(|| format!("{name} has no proxy"))
     }
 
-    /// Kills the Envoy of a workload, as a crash does. Others still call where it
-    /// was, until it is replaced.
+    /// Kills the Envoy of a workload, like a crash. Others still call its
+    /// address until it is replaced.
     pub async fn kill(&mut self, name: &str) -> Result<()> {
         let running = self.running.get_mut(name);
         let running = running.with_context(|| format!("there is no workload {name}"))?;
         let envoy = running.envoy.take();
         let envoy = envoy.with_context(|| format!("{name} has no proxy"))?;
-        running.exit = None;
+        running.outbound = None;
         envoy.kill().await
     }
 
-    /// Gives a watched plugin another configuration, while requests run.
+    /// Changes the configuration of a watched plugin, while requests run.
     pub async fn reconfigure(&self, name: &str, plugin: &Plugin) -> Result<()> {
         let resource = bootstrap::filter_resource(plugin, &self.module);
         replace(&self.plugin_file(name), &resource).await
     }
 
-    /// Changes the watched listeners of `name`, each as Envoy has it configured,
-    /// while requests run.
+    /// Changes each watched listener of `name`, in Envoy's form, while requests
+    /// run.
     pub async fn change_listeners(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
         let path = self.listeners_file(name);
         let mut file: Value = serde_json::from_slice(&fs::read(&path).await?)?;
@@ -413,14 +413,19 @@ impl Mesh {
         replace(&path, &file).await
     }
 
-    /// Replaces the cluster of `service` in the proxy of `name` by one that
-    /// differs in `besides`, while requests run.
-    pub async fn replace_cluster(&self, name: &str, service: &str, besides: &Value) -> Result<()> {
+    /// Replaces the cluster of `service` in the proxy of `name` by one with
+    /// `overrides`, while requests run.
+    pub async fn replace_cluster(
+        &self,
+        name: &str,
+        service: &str,
+        overrides: &Value,
+    ) -> Result<()> {
         let path = self.clusters_file(name);
         let mut file: Value = serde_json::from_slice(&fs::read(&path).await?)?;
         let clusters = file["resources"].as_array_mut().into_iter().flatten();
         for cluster in clusters.filter(|cluster| cluster["name"] == service) {
-            *cluster = bootstrap::with(cluster.take(), besides);
+            *cluster = bootstrap::with(cluster.take(), overrides);
         }
         replace(&path, &file).await
     }
@@ -434,7 +439,8 @@ impl Mesh {
         Ok(bootstrap::watched_filter(plugin, &self.plugin_file(name)))
     }
 
-    /// Tells every proxy where every workload is, and waits until it knows.
+    /// Writes the addresses of all workloads to every proxy, and waits until
+    /// they apply.
     async fn connect(&self) -> Result<()> {
         for caller in &self.workloads {
             let Some(proxy) = &caller.proxy else {
@@ -458,9 +464,11 @@ impl Mesh {
 
     fn cluster(&self, proxy: &Proxy, callee: &Workload) -> Result<Value> {
         let (name, metadata) = (&callee.name, &callee.endpoint_metadata);
-        let besides = proxy.clusters.get(name).unwrap_or(&Value::Null);
+        let overrides = proxy.clusters.get(name).unwrap_or(&Value::Null);
         let address = self.address(name)?;
-        Ok(bootstrap::service_cluster(name, address, metadata, besides))
+        Ok(bootstrap::service_cluster(
+            name, address, metadata, overrides,
+        ))
     }
 
     fn clusters_file(&self, name: &str) -> PathBuf {
@@ -481,7 +489,7 @@ impl Mesh {
     }
 }
 
-/// Replaces a file in one step, as those who watch it need it.
+/// Replaces a file atomically, as its watchers need.
 async fn replace(path: &Path, content: &Value) -> Result<()> {
     let draft = path.with_extension("draft");
     fs::write(&draft, serde_json::to_vec(content)?).await?;

@@ -1,17 +1,17 @@
-//! Envoy's node: how a proxy is told which workload it stands for.
+//! Envoy's node, which describes the workload that a proxy belongs to.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::peer::EXCHANGED;
 
-/// A node as a bootstrap has it.
+/// A node as in a bootstrap.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// `sidecar~10.0.0.1~pod.namespace~namespace.svc.cluster.local`, or
     /// `router~...` for a gateway.
     pub id: String,
-    /// What the proxy knows of its workload.
+    /// The node's metadata.
     pub metadata: Value,
 }
 
@@ -85,7 +85,7 @@ impl Node {
         self
     }
 
-    /// What another proxy must come to know of this node. It holds for nodes whose exchanged metadata are texts.
+    /// What another proxy must learn about this node. Valid for nodes whose exchanged metadata are strings.
     #[must_use]
     pub fn as_peer(&self) -> Value {
         let exchanged = EXCHANGED.into_iter().filter_map(|key| {

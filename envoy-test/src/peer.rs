@@ -1,5 +1,5 @@
-//! The exchange's form of a peer by other means than the filter's: `prost-types`
-//! and `base64`. What the harness expects comes from here.
+//! Encodes and decodes peers independently of the filter, with `prost-types`
+//! and `base64`. The harness computes its expectations with it.
 
 use access_log::json::{json_of_struct, struct_of_json};
 use anyhow::Result;
@@ -27,7 +27,7 @@ pub const EXCHANGED: [&str; 11] = [
 /// The metadata as a serialized `google.protobuf.Struct`.
 ///
 /// # Panics
-/// If they are no object.
+/// If they are not an object.
 #[must_use]
 pub fn encode(metadata: &Value) -> Vec<u8> {
     let message = struct_of_json(metadata).expect("metadata are an object");

@@ -1,19 +1,19 @@
-//! Ports for programs that cannot be told to take any free one.
+//! Ports for programs that cannot bind port 0.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Result, bail};
 
-/// Below these the kernel takes none by itself for connections, which could be
-/// there before the program is.
+/// Ports that the kernel does not use for outgoing connections, which could
+/// take a port before the program binds it.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// A port that is free, and that no other call has returned.
+/// A free port that no other call has returned.
 pub(crate) fn free() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let length = PORTS.end - PORTS.start;
-    // Runs at the same time begin at different places.
+    // Concurrent runs begin at different ports.
     let begin = std::process::id().wrapping_mul(97) % u32::from(length);
     let begin = u16::try_from(begin)?;
     for _ in 0..length {

@@ -1,4 +1,4 @@
-//! Programs that the harness starts: none outlives it, however it ends.
+//! Child programs, none of which outlives the harness.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// How long a program may take to end when it is asked to.
+/// How long a program may take to end after its signal.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// A program that the kernel ends with `signal` when the thread that started it
-/// is gone, as the user `user` if one is named. `setpriv` of util-linux does both.
+/// A command that the kernel ends with `signal` when the thread that started it
+/// is gone; it runs as the user `user`, if given. `setpriv` of util-linux does
+/// both.
 pub(crate) fn bound_to_us(program: &Path, signal: &str, user: Option<&str>) -> Command {
-    // We may have been killed before the kernel was told.
+    // This process may have been killed before the signal was set.
     const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
     let mut command = Command::new("setpriv");
     if let Some(user) = user {
@@ -27,7 +28,7 @@ pub(crate) fn bound_to_us(program: &Path, signal: &str, user: Option<&str>) -> C
     command
 }
 
-/// A running program. Dropping it asks the program to end and waits until it has.
+/// A running program. Dropping it sends the signal and waits for the end.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -35,8 +36,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with all its output in the file `log`. `signal`, as
-    /// `TERM`, asks it to end.
+    /// Starts `command` with all its output in the file `log`. `signal`, such
+    /// as `TERM`, ends it.
     pub(crate) fn start(mut command: Command, log: &Path, signal: &'static str) -> Result<Self> {
         let output = File::create(log)?;
         let child = command
@@ -48,7 +49,7 @@ impl Process {
         Ok(Self { child, signal })
     }
 
-    /// How it has ended, if it has.
+    /// Its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -78,7 +79,7 @@ impl Drop for Process {
             .status();
         let is_asked = asked.is_ok_and(|status| status.success());
         if !(is_asked && self.ends_in_time()) {
-            // Whoever cannot be ended by that is beyond us.
+            // Nothing more can be done if this fails.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -1,4 +1,4 @@
-//! What the demonstration has seen: for people as text, for machines as JSON.
+//! The demonstration's report, as text or JSON.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -32,35 +32,35 @@ pub struct Call {
     pub status: u16,
     /// One for each access-log entry.
     pub views: Vec<View>,
-    /// What a log should have said and did not; empty if all is well.
+    /// What the logs lack or have wrong; empty if all is well.
     pub faults: Vec<String>,
-    /// How many statements of the logs were held against a node.
+    /// How many statements of the logs were compared with a node.
     pub checked: usize,
 }
 
 /// One access-log entry.
 #[derive(Debug, Serialize)]
 pub struct View {
-    /// Whose sidecar logged it, `client` or `server`.
+    /// The side that logged it, `client` or `server`.
     pub role: String,
     /// The log's name.
     pub log: String,
     /// The node that logged: the identifier of the log's stream.
     pub local: Party,
-    /// The caller, as filter state has it.
+    /// The caller in the filter state.
     pub downstream: Option<Party>,
-    /// The callee, as filter state has it.
+    /// The callee in the filter state.
     pub upstream: Option<Party>,
     /// All filter state of the entry.
     pub keys: Vec<Key>,
 }
 
-/// One end of a call.
+/// One side of a call.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Party {
     /// The node id.
     pub id: Option<String>,
-    /// Its metadata, of those that are exchanged.
+    /// Those of its metadata that are exchanged.
     pub metadata: Value,
 }
 
@@ -74,7 +74,7 @@ pub struct Key {
 }
 
 impl Call {
-    /// A call of which no entry was seen yet.
+    /// A call without entries so far.
     #[must_use]
     pub fn new(title: &str, client: &str, server: &str, status: u16) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl View {
 }
 
 impl Party {
-    /// What others must come to know of `node`.
+    /// What others must learn about `node`.
     #[must_use]
     pub fn of_node(node: &Node) -> Self {
         Self {
@@ -158,14 +158,14 @@ impl Party {
 const LABELS_WIDTH: usize = 84;
 
 impl Report {
-    /// What the logs failed to say; empty if all is well.
+    /// What the logs lack or have wrong; empty if all is well.
     pub fn faults(&self) -> impl Iterator<Item = &str> {
         self.calls
             .iter()
             .flat_map(|call| call.faults.iter().map(String::as_str))
     }
 
-    /// The report for people, with colours or without.
+    /// The report as text, with colours or without.
     #[must_use]
     pub fn human(&self, colour: bool) -> impl Display + '_ {
         Human {
@@ -187,7 +187,7 @@ impl Display for Human<'_> {
             module_bytes,
             calls,
         } = self.report;
-        let title = self.paint.bold("Who called whom?");
+        let title = self.paint.bold("Which workload called which?");
         let kib = module_bytes / 1024;
         writeln!(f, "\n{title}  Envoy {envoy}, module of {kib} KiB")?;
         writeln!(
@@ -244,7 +244,7 @@ impl Human<'_> {
         Ok(())
     }
 
-    /// `from` says where the metadata and the id were found.
+    /// `from` names the source of the metadata and the id.
     fn party(
         &self,
         f: &mut Formatter<'_>,

@@ -1,5 +1,5 @@
-//! How a story becomes tests: one per Envoy release, so that a failure names
-//! the release; and what all stories assert.
+//! Turns a story into tests, one for each Envoy release, so that a failure
+//! names the release; and common assertions.
 
 use std::io::Write as _;
 
@@ -10,12 +10,12 @@ use crate::envoy::Release;
 use crate::mesh::Lab;
 use crate::node::Node;
 
-/// Tells a story in a lab of that release. An error fails the test; every
-/// Envoy's log is shown.
+/// Runs a story in a lab with that release. An error fails the test and prints
+/// every Envoy's log.
 ///
-/// If the environment names the only Envoy to use, the stories of older releases
-/// are skipped, for they would only repeat those of the newest. They say so on
-/// standard error, which shows also for a test that passes.
+/// If the environment names the only Envoy to use, the stories of older
+/// releases are skipped, because they would repeat those of the newest. They
+/// report this on standard error, which is shown even for a test that passes.
 ///
 /// # Panics
 /// If the story fails, or if it is skipped and `CI` is `true`.
@@ -25,14 +25,14 @@ pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>)
         let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
         assert!(
             !is_ci,
-            "not run: ENVOY names the only Envoy, so there is none of {version}; unset ENVOY in CI"
+            "not run: ENVOY names the only Envoy to use, which is not {version}; unset ENVOY in CI"
         );
         let test = std::thread::current();
         let test = test.name().unwrap_or("a story");
-        // Unlike `eprintln!`, this is not kept back while a test passes.
+        // Unlike `eprintln!`, this is not captured for a test that passes.
         let _ = writeln!(
             std::io::stderr(),
-            "SKIPPED {test}: ENVOY names the only Envoy, so there is none of {version}"
+            "SKIPPED {test}: ENVOY names the only Envoy to use, which is not {version}"
         );
         return;
     }
@@ -46,7 +46,8 @@ pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>)
     }
 }
 
-/// The entry names `node` on that side, with all its metadata and its id.
+/// Asserts that the entry names `node` on that side, with all its metadata and
+/// its id.
 ///
 /// # Panics
 /// If it does not.

@@ -1,5 +1,5 @@
-//! TLS between sidecars: certificates made on the spot, and the transport
-//! sockets with which Envoy presents and checks them.
+//! TLS between sidecars: generated certificates, and the transport sockets with
+//! which Envoy presents and verifies them.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one, which nobody trusts yet.
+    /// Creates a certificate authority.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
@@ -34,7 +34,7 @@ impl Authority {
         })
     }
 
-    /// Certifies that somebody is each of `uri_sans`.
+    /// Issues a certificate with these `uri_sans`.
     pub fn certify(&self, uri_sans: &[&str]) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
@@ -57,13 +57,13 @@ impl Authority {
         Ok(std::fs::write(path, &self.certificate)?)
     }
 
-    /// Takes certificates of this authority only.
+    /// Accepts only certificates of this authority.
     #[must_use]
     pub fn validation(&self) -> Value {
         json!({ "trusted_ca": { "inline_string": self.certificate } })
     }
 
-    /// Asks for a certificate of this authority, and takes any.
+    /// Requests a certificate of this authority, but accepts any.
     #[must_use]
     pub fn lax_validation(&self) -> Value {
         let mut validation = self.validation();
@@ -94,17 +94,17 @@ impl Identity {
     }
 }
 
-/// Whether a listener takes callers without a certificate.
+/// Whether a listener accepts callers without a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callers {
-    /// Each must present one: mutual TLS.
+    /// A certificate is required: mutual TLS.
     Certified,
-    /// One that is presented is checked, and none is fine, too.
+    /// A certificate is optional, but verified if presented.
     Any,
 }
 
-/// The transport socket of a listener that presents `identity` and checks the
-/// callers' certificates by `validation`, if at all.
+/// The transport socket of a listener that presents `identity` and verifies the
+/// callers' certificates by `validation`, if any.
 #[must_use]
 pub fn listener(identity: &Identity, callers: Callers, validation: Option<&Value>) -> Value {
     json!({
@@ -117,8 +117,8 @@ pub fn listener(identity: &Identity, callers: Callers, validation: Option<&Value
     })
 }
 
-/// The transport socket of a cluster that presents `identity`, if it has one,
-/// and checks the callee's certificate by `validation`, if at all.
+/// The transport socket of a cluster that presents `identity`, if any, and
+/// verifies the callee's certificate by `validation`, if any.
 #[must_use]
 pub fn cluster(identity: Option<&Identity>, validation: Option<&Value>) -> Value {
     json!({

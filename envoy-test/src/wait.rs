@@ -1,23 +1,23 @@
-//! Waiting for other processes: by asking again, never by a fixed pause.
+//! Waits for other processes by polling with a deadline.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
-/// How long anything may take. Generous, for it only decides how soon a failure
-/// is reported on a busy machine.
+/// The deadline for every wait. It is generous, because it only decides how
+/// soon a failure is reported on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Asks until there is an answer; fails after half a minute, saying what was
-/// waited for.
+/// Polls until there is a result; fails after half a minute, naming what was
+/// awaited.
 pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
     until_within(PATIENCE, INTERVAL, what, ask).await
 }
 
-/// Asks every `interval` until there is an answer; fails after `patience`.
+/// Polls every `interval` until there is a result; fails after `patience`.
 pub(crate) async fn until_within<T>(
     patience: Duration,
     interval: Duration,

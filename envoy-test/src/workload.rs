@@ -1,5 +1,5 @@
-//! What a story starts: workloads, the listeners of their proxies and the
-//! plugin in each listener.
+//! The workloads that a story starts, the listeners of their proxies and the plugin in each
+//! listener.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,27 +12,26 @@ use serde_json::{Value, json};
 use crate::collector::Side;
 use crate::node::Node;
 
-/// A service of a mesh. Its name is the authority by which others call it.
+/// A service of a mesh. Its name is the authority under which others call it.
 #[derive(Clone, Debug)]
 pub struct Workload {
     pub(crate) name: String,
     pub(crate) app: AppKind,
     pub(crate) proxy: Option<Proxy>,
-    /// What the control plane says of the workload's endpoint, by namespace.
+    /// The metadata of the workload's endpoint, by namespace.
     pub(crate) endpoint_metadata: Value,
 }
 
-/// Who answers in a workload.
+/// The app of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AppKind {
     /// The harness's own app.
     Ours,
-    /// The harness's own app, which only counts: for more requests than can be
-    /// kept.
+    /// The harness's own app, which only counts: for more requests than can be recorded.
     Counting,
-    /// Whoever listens at this address.
+    /// A server at this address.
     Elsewhere(SocketAddr),
-    /// Nobody: a gateway.
+    /// None: a gateway.
     Nobody,
 }
 
@@ -41,14 +40,13 @@ pub(crate) enum AppKind {
 pub(crate) struct Proxy {
     pub(crate) node: Node,
     pub(crate) concurrency: u32,
-    /// For how long a listener that was replaced lives on; Envoy's default is ten
-    /// minutes.
+    /// How long a replaced listener drains; Envoy's default is ten minutes.
     pub(crate) drain: Option<Duration>,
-    /// Takes what others send to this workload.
-    pub(crate) entrance: Listener,
-    /// Takes what this workload sends to others, if another listener does.
-    pub(crate) exit: Option<Listener>,
-    /// What the clusters of services have besides their endpoints.
+    /// Receives what others send to this workload.
+    pub(crate) inbound: Listener,
+    /// Receives what this workload sends to others, if a separate listener does.
+    pub(crate) outbound: Option<Listener>,
+    /// Overrides for the clusters of services.
     pub(crate) clusters: BTreeMap<String, Value>,
     /// Whether the listeners come from a file that Envoy watches.
     pub(crate) watches_listeners: bool,
@@ -65,7 +63,7 @@ impl Workload {
         Self::new(name, AppKind::Ours, Some(proxy))
     }
 
-    /// An app without sidecar.
+    /// An app without a sidecar.
     #[must_use]
     pub fn bare(name: &str) -> Self {
         Self::new(name, AppKind::Ours, None)
@@ -95,7 +93,7 @@ impl Workload {
         }
     }
 
-    /// Gives the plugin of every listener this configuration.
+    /// Sets the configuration of the plugin on every listener.
     #[must_use]
     pub fn configured(self, configuration: &Value) -> Self {
         self.each_listener(|listener| {
@@ -113,26 +111,25 @@ impl Workload {
         })
     }
 
-    /// Gives the proxy's cluster of `service` more than its endpoints:
-    /// transport socket, metadata.
+    /// Overrides fields of the proxy's cluster of `service`, such as the transport socket or
+    /// metadata.
     #[must_use]
-    pub fn cluster(mut self, service: &str, besides: Value) -> Self {
+    pub fn cluster(mut self, service: &str, overrides: Value) -> Self {
         if let Some(proxy) = &mut self.proxy {
-            proxy.clusters.insert(service.to_owned(), besides);
+            proxy.clusters.insert(service.to_owned(), overrides);
         }
         self
     }
 
-    /// Has the control plane say `metadata`, by namespace, of the workload's
-    /// endpoint.
+    /// Sets the `metadata` of the workload's endpoint, by namespace.
     #[must_use]
     pub fn endpoint_metadata(mut self, metadata: Value) -> Self {
         self.endpoint_metadata = metadata;
         self
     }
 
-    /// Has the proxy watch a file for its listeners, so that
-    /// [`crate::Mesh::change_listeners`] can change them.
+    /// Makes the proxy watch a file for its listeners, so that [`crate::Mesh::change_listeners`]
+    /// can change them.
     #[must_use]
     pub fn watching_listeners(mut self) -> Self {
         if let Some(proxy) = &mut self.proxy {
@@ -141,7 +138,7 @@ impl Workload {
         self
     }
 
-    /// Gives the proxy's node, if there is one, another entry in its metadata.
+    /// Adds an entry to the metadata of the proxy's node, if there is a proxy.
     #[must_use]
     pub fn node_with(mut self, key: &str, value: &Value) -> Self {
         if let Some(proxy) = &mut self.proxy {
@@ -150,21 +147,21 @@ impl Workload {
         self
     }
 
-    /// Lets the app only count what it receives.
+    /// Makes the app only count its requests.
     #[must_use]
     pub fn counting(mut self) -> Self {
         self.app = AppKind::Counting;
         self
     }
 
-    /// Has whoever listens at `address` answer instead of the harness's app.
+    /// Uses the server at `address` instead of the harness's app.
     #[must_use]
     pub fn served_at(mut self, address: SocketAddr) -> Self {
         self.app = AppKind::Elsewhere(address);
         self
     }
 
-    /// Runs the proxy with so many workers.
+    /// Sets the number of the proxy's workers.
     #[must_use]
     pub fn workers(mut self, concurrency: u32) -> Self {
         if let Some(proxy) = &mut self.proxy {
@@ -173,7 +170,7 @@ impl Workload {
         self
     }
 
-    /// Lets a listener that was replaced live on for `drain`, in whole seconds.
+    /// Sets how long a replaced listener drains, in whole seconds.
     #[must_use]
     pub fn draining_for(mut self, drain: Duration) -> Self {
         if let Some(proxy) = &mut self.proxy {
@@ -184,36 +181,36 @@ impl Workload {
 
     fn each_listener(mut self, change: impl Fn(&mut Listener)) -> Self {
         if let Some(proxy) = &mut self.proxy {
-            change(&mut proxy.entrance);
-            proxy.exit.iter_mut().for_each(change);
+            change(&mut proxy.inbound);
+            proxy.outbound.iter_mut().for_each(change);
         }
         self
     }
 }
 
 impl Proxy {
-    fn new(node: Node, entrance: Listener, exit: Option<Listener>) -> Self {
+    fn new(node: Node, inbound: Listener, outbound: Option<Listener>) -> Self {
         Self {
             node,
             concurrency: 1,
             drain: None,
-            entrance,
-            exit,
+            inbound,
+            outbound,
             clusters: BTreeMap::new(),
             watches_listeners: false,
         }
     }
 
     pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        std::iter::once(&self.entrance).chain(&self.exit)
+        std::iter::once(&self.inbound).chain(&self.outbound)
     }
 
-    pub(crate) fn exit(&self) -> &Listener {
-        self.exit.as_ref().unwrap_or(&self.entrance)
+    pub(crate) fn outbound(&self) -> &Listener {
+        self.outbound.as_ref().unwrap_or(&self.inbound)
     }
 }
 
-/// Where a listener's routes lead.
+/// The destination of a listener's routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leads {
     /// To the app of the workload.
@@ -235,23 +232,22 @@ pub struct Listener {
     pub before: Vec<Value>,
     /// HTTP filters between the plugin and the router.
     pub behind: Vec<Value>,
-    /// What every route's action has besides its cluster: retries, redirects.
+    /// Overrides for every route's action: retries, redirects.
     pub route_action: Value,
     /// Authorities that lead to a workload of another name: `(authority, workload)`.
     pub via: Vec<(String, String)>,
-    /// Access logs besides the collector's.
+    /// Additional access logs.
     pub access_logs: Vec<Value>,
     /// The filter-state keys that the collector's log names.
     pub logged_keys: Vec<&'static str>,
-    /// How many bytes of entries Envoy gathers before it sends them to the
-    /// collector; by default it sends every entry at once.
+    /// How many bytes of entries Envoy buffers before it sends them to the collector; by default it
+    /// sends every entry immediately.
     pub log_buffer_bytes: u32,
-    /// TLS; none is plaintext.
+    /// TLS; `None` means plaintext.
     pub transport_socket: Option<Value>,
-    /// What every virtual host has besides: headers to remove, filters to
-    /// disable.
+    /// Overrides for every virtual host: headers to remove, filters to disable.
     pub virtual_host: Value,
-    /// What the connection manager has besides: upgrades.
+    /// Overrides for the connection manager: upgrades.
     pub connection_manager: Value,
 }
 
@@ -261,7 +257,7 @@ impl Listener {
             name,
             direction,
             leads,
-            // Listeners whose configurations may differ are told apart by it.
+            // The name distinguishes listeners whose configurations may differ.
             plugin: Plugin {
                 root_id: name.to_owned(),
                 ..Plugin::default()
@@ -283,7 +279,7 @@ impl Listener {
     }
 }
 
-/// The name of the plugin among the HTTP filters, if it is given no other.
+/// The default name of the plugin among the HTTP filters.
 pub const FILTER: &str = "metadata_exchange";
 
 /// The plugin as an operator configures it.
@@ -293,32 +289,32 @@ pub struct Plugin {
     pub filter: String,
     /// The plugin's own name.
     pub name: String,
-    /// The root id, any text.
+    /// The root id, an arbitrary text.
     pub root_id: String,
     /// The VM id: plugins with the same id, code and VM configuration share a VM.
     pub vm_id: String,
     /// The plugin configuration.
     pub configuration: Value,
-    /// Whether the plugin comes from a file that Envoy watches, as an
-    /// extension configuration, so that [`crate::Mesh::reconfigure`] can change
-    /// it. The watched plugins of a workload are one.
+    /// Whether the plugin comes from a file that Envoy watches, as an extension configuration, so
+    /// that [`crate::Mesh::reconfigure`] can change it. All watched plugins of a workload share the
+    /// file.
     pub watched: bool,
-    /// What a watched plugin is as long as no configuration has been accepted.
+    /// The filter to use until a configuration of a watched plugin has been accepted.
     pub default_config: Option<Value>,
     /// Another module than the one under test.
     pub module: Option<PathBuf>,
-    /// What becomes of requests when the VM has died.
+    /// What happens to requests once the VM has died.
     pub failure_policy: FailurePolicy,
 }
 
-/// What Envoy does with requests when the VM of their plugin has died.
+/// What Envoy does with requests once the plugin's VM has died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailurePolicy {
     /// Refuses them.
     Closed,
     /// Lets them pass without the plugin.
     Open,
-    /// Starts the VM anew.
+    /// Restarts the VM.
     Reload,
 }
 
@@ -343,7 +339,7 @@ impl Default for Plugin {
             watched: false,
             default_config: None,
             module: None,
-            // A dead VM is to be seen as failed requests.
+            // A dead VM must show as failed requests.
             failure_policy: FailurePolicy::Closed,
         }
     }

@@ -8,8 +8,8 @@ use metadata_exchange_fuzz::header::value_offset;
 
 fuzz_target!(|data: &[u8]| metadata_exchange_fuzz::header::run(data));
 
-// Bytes changed at random are seldom base64 still, so every other time it is the
-// message that is changed.
+// Randomly changed bytes are rarely valid base64, so every other time the
+// message inside is changed.
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let mutated = if seed.is_multiple_of(2) {
         mutate_message(data, size, max_size)
@@ -19,8 +19,8 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     mutated.unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });
 
-/// Mutates what the base64 holds, and gives the new size; `None` if it is no
-/// base64, or becomes too long.
+/// Mutates the message inside the base64 and returns the new size; `None` if it
+/// is not base64 or becomes too long.
 fn mutate_message(data: &mut [u8], size: usize, max_size: usize) -> Option<usize> {
     let (_, value) = data.split_at_mut(value_offset(&data[..size]));
     let offset = max_size - value.len();

@@ -1,10 +1,10 @@
-//! Any bytes as the plugin configuration.
+//! Arbitrary bytes as the plugin configuration.
 
 use metadata_exchange::config::Config;
 use serde_json::Value as Json;
 
-/// What is accepted means the same however the JSON is written; what is refused
-/// is refused in one line, and not without reason.
+/// An accepted configuration means the same in any JSON formatting; a refused one has an error in a
+/// single line, and is not plainly valid.
 pub fn run(data: &[u8]) {
     if let Ok(json) = serde_json::from_slice::<Json>(data)
         && is_plainly_valid(&json)
@@ -25,8 +25,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Whether all keys are such that any value of their type is allowed, or any number
-/// within a range that all limits allow. It is true of some valid configurations only.
+/// Whether the configuration is obviously valid: for all keys, every value of the type is allowed,
+/// or every number in a range common to all limits. This covers only some valid configurations.
 fn is_plainly_valid(json: &Json) -> bool {
     let is_valid = |(key, value): (&String, &Json)| match key.as_str() {
         "accept_own" | "endpoint_fallback" | "record_local_node" => value.is_boolean(),

@@ -1,11 +1,11 @@
-//! Any peer as a `FlatNode`, and any bytes in its place.
+//! An arbitrary peer as a `FlatNode`, and arbitrary bytes in place of one.
 
 use metadata_exchange::peer::flat;
 
 use super::source::{Source, without_empty_maps};
 
-/// What is written is read; what can be read at all can be written and read the
-/// same.
+/// A written peer can be read back; whatever can be read can be written and
+/// read again with the same result.
 pub fn run(data: &[u8]) {
     let peer = Source(data).peer();
     let written = flat::write(&peer);

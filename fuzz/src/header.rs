@@ -1,5 +1,5 @@
-//! Any bytes as the two headers: an id, and after a NUL, which no header can
-//! hold, the metadata.
+//! Arbitrary bytes as the two headers: an id, and after a NUL, which no header
+//! can contain, the metadata.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -10,14 +10,14 @@ use metadata_exchange::peer::{RejectReason, flat};
 
 use super::source::{assert_fit, without_empty_maps};
 
-/// Low, so that short inputs reach them.
+/// Low limits, so that short inputs reach them.
 pub const LIMITS: Limits = Limits {
     max_received_bytes: 2048,
     max_labels: 8,
     max_id_bytes: 32,
 };
 
-/// Where the metadata begins in `data`.
+/// The index at which the metadata begins in `data`.
 #[must_use]
 pub fn value_offset(data: &[u8]) -> usize {
     let nul = data.iter().position(|&byte| byte == 0);
@@ -31,15 +31,15 @@ pub fn split(data: &[u8]) -> (&[u8], &[u8]) {
     (id.strip_suffix(b"\0").unwrap_or(id), value)
 }
 
-/// Standard base64, padded or not, by another decoder.
+/// Standard base64, padded or not, decoded independently of the filter.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What is refused is refused for the reason that it has, and what has none is
-/// accepted. What is accepted is within the limits, fit for logs, and read the same
-/// again when it is sent on or stored.
+/// Everything is refused for the right reason, and accepted if there is none.
+/// An accepted peer is within the limits, fit for logs, and reads the same
+/// after being sent or stored.
 pub fn run(data: &[u8]) {
     let (id, value) = split(data);
     let is_too_long = id.len() > LIMITS.max_id_bytes;
@@ -55,7 +55,7 @@ pub fn run(data: &[u8]) {
         Err(RejectReason::ControlCharacter) => {
             assert!(text.is_ok_and(|text| text.contains(char::is_control)));
         }
-        Err(reason) => panic!("no id is refused so: {reason}"),
+        Err(reason) => panic!("not a reason to refuse an id: {reason}"),
     }
     let is_too_long = value.len() > LIMITS.max_received_bytes;
     let decoded = BASE64.decode(value);

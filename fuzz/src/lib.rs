@@ -1,10 +1,7 @@
-//! What the filter's pure core promises for any input, one module for each fuzz
-//! target: `run` panics if a promise is broken.
+//! The promises of the filter's pure core for arbitrary input, one module for
+//! each fuzz target: `run` panics if a promise is broken.
 //!
-//! `fuzz_targets/` gives these bodies to libFuzzer. The tests of the core replay
-//! `corpus/` through the same bodies, so that what a fuzzer once found stays
-//! found on the stable toolchain. A new finding is kept by copying its input from
-//! `artifacts/` to the corpus of its target.
+//! `fuzz_targets/` passes these functions to libFuzzer. The tests of the core replay `corpus/` through the same functions, as regression tests on the stable toolchain. To keep a new finding, copy its input from `artifacts/` to the corpus of its target.
 
 pub mod config;
 pub mod flat;

@@ -1,5 +1,5 @@
-//! Any bytes as what Envoy and its control plane say: the local node, the
-//! metadata of clusters and of endpoints, and the name in a certificate.
+//! Arbitrary bytes as data from Envoy and its control plane: the local node,
+//! the metadata of clusters and endpoints, and the name in a certificate.
 
 use metadata_exchange::exchange::clusters::Clusters;
 use metadata_exchange::exchange::{endpoint, service};
@@ -12,7 +12,7 @@ use metadata_exchange::trust::vouches;
 
 use super::source::{Source, assert_fit, without_empty_maps};
 
-/// What is sent fits `max_sent_bytes`, and peers accept it.
+/// What is sent fits into `max_sent_bytes`, and peers accept it.
 pub fn run(data: &[u8]) {
     let mut source = Source(data);
     let max_sent_bytes = usize::from(u16::from_le_bytes([source.byte(), source.byte() & 0xF]));

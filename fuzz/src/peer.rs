@@ -1,10 +1,10 @@
-//! Any peer through the wire and back.
+//! An arbitrary peer, encoded and decoded.
 
 use metadata_exchange::peer::wire;
 
 use super::source::Source;
 
-/// What is encoded is decoded and encoded the same.
+/// Decoding and encoding again gives the same bytes.
 pub fn run(data: &[u8]) {
     let peer = Source(data).peer();
     let message = wire::encode(&peer);

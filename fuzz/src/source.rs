@@ -1,11 +1,11 @@
-//! Structure from bytes: what targets build that need more than raw input, and
-//! what they ask of every peer.
+//! Structured input from bytes for the targets that need it, and the common
+//! assertions about peers.
 
 use std::collections::BTreeMap;
 
 use metadata_exchange::peer::{Field, Map, Peer, Slot, Value};
 
-/// A fuzzer's bytes, read from the front. At the end it gives zeros and empty
+/// A fuzzer's bytes, read from the front. At the end it returns zeros and empty
 /// texts.
 #[derive(Debug)]
 pub struct Source<'a>(pub &'a [u8]);
@@ -16,7 +16,7 @@ impl<'a> Source<'a> {
         self.0.split_off_first().copied().unwrap_or_default()
     }
 
-    /// Up to 255 bytes: their number comes first.
+    /// Up to 255 bytes, preceded by their number.
     pub fn bytes(&mut self) -> &'a [u8] {
         let len = usize::from(self.byte()).min(self.0.len());
         self.0.split_off(..len).unwrap_or_default()
@@ -28,7 +28,7 @@ impl<'a> Source<'a> {
         text.chars().filter(|char| !char.is_control()).collect()
     }
 
-    /// A peer in which any field may be absent, empty or long.
+    /// A peer whose fields may be absent, empty or long.
     pub fn peer(&mut self) -> Peer {
         let mut peer = Peer::default();
         let present = u16::from_le_bytes([self.byte(), self.byte()]);
@@ -52,8 +52,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Asserts what holds for every peer that is stored or sent: no text can forge a
-/// log line, and maps are sorted, each key once.
+/// Asserts what holds for every peer that is stored or sent: no text can forge
+/// a log line, and maps are sorted without repeated keys.
 pub fn assert_fit(peer: &Peer) {
     let assert_text = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
     for value in Field::ALL.into_iter().filter_map(|field| peer.value(field)) {
@@ -70,7 +70,7 @@ pub fn assert_fit(peer: &Peer) {
     }
 }
 
-/// The peer without its empty maps, which a `FlatNode` does not hold.
+/// The peer without its empty maps, which a `FlatNode` does not preserve.
 #[must_use]
 pub fn without_empty_maps(mut peer: Peer) -> Peer {
     peer.labels = peer.labels.filter(|map| !map.is_empty());

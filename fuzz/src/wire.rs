@@ -1,5 +1,5 @@
-//! Any bytes as a `google.protobuf.Struct`, held against the plain reading of the
-//! decoded message.
+//! Arbitrary bytes as a `google.protobuf.Struct`, compared with a
+//! straightforward reading of the decoded message.
 
 use metadata_exchange::peer::wire::{self, MAX_DEPTH, MAX_NUMBERS};
 use metadata_exchange::peer::{Field, Map, Peer, RejectReason, Slot, text};
@@ -9,7 +9,8 @@ use prost_types::{ListValue, Struct, Value};
 
 use super::source::assert_fit;
 
-/// What is accepted is what the message holds; each rejection has its reason.
+/// An accepted peer has the content of the message; each rejection has the
+/// right reason.
 pub fn run(data: &[u8]) {
     let decoded = wire::decode(data, usize::MAX);
     let Ok(message) = Struct::decode(data) else {
@@ -33,7 +34,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// How many lists and structs that are not empty are nested in each other.
+/// The nesting depth of lists and structs that are not empty.
 fn depth(value: &Value) -> usize {
     let inner = match &value.kind {
         Some(Kind::StructValue(message)) => message.fields.values().map(depth).max(),

@@ -1,4 +1,4 @@
-//! What the admin interface of an Envoy says.
+//! Client for Envoy's admin interface.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -14,10 +14,10 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// The longest answer that is read.
+/// The longest response that is read.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// How long an answer may take. A large `config_dump` takes seconds.
+/// The timeout for a response. A large `config_dump` takes seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The JSON at `path` of the admin interface at `url`: `http://127.0.0.1:9901`,
@@ -25,11 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn get(url: &str, path: &str) -> Result<Value> {
     let answer = get_bytes(url, path).await?;
     serde_json::from_slice(&answer)
-        .with_context(|| format!("no JSON: it begins {:?}", beginning(&answer)))
+        .with_context(|| format!("not JSON: it begins {:?}", beginning(&answer)))
         .with_context(|| format!("no {path} of {url}"))
 }
 
-/// What stands at `path`, JSON or not.
+/// The body at `path`, JSON or not.
 pub async fn get_bytes(url: &str, path: &str) -> Result<Bytes> {
     let address = Address::parse(url)?;
     let what = || format!("no {path} of {url}");
@@ -40,7 +40,8 @@ pub async fn get_bytes(url: &str, path: &str) -> Result<Bytes> {
         .with_context(what)
 }
 
-/// Whether nobody listens there: no Envoy runs, or it has not started.
+/// Whether the connection was refused: Envoy is not running, or has not started
+/// yet.
 #[must_use]
 pub fn is_refused(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
@@ -48,7 +49,7 @@ pub fn is_refused(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| [ConnectionRefused, NotFound].contains(&error.kind()))
 }
 
-/// What an answer begins with, for an error.
+/// The beginning of a response, for an error message.
 pub(crate) fn beginning(answer: &[u8]) -> String {
     const MAX_CHARS: usize = 200;
     String::from_utf8_lossy(answer)
@@ -69,7 +70,7 @@ enum Address {
 impl Address {
     fn parse(url: &str) -> Result<Self> {
         if let Some(path) = url.strip_prefix("unix:") {
-            // As URLs have it, too.
+            // URLs write it with two slashes.
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
                 bail!("{url:?} has no path; write unix:/run/envoy/admin.sock");
@@ -81,7 +82,7 @@ impl Address {
         } else {
             format!("http://{url}")
         };
-        let uri: Uri = url.parse().with_context(|| format!("no URL: {url:?}"))?;
+        let uri: Uri = url.parse().with_context(|| format!("not a URL: {url:?}"))?;
         if uri.scheme_str() != Some("http") {
             bail!("{url}: Envoy's admin interface speaks http, as http://127.0.0.1:9901");
         }
@@ -119,7 +120,7 @@ where
     let mut exchange = pin!(exchange);
     let answer = tokio::select! {
         answer = &mut exchange => answer,
-        // An answer may end with its connection, and is whole nevertheless.
+        // A response may end with its connection and still be complete.
         ended = connection => match (exchange.await, ended) {
             (Err(_), Err(error)) => Err(error.into()),
             (answer, _) => answer,
@@ -142,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers the first request, whatever it asks, with `answer`, and closes.
+    /// Answers the first request with `answer`, then closes the connection.
     fn closing(answer: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -199,7 +200,7 @@ mod tests {
             ),
             (
                 "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
-                "no JSON",
+                "not JSON",
             ),
             ("SSH-2.0-OpenSSH\r\n", "invalid HTTP version"),
         ] {

@@ -1,4 +1,4 @@
-//! Checks a plugin's configuration by the filter's own code.
+//! Checks a plugin configuration with the filter's own parser.
 
 use anyhow::{Context as _, Result, bail};
 use metadata_exchange::config::{Config, ConfigError, KEYS};
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::envoy_yaml;
 
-/// Where the configuration stood.
+/// Where the configuration was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It is the whole file.
+    /// The whole file.
     File,
     /// `spec.pluginConfig` of a `WasmPlugin`.
     WasmPlugin,
@@ -19,7 +19,7 @@ pub enum Found {
 ///
 /// # Errors
 ///
-/// If the filter would refuse it, with what may have been meant.
+/// If the filter would reject it; the error suggests a similar key.
 pub fn check(name: &str, content: &str) -> Result<(Found, Config)> {
     let (found, json) = configuration_in(name, content)?;
     match Config::parse(json.as_bytes()) {
@@ -31,7 +31,7 @@ pub fn check(name: &str, content: &str) -> Result<(Found, Config)> {
     }
 }
 
-/// Istio hands a `pluginConfig` over as JSON; Envoy hands the text over as it is.
+/// Istio passes `pluginConfig` as JSON; Envoy passes the text unchanged.
 fn configuration_in(name: &str, content: &str) -> Result<(Found, String)> {
     let begins = content.trim_start();
     if begins.is_empty() || begins.starts_with(['{', '[']) {
@@ -50,18 +50,19 @@ fn configuration_in(name: &str, content: &str) -> Result<(Found, String)> {
     }
     if yaml.is_object() {
         bail!(
-            "it is YAML and no WasmPlugin: the filter reads JSON, such as {{\"trust\": \"mtls\"}}"
+            "it is YAML but not a WasmPlugin: the filter reads JSON, such as {{\"trust\": \
+             \"mtls\"}}"
         );
     }
-    // The filter says what it thinks of it.
+    // The filter's parser reports what is wrong.
     Ok((Found::File, content.to_owned()))
 }
 
-/// The key that was meant for one that is not there.
+/// The known key that is most similar to the unknown one.
 fn suggestion(error: &ConfigError, json: &str) -> Option<&'static str> {
     match error {
         ConfigError::UnknownKey(key) => alike(key, KEYS.map(|(key, _)| key)),
-        // An unknown key in it is told as a wrong value.
+        // An unknown key inside `share` is reported as an invalid value.
         ConfigError::Invalid { key: "share", .. } => {
             let json: Value = serde_json::from_str(json).ok()?;
             let keys = ["fields", "labels"];
@@ -73,10 +74,10 @@ fn suggestion(error: &ConfigError, json: &str) -> Option<&'static str> {
     }
 }
 
-/// The candidate that differs least, if it differs little: in case, hyphens, or a
-/// few letters.
+/// The most similar candidate, if it is similar enough: it may differ in case,
+/// hyphens or a few letters.
 fn alike<const N: usize>(key: &str, candidates: [&'static str; N]) -> Option<&'static str> {
-    /// From which similarity on something was meant; 1 is equal.
+    /// The lowest similarity for a suggestion; 1 is equal.
     const ENOUGH: f64 = 0.8;
     let plain = snake(key);
     let likeness = |candidate: &str| strsim::jaro_winkler(&plain, candidate);
@@ -86,7 +87,7 @@ fn alike<const N: usize>(key: &str, candidates: [&'static str; N]) -> Option<&'s
     (likeness(best) >= ENOUGH).then_some(best)
 }
 
-/// `maxSentBytes` and `max-sent-bytes` are `max_sent_bytes`.
+/// Converts `maxSentBytes` and `max-sent-bytes` to `max_sent_bytes`.
 fn snake(key: &str) -> String {
     let mut snake = String::with_capacity(key.len());
     for char in key.chars() {
@@ -173,6 +174,6 @@ mod tests {
         let error = refused(&plugin("pluginConfig: { trsut: mtls }"));
         assert!(error.contains("unknown key \"trsut\""), "{error}");
         let error = refused("trust: mtls\n");
-        assert!(error.contains("it is YAML and no WasmPlugin"), "{error}");
+        assert!(error.contains("it is YAML but not a WasmPlugin"), "{error}");
     }
 }

@@ -1,8 +1,8 @@
-//! Names of protobuf fields, as JSON writes them and as they are declared.
+//! Converts JSON names of protobuf fields to their declared names.
 
 use serde_json::{Map, Value};
 
-/// Keys whose objects have keys of their users, not of a message.
+/// Fields whose keys are user data, not field names.
 const MAPS: [&str; 6] = [
     "metadata",
     "filterMetadata",
@@ -12,8 +12,8 @@ const MAPS: [&str; 6] = [
     "value",
 ];
 
-/// istiod writes the names of fields as JSON has them, `filterChains`; Envoy as
-/// they are declared, `filter_chains`. The latter is what the doctor reads.
+/// istiod writes JSON field names, `filterChains`; Envoy writes declared ones,
+/// `filter_chains`. The doctor reads declared names.
 pub(crate) fn with_declared_names(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(with_declared_names).collect(),
@@ -48,7 +48,7 @@ fn with_own_keys(map: Map<String, Value>) -> Map<String, Value> {
 }
 
 fn declared(key: &str) -> String {
-    // Types, and names of users that stand where fields do.
+    // Type names, and user data in place of field names.
     if !key
         .chars()
         .all(|char| char.is_ascii_alphanumeric() || char == '_')
@@ -57,7 +57,7 @@ fn declared(key: &str) -> String {
     }
     let mut name = String::with_capacity(key.len());
     for char in key.chars() {
-        // A name that begins with a capital is no field's.
+        // A name that begins with a capital is not a field name.
         if char.is_ascii_uppercase() && !name.is_empty() {
             name.push('_');
         } else if char.is_ascii_uppercase() {

@@ -1,4 +1,4 @@
-//! What a node would send: by the filter's own code.
+//! Computes what a node sends, with the filter's own code.
 
 use anyhow::{Context as _, Result, bail};
 use metadata_exchange::config::Config;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use access_log::json::struct_of_json;
 
-/// What a node sends.
+/// The headers that a node sends.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Sent {
     /// `x-envoy-peer-metadata-id`
@@ -20,13 +20,13 @@ pub struct Sent {
     pub id_bytes: usize,
     /// The length of the metadata.
     pub header_bytes: usize,
-    /// What both add to a request, with their names, before compression.
+    /// What both add to a request, including names, before compression.
     pub request_bytes: usize,
-    /// What is said about values that are not sent.
+    /// Notes about values that are not sent.
     pub notes: Vec<String>,
 }
 
-/// What the node in `json` sends under the plugin configuration `config`.
+/// What the node in `json` sends with the plugin configuration `config`.
 pub fn encode(json: &Value, config: &Config) -> Result<Sent> {
     let (id, metadata) = node_in(json)?;
     let metadata = match metadata {
@@ -66,12 +66,12 @@ fn kind(json: &Value) -> &'static str {
     }
 }
 
-/// Id and metadata of the node: in an Envoy bootstrap, in an admin's
-/// `/config_dump`, as a node, or as metadata alone.
+/// The node's id and metadata, from an Envoy bootstrap, a `/config_dump`, a
+/// node, or metadata alone.
 fn node_in(json: &Value) -> Result<(&str, &Value)> {
     if !json.is_object() {
         bail!(
-            "no object, as a bootstrap, a config_dump, a node or its metadata is: {}",
+            "not an object, as a bootstrap, a config_dump, a node or its metadata is: {}",
             kind(json)
         );
     }
@@ -86,7 +86,10 @@ fn node_in(json: &Value) -> Result<(&str, &Value)> {
     } else if let Some(node) = json.get("node") {
         node
     } else if json.get("static_resources").is_some() || json.get("admin").is_some() {
-        bail!("a bootstrap without node: Envoy may have it from its command line, ask its admin");
+        bail!(
+            "a bootstrap without node: Envoy may have it from its command line, ask its admin \
+               interface"
+        );
     } else if json.get("id").is_some() || json.get("metadata").is_some_and(Value::is_object) {
         json
     } else {
@@ -95,13 +98,16 @@ fn node_in(json: &Value) -> Result<(&str, &Value)> {
     let id = match &node["id"] {
         Value::Null => "",
         Value::String(id) => id,
-        other => bail!("node.id is {other}, no text, with which Envoy does not start: quote it"),
+        other => bail!(
+            "node.id is {other}, not a string, with which Envoy does not start: quote \
+                        it"
+        ),
     };
     Ok((id, &node["metadata"]))
 }
 
-/// The node of an Envoy that runs, by the documents of its `/config_dump`. Its id
-/// may come from the command line, which only `/server_info` tells.
+/// The node of a running Envoy, from the documents of its `/config_dump`. Its
+/// id may come from the command line, which only `/server_info` shows.
 pub fn node_of(documents: &[Value], server_info: Option<&Value>) -> Result<Value> {
     let configs = documents
         .iter()
@@ -114,8 +120,8 @@ pub fn node_of(documents: &[Value], server_info: Option<&Value>) -> Result<Value
         .next()
         .context("a config_dump without bootstrap")?;
     let mut node = bootstrap.get("node").cloned().unwrap_or_default();
-    let told = server_info.and_then(|info| info["node"]["id"].as_str());
-    if let Some(id) = told.filter(|id| !id.is_empty()) {
+    let running = server_info.and_then(|info| info["node"]["id"].as_str());
+    if let Some(id) = running.filter(|id| !id.is_empty()) {
         node["id"] = id.into();
     }
     Ok(json!({ "node": node }))
@@ -192,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Values are what Envoy's loader makes of them.
+    /// Values are parsed as Envoy's loader does.
     #[test]
     fn yaml_is_read_as_envoy_reads_it() {
         let yaml = "node:\n  id: a\n  metadata:\n    NAME: y\n    NAMESPACE: b\n    \

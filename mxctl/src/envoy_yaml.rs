@@ -1,10 +1,9 @@
-//! YAML as Envoy's loader reads it, which is neither YAML 1.1 nor 1.2.
+//! Parses YAML as Envoy's loader does, which is neither YAML 1.1 nor 1.2.
 //!
-//! Envoy takes a scalar for a bool where yaml-cpp does (`y`, `on`, `Yes`, ...), else
-//! for an integer (`12`, `010` is 8, `0x1F`), and for a text otherwise: `1.20` and
-//! `2001-01-01` stay as they are, and so does what is quoted. It looks at no tag but
-//! `!`, and an integer that a double cannot hold exactly is a text. Seen in Envoy
-//! 1.36.2 and 1.40.0, by what `/config_dump` says of node metadata.
+//! Envoy reads an unquoted scalar as a bool where yaml-cpp does (`y`, `on`, `Yes`, ...), else as an
+//! integer (`12`, `010` is 8, `0x1F`), and otherwise as a string: `1.20` and `2001-01-01` are
+//! strings. It ignores all tags but `!`, and an integer that a double cannot hold exactly becomes a
+//! string. Observed in Envoy 1.36.2 and 1.40.0, in the node metadata of `/config_dump`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,13 +12,13 @@ use anyhow::{Context as _, Result, bail};
 use granit_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
-/// How deep collections may be in each other.
+/// How deep collections may be nested.
 const MAX_DEPTH: usize = 128;
-/// How many values a document may have, those that aliases repeat included.
+/// How many values a document may have, including those that aliases repeat.
 const MAX_VALUES: usize = 1 << 20;
 
-/// The content of a file by its name, as Envoy does: YAML in `.yaml` and `.yml`. In
-/// others, JSON or else YAML.
+/// Parses a file by its name, as Envoy does: `.yaml` and `.yml` are YAML. Others are JSON or else
+/// YAML.
 ///
 /// # Errors
 ///
@@ -32,25 +31,25 @@ pub fn parse_file(name: &str, content: &str) -> Result<Value> {
     match serde_json::from_str(content) {
         Ok(value) => Ok(value),
         Err(error) => {
-            // What begins so is not meant to be YAML.
+            // A file that begins like this is meant to be JSON.
             let begins = content.trim_start();
             if begins.starts_with(['{', '[']) {
-                return Err(error).context("no JSON");
+                return Err(error).context("not JSON");
             }
             parse(content).context("neither JSON nor YAML")
         }
     }
 }
 
-/// The first document of `yaml`.
+/// Parses the first document of `yaml`.
 ///
 /// # Errors
 ///
-/// If it is no YAML, is deeper or larger than anybody writes, or has no document.
+/// If it is not YAML, exceeds the limits on depth or size, or has no document.
 pub fn parse(yaml: &str) -> Result<Value> {
     let mut loader = Loader::default();
     for event in Parser::new_from_str(yaml) {
-        let (event, span) = event.context("no YAML")?;
+        let (event, span) = event.context("not YAML")?;
         let line = || format!("in line {}", span.start.line());
         if let Some(value) = loader.take(event).with_context(line)? {
             return Ok(value);
@@ -59,10 +58,10 @@ pub fn parse(yaml: &str) -> Result<Value> {
     bail!("no document")
 }
 
-/// Builds values of events.
+/// Builds values from parser events.
 #[derive(Default)]
 struct Loader {
-    /// The collections that have begun and not ended, the innermost last.
+    /// The collections that are not complete yet, the innermost last.
     open: Vec<Open>,
     /// The values that aliases may stand for, by the anchor's number.
     anchors: BTreeMap<usize, Value>,
@@ -76,18 +75,18 @@ struct Open {
 
 enum Collection {
     Sequence(Vec<Value>),
-    /// With the key whose value comes next.
+    /// The entries so far, and the key whose value comes next.
     Mapping(Map<String, Value>, Option<String>),
 }
 
 impl Loader {
-    /// The document's value, once it is whole.
+    /// Handles an event; returns the document's value once it is complete.
     fn take(&mut self, event: Event<'_>) -> Result<Option<Value>> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_plain = style == ScalarStyle::Plain;
                 let is_tagged = tag.is_some();
-                // `!` alone says that it is a text.
+                // The tag `!` makes it a string.
                 let is_text = tag.is_some_and(|tag| tag.to_string() == "!");
                 self.scalar(&text, is_plain && !is_text, is_tagged, anchor)
             }
@@ -100,7 +99,7 @@ impl Loader {
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor).cloned();
-                let value = value.context("an alias of what is not yet whole")?;
+                let value = value.context("an alias of a value that is not complete yet")?;
                 self.count(size(&value))?;
                 self.put(value, None)
             }
@@ -121,7 +120,7 @@ impl Loader {
             (true, _) => plain(text),
             (false, _) => Value::from(text),
         };
-        // A key is the text that stands there, whatever it would be as a value.
+        // A key is always the text as written.
         let key = if value.is_null() { "null" } else { text };
         self.keep(anchor, &value)?;
         let key = key.to_owned();
@@ -131,7 +130,7 @@ impl Loader {
     fn begin(&mut self, anchor: usize, collection: Collection) -> Result<Option<Value>> {
         self.count(1)?;
         if self.open.len() >= MAX_DEPTH {
-            bail!("more than {MAX_DEPTH} collections in each other");
+            bail!("more than {MAX_DEPTH} nested collections");
         }
         self.open.push(Open { anchor, collection });
         Ok(None)
@@ -149,7 +148,7 @@ impl Loader {
         self.put(value, None)
     }
 
-    /// Puts a value where it belongs; `key` is its text, if it can be a key.
+    /// Adds a value to the innermost collection; `key` is its text, if it can be a key.
     fn put(&mut self, value: Value, key: Option<String>) -> Result<Option<Value>> {
         let Some(open) = self.open.last_mut() else {
             return Ok(Some(value));
@@ -162,7 +161,7 @@ impl Loader {
                 } else {
                     let text = || value.as_str().map(str::to_owned);
                     let key = key.or_else(text);
-                    *next = Some(key.context("a key that is no scalar")?);
+                    *next = Some(key.context("a key that is not a scalar")?);
                 }
             }
         }
@@ -170,7 +169,7 @@ impl Loader {
     }
 
     fn keep(&mut self, anchor: usize, value: &Value) -> Result<()> {
-        // Zero is none.
+        // Zero means no anchor.
         if anchor > 0 {
             self.count(size(value))?;
             self.anchors.insert(anchor, value.clone());
@@ -200,13 +199,13 @@ fn is_null(text: &str) -> bool {
     ["", "~", "null", "Null", "NULL"].contains(&text)
 }
 
-/// An unquoted scalar that is not null.
+/// The value of an unquoted scalar that is not null.
 fn plain(text: &str) -> Value {
     if let Some(bool) = bool_of(text) {
         return bool.into();
     }
     match integer(text) {
-        // Beyond these Envoy writes the number as a text, in decimal.
+        // Beyond this, Envoy makes the number a decimal string.
         Some(number) if number.unsigned_abs() >= MAX_EXACT => number.to_string().into(),
         Some(number) => number.into(),
         None => text.into(),
@@ -265,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// What Envoy 1.36.2 and 1.40.0 say of these in their `/config_dump`.
+    /// Expectations are from the `/config_dump` of Envoy 1.36.2 and 1.40.0.
     #[test]
     fn scalars_are_what_envoy_makes_of_them() {
         for (scalar, expected) in [
@@ -360,9 +359,9 @@ mod tests {
         }
         for (yaml, expected) in [
             ("", "no document"),
-            ("a: [", "no YAML"),
-            ("a: *b", "no YAML"),
-            ("[x]: y", "no scalar"),
+            ("a: [", "not YAML"),
+            ("a: *b", "not YAML"),
+            ("[x]: y", "not a scalar"),
             (&deep, "collections"),
             (&bomb, "more than 1048576 values"),
         ] {
@@ -378,6 +377,6 @@ mod tests {
         assert_eq!(parse_file("a.yaml", json).unwrap(), json!({ "a": "1.5" }));
         assert_eq!(parse_file("-", "a: on").unwrap(), json!({ "a": true }));
         let error = format!("{:#}", parse_file("a.json", "{\"a\": }").unwrap_err());
-        assert!(error.starts_with("no JSON: "), "{error}");
+        assert!(error.starts_with("not JSON: "), "{error}");
     }
 }

@@ -1,10 +1,10 @@
-//! Texts from the network, made fit for each output.
+//! Escapes untrusted text for each output format.
 
 use std::fmt::Write as _;
 
-/// For terminals, and the ground of all others: what does not show, or shows
-/// something else (controls, escape sequences, bidirectional and zero-width
-/// characters), is written as `\u{..}`, and a backslash as two.
+/// For terminals, and the base of all others: characters that are invisible or
+/// change what is shown (controls, escape sequences, bidirectional and
+/// zero-width characters) become `\u{..}`, and a backslash becomes two.
 #[must_use]
 pub fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
@@ -29,7 +29,7 @@ fn is_hidden(char: char) -> bool {
             | '\u{2060}'..='\u{206f}'
             | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}'
-            // XML has no way to write these two.
+            // XML cannot represent these two.
             | '\u{fffe}'..='\u{ffff}'
             | '\u{e0000}'..='\u{e007f}')
 }
@@ -40,7 +40,7 @@ pub fn html(text: &str) -> String {
     entities(&visible(text))
 }
 
-/// For HTML and SVG, of a text that is visible.
+/// For HTML and SVG, from text without invisible characters.
 #[must_use]
 pub fn entities(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
@@ -57,11 +57,11 @@ pub fn entities(text: &str) -> String {
     html
 }
 
-/// For JSON within a `script` element, which ends at its first `</script`
-/// whatever JSON says.
+/// For JSON within a `script` element, which would end at the first `</script`.
 #[must_use]
 pub fn json_in_html(json: &str) -> String {
-    // In JSON these occur in texts only, where \u may stand for any character.
+    // In JSON these occur only in strings, where \u can represent any
+    // character.
     json.replace('<', "\\u003c")
         .replace('>', "\\u003e")
         .replace('&', "\\u0026")
@@ -76,8 +76,8 @@ pub fn dot(text: &str) -> String {
         .replace('"', "\\\"")
 }
 
-/// For a quoted label of Mermaid: all but plain characters as entity codes, for
-/// its texts may hold Markdown and HTML.
+/// For a quoted label of Mermaid: all but plain characters become entity codes,
+/// because labels may contain Markdown and HTML.
 #[must_use]
 pub fn mermaid(text: &str) -> String {
     let mut mermaid = String::with_capacity(text.len());

@@ -1,14 +1,12 @@
-//! Reads what Envoys log of a mesh: who called whom.
+//! Shows which workload called which, from Envoys' access logs.
 //!
-//! [`topology`] makes the graph of access-log entries, as this tool reads them or as
-//! `SkyWalking` does; [`naming`] says which service a node is of, and [`render`]
-//! shows the graph. [`decode`] and [`encode`] are the exchange's own forms by hand.
-//! [`doctor`] finds what is wrong with an Envoy by what its [`admin`] interface or a
-//! file says; [`envoy_yaml`] reads YAML as Envoy does, and [`check_config`] a plugin's
-//! configuration as the filter does.
+//! [`topology`] builds the graph from access-log entries, by its own rules or by `SkyWalking`'s;
+//! [`naming`] names the service of a node, and [`render`] shows the graph. [`decode`] and
+//! [`encode`] convert the forms of the exchange. [`doctor`] finds problems of an Envoy from its
+//! [`admin`] interface or a file; [`envoy_yaml`] parses YAML as Envoy does, and [`check_config`] a
+//! plugin configuration as the filter does.
 //!
-//! Every name in all this came from the network. [`escape`] is on the way to
-//! each output.
+//! Every name comes from the network, so every output goes through [`escape`].
 
 #![forbid(unsafe_code)]
 // Caller and callee are the terms of the field.

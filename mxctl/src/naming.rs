@@ -1,5 +1,5 @@
-//! Which service a node is of: `SkyWalking`'s rule, and configurable in the same
-//! way, by its `metadata-service-mapping.yaml`.
+//! Names the service of a node by `SkyWalking`'s rule, which is configured by
+//! its `metadata-service-mapping.yaml`.
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ serviceName: ${LABELS."service.istio.io/canonical-name",LABELS."app.kubernetes.i
 serviceInstanceName: ${NAME}
 "#;
 
-/// What stands for a part that a node lacks.
+/// The placeholder for a part that a node lacks.
 const MISSING: &str = "-";
 
 /// How nodes are named.
@@ -19,7 +19,7 @@ const MISSING: &str = "-";
 pub struct Naming {
     service: Format,
     instance: Format,
-    /// How many characters of a name are kept, if not all are.
+    /// How many characters of a name are kept; `None` keeps all.
     length: Option<usize>,
 }
 
@@ -43,7 +43,7 @@ impl Naming {
         })
     }
 
-    /// The same with at most so many characters of a name, as Java counts them.
+    /// The same naming, truncated to that many characters as Java counts them.
     #[must_use]
     pub fn cut_to(self, length: usize) -> Self {
         Self {
@@ -52,14 +52,14 @@ impl Naming {
         }
     }
 
-    /// The service of a node with that metadata.
+    /// The service of a node with this metadata.
     #[must_use]
     pub fn service(&self, metadata: &Value) -> String {
         self.cut(self.service.apply(metadata))
     }
 
-    /// Which metadata name the service of such a node, as `LABELS.app, NAMESPACE`;
-    /// a part that nothing names is `nothing`.
+    /// Which keys name the service of such a node, such as `LABELS.app,
+    /// NAMESPACE`; a part that no key names is `nothing`.
     #[must_use]
     pub fn named_by(&self, metadata: &Value) -> String {
         self.service.sources(metadata).join(", ")
@@ -83,7 +83,7 @@ impl Naming {
         name.chars().take_while(is_kept).collect()
     }
 
-    /// What a node without any metadata is called.
+    /// The name of a node without any metadata.
     #[must_use]
     pub fn nameless(&self) -> String {
         self.service(&Value::Null)
@@ -92,20 +92,20 @@ impl Naming {
 
 impl Default for Naming {
     /// # Panics
-    /// Never: the rule is tested to be one.
+    /// Never: a test parses the rule.
     fn default() -> Self {
         Self::of_yaml(DEFAULT).expect("SkyWalking's rule is a rule")
     }
 }
 
-/// Text with properties in it, as `${A,B.c}.${D}`.
+/// A template with properties, such as `${A,B.c}.${D}`.
 #[derive(Clone, Debug)]
 struct Format(Vec<Part>);
 
 #[derive(Clone, Debug)]
 enum Part {
     Text(String),
-    /// The first of these paths that is there and not empty.
+    /// The first of these paths that exists and is not empty.
     Property(Vec<Vec<String>>),
 }
 
@@ -155,7 +155,7 @@ impl Format {
     }
 }
 
-/// The segments of a path, which dots part, but not within quotes.
+/// The segments of a path, separated by dots outside quotes.
 fn path(text: &str) -> Vec<String> {
     let mut segments = vec![String::new()];
     let mut is_quoted = false;
@@ -181,7 +181,7 @@ fn text_at<'m>(metadata: &'m Value, path: &[String]) -> Option<&'m str> {
         .filter(|text| !text.is_empty() && *text != MISSING)
 }
 
-/// A field by its name, in whatever case, as newer `SkyWalking`s look it up.
+/// A field by its name in any case, as newer `SkyWalking` releases look it up.
 fn field<'m>(value: &'m Value, name: &str) -> Option<&'m Value> {
     let object = value.as_object()?;
     object.get(name).or_else(|| {

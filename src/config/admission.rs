@@ -1,69 +1,72 @@
-//! What becomes of a plugin configuration that the filter cannot use: it is
-//! refused, or it leaves the filter idle.
+//! Decides whether an invalid plugin configuration is refused, or accepted with
+//! the filter idle.
 //!
-//! Envoy first tries a configuration in a VM of its own, then gives it to a VM on
-//! its main thread and on each worker. A refusal keeps the configuration before,
-//! where there is one; where there is none, Envoy has no filter: a listener whose
-//! plugin is discovered then answers every request with 500, any other listener
-//! is not there. So only an update is refused. A first configuration is accepted
-//! and leaves the filter *idle*: requests pass untouched.
+//! Envoy first validates a configuration in a separate VM, then passes it to
+//! VMs on its main thread and on each worker. After a refusal, the previous
+//! configuration stays in force. If there is none, Envoy has no filter: a
+//! listener whose plugin is discovered then answers every request with 500, and
+//! any other listener does not exist. So only an update is refused. An invalid
+//! first configuration is accepted and leaves the filter *idle*: requests pass
+//! unchanged.
 //!
-//! No VM is told whether a configuration is the first. All VMs with the same
-//! `vm_id` share data, though, and the filter keeps two facts there:
+//! A VM does not know whether a configuration is the first. But all VMs with
+//! the same `vm_id` share data, in which the filter keeps two facts:
 //!
-//! - *In force*: when a usable configuration of this plugin was last at work.
-//!   Each root context writes it with its first request and with its ticks, and
-//!   withdraws it when it ends. It lapses by itself, for a VM that dies withdraws
-//!   nothing. `on_configure` does not write it: a bootstrap with a good and a bad
-//!   listener would not start.
-//! - *Idle texts*: hashes of the configurations that were accepted as idle. Envoy
-//!   tries a text once and remembers the outcome; when the text comes again it
-//!   goes straight to the VMs that serve, and a refusal there ends those for every
-//!   later configuration. So what was once idle stays idle.
+//! - *In force*: the time when a valid configuration of this plugin was last
+//!   active. Each root context writes it with its first request and with its
+//!   ticks, and withdraws it when it ends. The mark expires, because a VM that
+//!   dies withdraws nothing. `on_configure` does not write it: a bootstrap with
+//!   a valid and an invalid listener would not start.
+//! - *Idle texts*: hashes of the configurations that were accepted as idle.
+//!   Envoy validates a text once and remembers the outcome; the same text later
+//!   goes directly to the serving VMs, where a refusal would end them for every
+//!   later configuration. So a text that was once accepted as idle always is.
 //!
-//! Whatever fails on the way, requests are served: the filter is idle.
+//! If anything fails in this module, the filter is idle and requests are
+//! served.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use crate::host::HostResult;
 
-/// For how long a mark says that a configuration is in force, in nanoseconds.
-/// Ticks renew it once a second, on every worker.
+/// How long a mark is valid, in nanoseconds. Ticks renew it once a second, on
+/// every worker.
 const LAPSE: u64 = 5_000_000_000;
 
-/// How many idle texts are kept. Where there are more, no text is refused.
+/// The most idle texts that are kept. If there are more, no text is refused.
 const MAX_IDLE_TEXTS: usize = 64;
 
-/// How often a write is tried anew that another VM got ahead of.
+/// How often a write is retried after another VM wrote first.
 const ATTEMPTS: usize = 8;
 
-/// Before every key, for without a `vm_id` all plugins of a proxy share one space.
+/// The prefix of every key, because without a `vm_id` all plugins of a proxy
+/// share one key space.
 const FILTER: &str = "metadata_exchange";
 
-/// The data that the VMs with one `vm_id` share, and the proxy's clock.
+/// The data that VMs with the same `vm_id` share, and the proxy's clock.
 pub trait SharedData {
-    /// What was last written under `key`, with the number of that write.
+    /// The value under `key`, with the number of its write.
     fn read(&self, key: &str) -> HostResult<Option<(Vec<u8>, u32)>>;
 
     /// Writes `value`. Fails if the last write under `key` is not `number`; 0
-    /// writes always.
+    /// writes unconditionally.
     fn write(&self, key: &str, value: &[u8], number: u32) -> HostResult<()>;
 
-    /// Nanoseconds on a clock that all VMs share and that never goes back.
+    /// Nanoseconds on a monotonic clock that all VMs share.
     fn now(&self) -> HostResult<u64>;
 }
 
-/// What is done with a configuration that cannot be used.
+/// The verdict on an invalid configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Refused: the configuration before stays in force.
+    /// Refused: the previous configuration stays in force.
     Refused,
     /// Accepted, and the filter does nothing.
     Idle,
 }
 
-/// A plugin by its names in the proxy's configuration, and what its VMs know of
-/// it together.
+/// A plugin, identified by its names in the proxy's configuration, and the
+/// state that its VMs share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plugin {
     in_force: String,
@@ -71,21 +74,22 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The plugin of this `name` and `root_id`.
+    /// The plugin with this `name` and `root_id`.
     #[must_use]
     pub fn new(name: &str, root_id: &str) -> Self {
-        // No name holds a NUL, so no two plugins have one key.
+        // Names contain no NUL, so different plugins have different keys.
         Self {
             in_force: [FILTER, name, root_id, "in_force"].join("\0"),
-            // Not by name: older Envoys remember trials by root id and text alone.
+            // Without the name: older Envoys remember validations by root id
+            // and text alone.
             idle_texts: [FILTER, root_id, "idle_texts"].join("\0"),
         }
     }
 
-    /// Decides on a configuration that cannot be used, and remembers it if the
-    /// filter is idle from now on.
+    /// Decides on an invalid configuration, and remembers it if the filter
+    /// becomes idle.
     pub fn admit(&self, shared: &impl SharedData, configuration: &[u8]) -> Verdict {
-        // The same in every VM of this module.
+        // The hash must be the same in every VM of this module.
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
         let hash = hasher.hash_one(configuration).to_le_bytes();
         for _ in 0..ATTEMPTS {
@@ -101,21 +105,21 @@ impl Plugin {
                 return Verdict::Refused;
             }
             texts.extend(hash);
-            // Read anew even where the write went well: of two first writes, the
-            // later one takes the earlier one's place.
+            // Read again even after a successful write: of two first writes,
+            // the later one overwrites the earlier one.
             let _ = shared.write(&self.idle_texts, &texts, number);
         }
         Verdict::Idle
     }
 
-    /// Says that a usable configuration of this plugin is at work.
+    /// Marks a valid configuration of this plugin as in force.
     pub fn mark_in_force(&self, shared: &impl SharedData) -> HostResult<()> {
         let now = shared.now()?;
         shared.write(&self.in_force, &now.to_le_bytes(), 0)
     }
 
-    /// Says that this VM has no usable configuration of this plugin any more. VMs
-    /// that have one say so again with their next tick.
+    /// Withdraws the mark, because this VM no longer has a valid configuration
+    /// of this plugin. VMs that have one renew it with their next tick.
     pub fn withdraw(&self, shared: &impl SharedData) -> HostResult<()> {
         shared.write(&self.in_force, &[], 0)
     }

@@ -13,7 +13,7 @@ pub enum ConfigError {
     NotJson(String),
     /// No such key.
     UnknownKey(String),
-    /// A key stands twice.
+    /// A key is repeated.
     RepeatedKey(String),
     /// The value is not allowed.
     Invalid {
@@ -50,7 +50,7 @@ fn shortened(value: &Value) -> String {
 }
 
 impl From<serde_json::Error> for ConfigError {
-    /// Serde names an unknown or repeated key only in its text.
+    /// Serde names an unknown or repeated key only in its message.
     fn from(error: serde_json::Error) -> Self {
         let text = error.to_string();
         let key_after = |start| Some(text.strip_prefix(start)?.split_once('`')?.0.to_owned());

@@ -1,8 +1,8 @@
-//! The plugin configuration: JSON into a validated [`Config`].
+//! The plugin configuration: parses JSON into a validated [`Config`].
 //!
-//! Strict, because a misspelt key that is silently ignored is found only in
-//! production: unknown keys, keys that stand twice, wrong types and values out of
-//! range are rejected with the key, the value and what is allowed.
+//! Parsing is strict, because an ignored misspelt key would be noticed only in
+//! production: unknown or repeated keys, wrong types and values out of range
+//! are rejected with the key, the value and what is allowed.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -27,11 +27,11 @@ use raw::{ExternalClusters, Integer, Key, Names, Raw, RawDirection, RawShare};
 pub enum Mode {
     /// This filter.
     Exchange,
-    /// Istio's own filter, beside which this one only reads and stores.
+    /// Istio's own filter; this one only reads and stores.
     Observe,
 }
 
-/// How the filter behaves; [`Default`] is what an empty configuration gives.
+/// The validated configuration; [`Default`] is that of an empty one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the operator's.
 pub struct Config {
@@ -49,7 +49,7 @@ pub struct Config {
     pub max_peer_cache_size: u32,
     /// `record_local_node`: also store the local node, under the opposite key.
     pub record_local_node: bool,
-    /// `accept_own`: take a peer that is this very proxy for a peer.
+    /// `accept_own`: store a peer that is this proxy itself.
     pub accept_own: bool,
     /// `max_received_bytes`, `max_labels` and `max_id_bytes`.
     pub limits: Limits,
@@ -61,16 +61,13 @@ pub struct Config {
     pub trust_domains: Vec<String>,
     /// `external_clusters`: whether nothing is sent to clusters outside the mesh.
     pub skip_external_clusters: bool,
-    /// `external_cluster_names`: clusters outside the mesh, besides those that
-    /// say so in their metadata.
+    /// `external_cluster_names`: clusters outside the mesh, in addition to those whose metadata say so.
     pub external_cluster_names: Vec<Pattern>,
-    /// `share`: what of the local node is sent.
+    /// `share`: which parts of the local node are sent.
     pub share: Share,
-    /// `endpoint_fallback`: whether a callee that does not answer is stored from
-    /// its endpoint's metadata.
+    /// `endpoint_fallback`: whether a callee that does not answer is named by its endpoint's metadata.
     pub endpoint_fallback: bool,
-    /// `service_fallback`: whether a callee that nobody names better is stored as
-    /// of the service that its cluster stands for.
+    /// `service_fallback`: whether a callee that no other source names is stored as the service of its cluster.
     pub service_fallback: bool,
 }
 
@@ -98,15 +95,15 @@ impl Default for Config {
     }
 }
 
-/// A limit in bytes, up to Envoy's own limit of all headers of a request (60 KiB by
-/// default), with room for a raised one.
+/// A limit in bytes. The maximum leaves room for proxies that raise Envoy's own
+/// limit on all headers of a request, 60 KiB by default.
 type Bytes<const MIN: u32> = Integer<MIN, { 1 << 20 }>;
 
-// What Envoy accepts for the limits of the same names.
+// The ranges that Envoy accepts for the limits of the same names.
 type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
-/// What may stand in the configuration: each key with what it allows.
+/// Every key of the configuration, with its allowed values.
 pub const KEYS: [(&str, &str); 21] = [
     ("accept_own", BOOL),
     (
@@ -151,7 +148,7 @@ impl Config {
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
         match json.trim_ascii() {
             [] => return Ok(Self::default()),
-            // Serde reads a list as an object without its keys.
+            // Serde would also accept a list as an object without keys.
             [b'{', ..] => {}
             _ => return Err(ConfigError::NotJson("no {".to_owned())),
         }
@@ -160,8 +157,8 @@ impl Config {
             && ![config.trust, config.upstream_trust].contains(&Trust::Spiffe)
         {
             return Err(ConfigError::Conflict(
-                "\"trust_domains\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", for \
-                 nothing else looks at them",
+                "\"trust_domains\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", because \
+                 nothing else uses it",
             ));
         }
         Ok(config)
@@ -254,7 +251,7 @@ impl Config {
     }
 }
 
-/// Sets what `key` configures, if the configuration has the key.
+/// Sets the value of `key`, if the configuration has the key.
 fn set<R: DeserializeOwned + Into<T>, T>(
     key: &'static str,
     Key(json): &Key,

@@ -1,4 +1,4 @@
-//! The configuration as it is written in JSON, not yet validated.
+//! The configuration as written in JSON, before validation.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::local::share::Share;
 use crate::pattern::Pattern;
 use crate::peer::Field;
 
-/// Each key of the configuration with its value, whatever it is.
+/// Each key of the configuration with its raw value.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
@@ -35,8 +35,8 @@ pub(super) struct Raw {
     pub(super) upstream_trust: Key,
 }
 
-/// The value of a key, if it is there. Unlike an `Option`, it tells null from an
-/// absent key.
+/// The value of a key, if present. Unlike an `Option`, it distinguishes null
+/// from an absent key.
 #[derive(Debug, Default)]
 pub(super) struct Key(pub(super) Option<Box<Value>>);
 
@@ -46,8 +46,8 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// An integer from `MIN` to `MAX`. Written as a float it counts, too, for that is
-/// what a protobuf `Struct` turns integers into.
+/// An integer from `MIN` to `MAX`. An integral float is accepted as well,
+/// because a protobuf `Struct` turns integers into floats.
 #[derive(Deserialize)]
 #[serde(try_from = "serde_json::Number")]
 pub(super) struct Integer<const MIN: u32, const MAX: u32>(u32);
@@ -82,7 +82,7 @@ impl<const MIN: u32, const MAX: u32> TryFrom<serde_json::Number> for Integer<MIN
     }
 }
 
-/// Texts that are not empty.
+/// A list of non-empty texts.
 #[derive(Deserialize)]
 #[serde(try_from = "Vec<String>")]
 pub(super) struct Names(Vec<String>);

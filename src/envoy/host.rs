@@ -1,4 +1,4 @@
-//! Envoy as the exchange sees it.
+//! Envoy as the exchange's [`Host`].
 
 use proxy_wasm::types::MapType;
 

@@ -1,4 +1,4 @@
-//! One request and its response: hands the SDK's callbacks to the exchange.
+//! A request and its response: passes the SDK's callbacks to the exchange.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ use proxy_wasm::types::Action;
 use super::host::Envoy;
 use crate::exchange::{Exchange, Stream};
 
-/// A stream. Without a configuration it touches nothing.
+/// A stream. Without a configuration it changes nothing.
 pub(super) struct HttpStream {
     pub(super) exchange: Option<Rc<Exchange>>,
     pub(super) stream: Stream,

@@ -1,9 +1,8 @@
-//! The host calls for which the SDK's wrappers do not do, and the only unsafe code.
+//! The host calls that the SDK's wrappers do not cover, and the only unsafe code.
 //!
-//! All but two of the SDK's wrappers for these panic on a status that they do not
-//! expect (`hostcalls.rs` of proxy-wasm 0.2.5), and a panic fails the VM, after
-//! which every request gets 503. The filter promises that no status does. The SDK
-//! also reads the status as an enum that lacks some of the ABI's values.
+//! All but two of the SDK's wrappers for these panic on an unexpected status (`hostcalls.rs` of proxy-wasm 0.2.5), and
+//! a panic fails the VM, after which every request gets 503. The filter promises that no status does this. The SDK also
+//! converts the status to an enum that lacks some of the ABI's values.
 //!
 //! | call | reason |
 //! |---|---|
@@ -116,13 +115,12 @@ fn check(status: u32) -> HostResult<()> {
     }
 }
 
-/// What the host answers to `call`, which must have it write address and size of
-/// the answer; `None` if it has no such thing.
+/// The result of `call`, which must make the host write its address and size; `None` if the host returns `NotFound`.
 fn answer(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> HostResult<Option<Bytes>> {
     let mut data = ptr::null_mut();
     let mut size = 0;
     match call(&raw mut data, &raw mut size) {
-        // The host takes no memory for an empty answer.
+        // The host allocates no memory for an empty result.
         OK if data.is_null() => Ok(Some(Bytes::new())),
         // SAFETY: the host filled `size` bytes that it has from the SDK's
         // `proxy_on_memory_allocate`, a boxed slice of that size.
@@ -142,14 +140,14 @@ pub(super) fn log(level: LogLevel, message: &str) -> HostResult<()> {
     check(unsafe { proxy_log(level, message.as_ptr(), message.len()) })
 }
 
-/// The number of the level that the operator set for this proxy's Wasm log.
+/// The configured level of this proxy's Wasm log, as a number.
 pub(super) fn log_level() -> HostResult<u32> {
     let mut level = 0;
     check(unsafe { proxy_get_log_level(&raw mut level) })?;
     Ok(level)
 }
 
-/// Has `proxy_on_tick` called once per `period`.
+/// Schedules `proxy_on_tick` once per `period`.
 pub(super) fn set_tick_period(period: Duration) -> HostResult<()> {
     let period = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
     check(unsafe { proxy_set_tick_period_milliseconds(period) })
@@ -181,7 +179,7 @@ pub(super) fn remove_header(map: MapType, name: &str) -> HostResult<()> {
     check(unsafe { proxy_remove_header_map_value(map, name.as_ptr(), name.len()) })
 }
 
-/// The bytes of all names and values in a header map.
+/// The total size of all names and values in a header map.
 pub(super) fn header_bytes(map: MapType) -> HostResult<usize> {
     let mut size = 0;
     check(unsafe { proxy_get_header_map_size(map, &raw mut size) })?;
@@ -198,7 +196,7 @@ pub(super) fn set_property(path: &str, value: &[u8]) -> HostResult<()> {
     check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
 }
 
-/// Calls a function of Envoy's that is outside the ABI, for its effect.
+/// Calls a foreign function of Envoy and discards its result.
 pub(super) fn call_foreign_function(name: &str, arguments: &[u8]) -> HostResult<()> {
     answer(|results, size| unsafe {
         proxy_call_foreign_function(
@@ -214,7 +212,7 @@ pub(super) fn call_foreign_function(name: &str, arguments: &[u8]) -> HostResult<
     .ok_or(HostError(NOT_FOUND))
 }
 
-/// Defines a metric, or finds the one of that name.
+/// Defines a metric, or finds the existing one of that name.
 pub(super) fn define_metric(kind: MetricType, name: &str) -> HostResult<u32> {
     let mut id = 0;
     check(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
@@ -226,8 +224,7 @@ pub(super) fn increment_metric(id: u32, offset: i64) -> HostResult<()> {
     check(unsafe { proxy_increment_metric(id, offset) })
 }
 
-/// What was last written under `key` of the shared data, with the number of that
-/// write.
+/// The value under `key` in the shared data, with the number of its write.
 pub(super) fn shared_data(key: &str) -> HostResult<Option<(Bytes, u32)>> {
     let mut number = 0;
     let value = answer(|value, size| unsafe {
@@ -236,14 +233,14 @@ pub(super) fn shared_data(key: &str) -> HostResult<Option<(Bytes, u32)>> {
     Ok(value.map(|value| (value, number)))
 }
 
-/// Writes shared data, if its last write is `number`; 0 writes always.
+/// Writes shared data if its last write is `number`; 0 writes unconditionally.
 pub(super) fn set_shared_data(key: &str, value: &[u8], number: u32) -> HostResult<()> {
     check(unsafe {
         proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), number)
     })
 }
 
-/// Nanoseconds on a clock that never goes back.
+/// Nanoseconds on a monotonic clock.
 pub(super) fn monotonic_time() -> HostResult<u64> {
     const MONOTONIC: u32 = 1;
     let mut time = 0;

@@ -1,4 +1,4 @@
-//! The log of the proxy, under its level.
+//! Logs to the proxy, at its level.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use proxy_wasm::types::LogLevel;
@@ -8,23 +8,23 @@ use crate::host::HostResult;
 
 struct Logger;
 
-/// Sends what is logged to the proxy. (The SDK's logger panics where the proxy
-/// cannot log.)
+/// Sends log lines to the proxy. (The SDK's logger panics if the proxy cannot
+/// log.)
 pub(super) fn install() {
-    // Err is only that a logger is installed already.
+    // The only error is that a logger is already installed.
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Logs what the operator's log level lets through, so that nothing is built
-/// for a log that is off.
+/// Sets the maximum level to the proxy's, so that no line is formatted for a
+/// disabled level.
 pub(super) fn follow_level() -> HostResult<()> {
     log::set_max_level(match imports::log_level()? {
         0 => LevelFilter::Trace,
         1 => LevelFilter::Debug,
         2 => LevelFilter::Info,
         3 => LevelFilter::Warn,
-        // Critical: also what an error says.
+        // At the level critical, errors are still logged.
         _ => LevelFilter::Error,
     });
     Ok(())
@@ -46,7 +46,7 @@ impl Log for Logger {
             Level::Warn => LogLevel::Warn,
             Level::Error => LogLevel::Error,
         };
-        // There is nowhere else to report a log that fails.
+        // There is no other place to report a failing log.
         let _ = imports::log(level, &record.args().to_string());
     }
 

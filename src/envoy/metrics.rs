@@ -6,12 +6,13 @@ use super::imports;
 use crate::counted_host::count_error;
 use crate::counters::{CONFIGURATION_IDLE, Counter, Counters};
 
-/// The metric of each counter and the gauge; what Envoy did not define has none.
+/// The metric ids of each counter and the gauge; `None` if Envoy did not define
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     counters: Vec<(Counter, u32)>,
     idle: Option<u32>,
-    /// Whether the gauge counts this root context.
+    /// Whether the gauge includes this root context.
     is_idle: bool,
 }
 
@@ -32,7 +33,7 @@ impl Metrics {
         }
     }
 
-    /// Has the gauge count this root context, or no longer.
+    /// Includes this root context in the gauge, or removes it.
     pub(super) fn set_idle(&mut self, is_idle: bool, counters: &Counters) {
         let offset = match (self.is_idle, is_idle) {
             (false, true) => 1,
@@ -46,20 +47,20 @@ impl Metrics {
         }
     }
 
-    /// Adds what was counted since the last time.
+    /// Publishes the counts since the last time.
     pub(super) fn publish(&self, counters: &Counters) {
         for &(counter, id) in &self.counters {
             let count = counters.take(counter);
             let offset = i64::try_from(count).unwrap_or(i64::MAX);
             if count > 0 && !increment(id, offset, counters) {
-                // Kept for the next time.
+                // Kept for the next publication.
                 counters.add(counter, count);
             }
         }
     }
 }
 
-/// Tells whether Envoy took it.
+/// Returns whether Envoy accepted it.
 fn increment(id: u32, offset: i64, counters: &Counters) -> bool {
     let incremented = imports::increment_metric(id, offset);
     count_error(&incremented, counters);

@@ -1,4 +1,4 @@
-//! The filter as Envoy loads it, and the only place that names the SDK.
+//! The filter as Envoy loads it, and the only module that uses the SDK.
 
 mod host;
 mod http;

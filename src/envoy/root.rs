@@ -1,5 +1,5 @@
-//! One plugin configuration: what is read when it is configured, and what happens
-//! on its ticks.
+//! A plugin configuration: what is read at configure, and what happens on
+//! ticks.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::peer::flat;
 /// How often counts are published and the log level is read.
 const TICK: Duration = Duration::from_secs(1);
 
-/// After how many ticks the metadata of clusters is read again.
+/// After how many ticks the metadata of clusters are read again.
 const CLUSTER_REFRESH_TICKS: u32 = 10;
 
 thread_local! {
@@ -33,19 +33,19 @@ thread_local! {
     static HAS_SERVED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a configuration error says of its consequence.
+/// The consequence of a configuration error, for its log line.
 const IDLE: &str = "the filter is idle: requests pass, nothing is exchanged or removed";
 
-/// One plugin configuration. Two plugins in one VM have a root each; a
-/// configuration that is replaced has its root until its last stream ends.
+/// A plugin configuration. Two plugins in one VM have a root each; a replaced
+/// configuration keeps its root until its last stream ends.
 pub(super) struct Root {
     id: u32,
     plugin: Plugin,
-    /// None while there is no configuration that can be used: idle.
+    /// `None` while there is no valid configuration: idle.
     exchange: Option<Rc<Exchange>>,
-    /// Whether the VMs of later configurations know that this one is in force.
+    /// Whether this configuration is marked as in force.
     is_in_force: Cell<bool>,
-    /// Of all configurations that this root ever had.
+    /// Counts over all configurations of this root.
     counters: Rc<Counters>,
     metrics: Metrics,
     ticks: u32,
@@ -54,7 +54,7 @@ pub(super) struct Root {
 impl Context for Root {}
 
 impl RootContext for Root {
-    /// Says that the VM runs, and for whom.
+    /// Logs that the VM has started, and for which node.
     fn on_vm_start(&mut self, _size: usize) -> bool {
         let id = self.text(Property::NodeId);
         log::info!(
@@ -64,7 +64,7 @@ impl RootContext for Root {
         true
     }
 
-    /// Reads the plugin configuration; false refuses it.
+    /// Reads the plugin configuration; returns false to refuse it.
     fn on_configure(&mut self, _size: usize) -> bool {
         self.count_error(&logger::follow_level());
         self.metrics.set_idle(false, &self.counters);
@@ -94,8 +94,8 @@ impl RootContext for Root {
             self.counters.count(Counter::Tick);
         }
         self.metrics.publish(&self.counters);
-        // Not before the first tick: the VM of Envoy's trial never comes so far.
-        // A listener that Envoy has replaced lives on until it is drained.
+        // Not before the first tick, which never comes in the VM that
+        // validates. A replaced listener lives on until it is drained.
         let is_drained = roots::on_tick(self.id);
         let is_idle = self.exchange.is_none() && !is_drained;
         self.metrics.set_idle(is_idle, &self.counters);
@@ -150,7 +150,7 @@ impl Root {
         }
     }
 
-    /// Works with a configuration from now on.
+    /// Applies a configuration.
     fn start(&mut self, config: Config) -> bool {
         for key in StateKey::ALL {
             self.count_error(&declare(key));
@@ -162,13 +162,16 @@ impl Root {
         true
     }
 
-    /// Refuses a configuration that cannot be used, or is idle with it.
+    /// Refuses an invalid configuration, or becomes idle.
     fn on_error(&mut self, json: &[u8], error: &ConfigError) -> bool {
         match self.plugin.admit(&Envoy, json) {
             Verdict::Refused => {
-                log::error!("plugin configuration refused: {error}; the one before stays in force");
+                log::error!(
+                    "plugin configuration refused: {error}; the previous one stays in \
+                             force"
+                );
                 self.counters.count(Counter::ConfigurationError);
-                // This VM gets no tick.
+                // This VM has no ticks, so it publishes now.
                 self.metrics.publish(&self.counters);
                 false
             }
@@ -179,7 +182,7 @@ impl Root {
         }
     }
 
-    /// Does nothing from now on, but to say so.
+    /// Becomes idle, and counts this.
     fn idle(&mut self) -> bool {
         self.exchange = None;
         self.counters.count(Counter::ConfigurationError);
@@ -188,7 +191,7 @@ impl Root {
         true
     }
 
-    /// Tells the VMs of later configurations that there is one before them.
+    /// Marks this configuration as in force.
     fn mark_in_force(&self) {
         if self.exchange.is_some() {
             self.count_error(&self.plugin.mark_in_force(&Envoy));
@@ -196,7 +199,7 @@ impl Root {
         }
     }
 
-    /// Reads the local node, and logs what of it is not sent.
+    /// Reads the local node, and logs what is not sent.
     fn local_node(&self, config: &Config) -> LocalNode {
         let node = self.property(Property::Node).unwrap_or_default();
         let mut notes = Vec::new();
@@ -244,9 +247,9 @@ struct DeclarePropertyArguments {
     span: i32,
 }
 
-/// Declares how a key is kept: for the request, also when it is redirected
-/// internally; peers as `FlatBuffers` with their schema, so that CEL reaches
-/// into them, and ids as bytes.
+/// Declares a key: it lives as long as the request, including internal
+/// redirects. Peers are `FlatBuffers` with their schema, so that CEL can read
+/// their fields, and ids are bytes.
 fn declare(key: StateKey) -> HostResult<()> {
     const BYTES: i32 = 0;
     const FLAT_BUFFERS: i32 = 2;

@@ -1,4 +1,4 @@
-//! The root contexts that live in this VM. The SDK keeps them, and shows none to
+//! The root contexts in this VM. The SDK owns them, and gives none access to
 //! another.
 
 use std::cell::RefCell;
@@ -12,11 +12,11 @@ thread_local! {
     static ROOTS: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What other roots see of a root.
+/// The state of a root that other roots can see.
 struct Known {
     id: u32,
     plugin: Plugin,
-    /// Whether it has a configuration that can be used.
+    /// Whether it has a valid configuration.
     is_configured: bool,
     /// Ticks since the last stream.
     quiet_ticks: u32,
@@ -28,7 +28,7 @@ impl Known {
     }
 }
 
-/// Notes what root `id` is since it was last configured.
+/// Records the state of root `id` after it was configured.
 pub(super) fn set(id: u32, plugin: Plugin, is_configured: bool) {
     ROOTS.with_borrow_mut(|roots| {
         roots.retain(|root| root.id != id);
@@ -41,7 +41,7 @@ pub(super) fn set(id: u32, plugin: Plugin, is_configured: bool) {
     });
 }
 
-/// Forgets root `id`, which ends. Tells whether another root has a usable
+/// Removes root `id`, which ends. Returns whether another root has a valid
 /// configuration of the same plugin.
 pub(super) fn remove(id: u32, plugin: &Plugin) -> bool {
     ROOTS.with_borrow_mut(|roots| {
@@ -51,7 +51,7 @@ pub(super) fn remove(id: u32, plugin: &Plugin) -> bool {
     })
 }
 
-/// A stream of root `id` begins.
+/// Records a new stream of root `id`.
 pub(super) fn on_stream(id: u32) {
     ROOTS.with_borrow_mut(|roots| {
         if let Some(root) = roots.iter_mut().find(|root| root.id == id) {
@@ -60,8 +60,8 @@ pub(super) fn on_stream(id: u32) {
     });
 }
 
-/// A tick of root `id`. Tells whether its listener is drained: it had no stream
-/// for a while, and another root of the same plugin is later or busy.
+/// Records a tick of root `id`. Returns whether its listener is drained: it had
+/// no stream for a while, and another root of the same plugin is newer or busy.
 pub(super) fn on_tick(id: u32) -> bool {
     ROOTS.with_borrow_mut(|roots| {
         let is_drained = roots.iter().any(|root| {

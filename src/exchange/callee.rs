@@ -1,5 +1,4 @@
-//! Who a callee is that did not say so itself: whatever else knows it, in this
-//! order.
+//! Names a callee that did not send its metadata, from the first of these sources:
 //!
 //! | source | names |
 //! |---|---|
@@ -8,8 +7,8 @@
 //! | who answered in this cluster before | the service, if all were of one |
 //! | the name of the cluster ([`service`]) | the service, or the host outside the mesh |
 //!
-//! None of them gives an id, so that a reader can tell such a callee from one
-//! that spoke for itself; and what names a service has no `NAME` either.
+//! None of them gives an id, so that readers can tell such a callee from one that sent its
+//! metadata; and a source that names a service gives no `NAME` either.
 
 use super::clusters::ClusterId;
 use super::{Exchange, Stream, endpoint, service};
@@ -20,9 +19,8 @@ use crate::host::{Host, Property, StateKey};
 use crate::peer::flat;
 
 impl Exchange {
-    /// Stores who the callee is by what others say of it, unless somebody has
-    /// stored one already, as a second filter in the chain does that saw the
-    /// answer. Tells whether a callee is stored.
+    /// Stores the callee from the other sources, unless one is already stored, for example by a
+    /// second filter in the chain that saw the answer. Returns whether a callee is stored.
     pub(super) fn name_callee(&self, host: &impl Host) -> bool {
         if !(self.config.endpoint_fallback || self.config.service_fallback) {
             return false;
@@ -90,7 +88,7 @@ impl Exchange {
         })
     }
 
-    /// Stores a callee and counts by whose word.
+    /// Stores a callee and counts its source.
     fn store_callee(&self, host: &impl Host, flat: &[u8], source: Counter) -> bool {
         let stored = host.store(StateKey::UpstreamPeer, flat);
         let is_stored = stored.is_ok();
@@ -100,9 +98,8 @@ impl Exchange {
         is_stored
     }
 
-    /// Remembers of which service a callee is that answered and is believed. The
-    /// cluster of the request is asked for anew only where the answer is news, for
-    /// a filter between may have changed the route.
+    /// Remembers the service of a callee that answered and is believed. The cluster is read again
+    /// only if the answer is new, because a filter in between may have changed the route.
     pub(super) fn remember_service(&self, host: &impl Host, stream: &Stream, peer: &KnownPeer) {
         let Some(cluster) = stream.cluster else {
             return;
@@ -121,9 +118,9 @@ impl Exchange {
         }
     }
 
-    /// Gives a gateway's entry a key if it has none, for `SkyWalking` counts a
-    /// call of a gateway only where there is any, and knows gateways by `router~` in
-    /// their id. It is an empty callee's id: nobody.
+    /// Adds a key to a gateway's entry if it has none: `SkyWalking` counts a gateway's call only if
+    /// there is a key, and recognises gateways by `router~` in their id. The key is an empty callee
+    /// id, which names nobody.
     pub(super) fn mark_gateway(&self, host: &impl Host, direction: Direction) {
         if self.is_router && direction != Direction::Inbound {
             host.store(StateKey::UpstreamPeerId, b"").ok();

@@ -1,5 +1,5 @@
-//! What is known of clusters: which lie outside the mesh and are sent nothing,
-//! and which service each stands for.
+//! What is known of clusters: which are outside the mesh and are sent nothing,
+//! and the service of each.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
@@ -17,12 +17,12 @@ use crate::peer::{Peer, flat, text};
 /// Istio's name for traffic to addresses that it does not know.
 const PASSTHROUGH: &[u8] = b"PassthroughCluster";
 
-/// Clusters that are kept. Their names come from the operator, so this bounds
-/// mistakes, not attacks.
+/// The most clusters that are kept. Their names come from the operator, so this
+/// bounds mistakes, not attacks.
 const MAX_KNOWN: usize = 4096;
 
-/// Decides by the name and the metadata of a cluster whether the local node is
-/// sent to it, and remembers which service answers in it.
+/// Decides by a cluster's name and metadata whether the local node is sent to
+/// it, and remembers which service answers in it.
 #[derive(Debug)]
 pub struct Clusters {
     skip_external: bool,
@@ -30,15 +30,15 @@ pub struct Clusters {
     known: Vec<Cluster>,
     /// Indices of `known`, by name.
     index: HashMap<Box<[u8]>, usize>,
-    /// The index of the cluster before, often that of the next, too: hashing and
-    /// comparing a name in the map takes 1,500 instructions, half of what a
-    /// request takes outbound.
+    /// The index of the last cluster, which is often also the next: hashing and
+    /// comparing a name in the map takes 1,500 instructions, half of an
+    /// outbound request.
     latest: usize,
-    /// Counts how often all were forgotten, so that no index outlives it.
+    /// How often all clusters were forgotten, which invalidates older indices.
     generation: u32,
 }
 
-/// A cluster that was looked up, for as long as it is known.
+/// A handle to a cluster that was looked up, valid while it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterId {
     generation: u32,
@@ -55,20 +55,21 @@ pub struct Cluster {
     pub is_sent_to: bool,
     /// Whether it lies outside the mesh, sent to or not.
     pub is_external: bool,
-    /// Its service, or its host where it is external, by its metadata: a
+    /// Its service, or its host if it is external, from its metadata, as a
     /// `FlatNode`.
     pub service: Option<Vec<u8>>,
     answered: Answered,
 }
 
-/// Of which service those were that answered in a cluster.
+/// The service of the callees that answered in a cluster.
 #[derive(Debug, Default)]
 enum Answered {
     #[default]
     Nobody,
-    /// All were of this one.
+    /// All belonged to this service.
     One(Service),
-    /// Of several, or one of them named its workload and not its service.
+    /// There were several services, or a callee that named its workload but no
+    /// service.
     Several,
 }
 
@@ -84,7 +85,8 @@ impl Cluster {
         }
     }
 
-    /// The service of all that answered, if it is one: a `FlatNode`.
+    /// The service of all callees that answered, if it is the same, as a
+    /// `FlatNode`.
     #[must_use]
     pub fn known_service(&self) -> Option<&[u8]> {
         match &self.answered {
@@ -93,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// Whether an answer of `service` changes nothing.
+    /// Whether an answer of `service` is nothing new.
     fn is_settled(&self, service: Option<&Service>) -> bool {
         match &self.answered {
             _ if self.is_external => true,
@@ -107,8 +109,8 @@ impl Cluster {
 }
 
 impl Clusters {
-    /// Sends nothing to clusters outside the mesh, if `skip_external`. They are
-    /// those that say so in their metadata, and those of `external_names`.
+    /// With `skip_external`, sends nothing to clusters outside the mesh: those
+    /// whose metadata say so, and those in `external_names`.
     #[must_use]
     pub fn new(skip_external: bool, external_names: Vec<Pattern>) -> Self {
         Self {
@@ -145,7 +147,7 @@ impl Clusters {
         }
     }
 
-    /// What is known of a cluster; `None` if that was forgotten.
+    /// What is known of a cluster; `None` if it was forgotten.
     #[must_use]
     pub fn get(&self, id: ClusterId) -> Option<&Cluster> {
         let is_valid = id.generation == self.generation;
@@ -159,7 +161,7 @@ impl Clusters {
         cluster.is_some_and(|cluster| cluster.is_settled(service))
     }
 
-    /// Remembers that a callee of that cluster answered that belongs to `service`.
+    /// Remembers that a callee of `service` answered in that cluster.
     pub fn remember(&mut self, id: ClusterId, service: Option<&Service>) {
         let is_valid = id.generation == self.generation;
         let cluster = self.known.get_mut(id.index);
@@ -204,8 +206,8 @@ impl Clusters {
         }
     }
 
-    /// Has metadata read again, so that a cluster that was replaced by one of the
-    /// same name is noticed. Who answered stays known.
+    /// Makes metadata be read again, to notice a cluster that was replaced by
+    /// one of the same name. The services that answered stay known.
     pub fn refresh(&mut self) {
         for known in &mut self.known {
             known.is_fresh = false;
@@ -225,8 +227,8 @@ struct Metadata {
     filter_metadata: BTreeMap<String, Struct>,
 }
 
-/// What Istio's control plane says of a cluster in `filter_metadata["istio"]`;
-/// what is malformed says nothing.
+/// Istio's metadata of a cluster, `filter_metadata["istio"]`; malformed
+/// metadata are ignored.
 struct IstioMetadata(Struct);
 
 impl IstioMetadata {
@@ -235,14 +237,13 @@ impl IstioMetadata {
         Self(metadata.filter_metadata.remove("istio").unwrap_or_default())
     }
 
-    /// `external`: the endpoints are outside the mesh. `disable_mx`: metadata must
-    /// not be exchanged, as over HBONE.
+    /// `external`: the endpoints are outside the mesh. `disable_mx`: metadata must not be exchanged, for example over HBONE.
     fn is_set(&self, key: &str) -> bool {
         kind(&self.0, key) == Some(&Kind::BoolValue(true))
     }
 
-    /// The one service in `services`, or its host alone if it `is_external`. Of
-    /// several the callee may be any.
+    /// The single service in `services`, or only its host if it `is_external`.
+    /// If there are several, the callee may be any of them.
     fn service(&self, is_external: bool) -> Option<Peer> {
         let Some(Kind::ListValue(services)) = kind(&self.0, "services") else {
             return None;

@@ -1,12 +1,10 @@
-//! What the control plane says of an endpoint, for callees that say nothing
+//! The control plane's metadata of an endpoint, for callees that send none
 //! themselves.
 
 use crate::peer::{Peer, text};
 
 /// The peer in an endpoint's `istio.workload` metadata:
-/// `workload;namespace;canonical-name;revision;cluster`. `None` without workload
-/// or namespace, for a peer without them would be nobody. Without canonical name
-/// the workload stands for it, as it does in Istio: some readers know labels alone.
+/// `workload;namespace;canonical-name;revision;cluster`. `None` without workload or namespace, because such a peer would name nobody. The workload replaces a missing canonical name, as in Istio, because some readers use only labels.
 #[must_use]
 pub fn peer(workload: &[u8]) -> Option<Peer> {
     let mut parts = text::checked(workload).ok()?.split(';');

@@ -4,22 +4,22 @@ use super::Exchange;
 use crate::host::{HeaderMap, Host};
 use crate::peer::header::{PEER_METADATA, PEER_METADATA_ID};
 
-/// The two headers as a header map has them.
+/// The two headers as found in a header map.
 pub(super) struct PeerHeaders {
     pub(super) metadata: Header,
     pub(super) id: Header,
 }
 
-/// A header as it was found.
+/// A header in a header map.
 pub(super) enum Header {
     Absent,
     Present(Vec<u8>),
-    /// It cannot be read, but may be there: not believed, and stripped.
+    /// It cannot be read, but may exist: it is not believed, and removed.
     Unreadable,
 }
 
 impl Header {
-    /// The value; empty is as good as absent, but for its being stripped.
+    /// The value; an empty one counts as absent, but is removed.
     pub(super) fn value(&self) -> &[u8] {
         match self {
             Self::Present(value) => value,
@@ -40,7 +40,7 @@ impl Header {
     }
 }
 
-/// Something that each of the two headers has of its own.
+/// A value for each of the two headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Both<T> {
     pub(super) metadata: T,
@@ -80,9 +80,9 @@ impl PeerHeaders {
 }
 
 impl Exchange {
-    /// Leaves in `map` the local node's headers as `give` says, and removes what
-    /// else is there; `headers` is what was read, if it was. Tells whether any
-    /// was given.
+    /// Sets the local node's headers in `map` as `give` says, and removes the
+    /// others; `headers` is what was read, if anything. Returns whether any was
+    /// set.
     pub(super) fn write(
         &self,
         host: &impl Host,
@@ -90,9 +90,9 @@ impl Exchange {
         headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> bool {
-        let write = |name, own: Option<&str>, is_there: bool| {
-            let is_given = own.is_some_and(|own| {
-                let set = host.set_header(map, name, own.as_bytes());
+        let write = |name, value: Option<&str>, is_there: bool| {
+            let is_given = value.is_some_and(|value| {
+                let set = host.set_header(map, name, value.as_bytes());
                 set.is_ok()
             });
             if !is_given && is_there {

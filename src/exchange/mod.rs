@@ -1,13 +1,13 @@
-//! The exchange itself: what is read, stored, stripped, sent and answered, per
-//! direction. Knows the proxy only as a [`Host`].
+//! The exchange itself: what is read, stored, removed, sent and answered in each direction. It knows the proxy only as
+//! a [`Host`].
 //!
 //! | direction | request | response |
 //! |---|---|---|
-//! | inbound | store and strip the caller, send nothing to the app | strip what the app sent, answer a caller that asked |
-//! | outbound | send the local node | store and strip the callee |
-//! | gateway | store and strip the caller, send the local node | store and strip the callee, answer a caller that asked |
+//! | inbound | store the caller and remove its headers, send nothing to the app | remove what the app sent, answer a caller that asked |
+//! | outbound | send the local node | store the callee and remove its headers |
+//! | gateway | store the caller, send the local node | store the callee, answer a caller that asked |
 //!
-//! With [`Mode::Observe`] it only stores, for Istio's own filter does the rest.
+//! With [`Mode::Observe`] it only stores, because Istio's own filter does the rest.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,13 +37,13 @@ use headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
 use room::Room;
 use side::Side;
 
-/// What is remembered of a stream between its request and its response.
+/// The state of a stream between its request and its response.
 #[derive(Debug, Default)]
 pub struct Stream {
     direction: Option<Direction>,
-    /// Which headers the caller sent, and is answered.
+    /// Which headers the caller sent, and so is answered.
     asked: Both<bool>,
-    /// Whether the callee was told anything, and its answer is believed.
+    /// Whether anything was sent to the callee, and so its answer is believed.
     sent: bool,
     /// The cluster of the request.
     cluster: Option<ClusterId>,
@@ -51,8 +51,8 @@ pub struct Stream {
     answered: bool,
 }
 
-/// The exchange of one plugin configuration: shared by its streams, and gone
-/// with the last of them when the configuration is replaced.
+/// The exchange of one plugin configuration: shared by its streams, and dropped with the last of them when the
+/// configuration is replaced.
 #[derive(Debug)]
 pub struct Exchange {
     config: Config,
@@ -70,7 +70,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An exchange that speaks for `local` and counts in `counters`.
+    /// An exchange that sends `local` and counts in `counters`.
     #[must_use]
     pub fn new(config: Config, local: LocalNode, counters: Rc<Counters>) -> Self {
         let cache = || {
@@ -98,12 +98,12 @@ impl Exchange {
         }
     }
 
-    /// Looks anew at the metadata of clusters; called now and then.
+    /// Makes the metadata of clusters be read again; called periodically.
     pub fn refresh_clusters(&self) {
         self.clusters.borrow_mut().refresh();
     }
 
-    /// The request headers of `stream`: `count` of them, pseudo-headers included.
+    /// Handles the request headers of `stream`, `count` of them with pseudo-headers.
     pub fn on_request_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
         let host = &CountedHost::new(host, &self.counters);
         let direction = self.direction(host);
@@ -125,8 +125,7 @@ impl Exchange {
         self.record_local_node(host, direction);
     }
 
-    /// The response headers of `stream`, also those of a local reply: `count` of
-    /// them, pseudo-headers included.
+    /// Handles the response headers of `stream`, also those of a local reply, `count` of them with pseudo-headers.
     pub fn on_response_headers(&self, stream: &mut Stream, host: &impl Host, count: usize) {
         let host = &CountedHost::new(host, &self.counters);
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
@@ -150,8 +149,8 @@ impl Exchange {
         }
     }
 
-    /// The end of `stream`, before it is logged. The caller may be gone, or a
-    /// filter ahead of this one may have replied: then the callee was not named yet.
+    /// Handles the end of `stream`, before it is logged. If the caller is gone, or a filter ahead of this one has
+    /// replied, the callee is not named yet.
     pub fn on_log(&self, stream: &mut Stream, host: &impl Host) {
         let host = &CountedHost::new(host, &self.counters);
         if stream.answered {
@@ -161,15 +160,14 @@ impl Exchange {
         if direction == Direction::Inbound {
             return;
         }
-        // What is stored for a request that Envoy redirects would stay for the one
-        // that follows, and its callee is another.
+        // If Envoy redirects the request, its filter state carries over to the next one, which has another callee.
         let details = host.property(Property::ResponseCodeDetails).ok().flatten();
         if details.is_none_or(|details| &*details != b"internal_redirect") {
             self.complete(stream, host, direction);
         }
     }
 
-    /// Says of a callee that has not spoken what others know of it.
+    /// Names a callee that sent nothing, from other sources.
     fn complete(&self, stream: &Stream, host: &impl Host, direction: Direction) {
         if !self.name_callee(host) && !stream.asked.metadata {
             self.mark_gateway(host, direction);
@@ -192,8 +190,7 @@ impl Exchange {
         }
     }
 
-    /// Stores the peer in `headers` and tells which of them were received: not
-    /// empty, and not refused.
+    /// Stores the peer in `headers`, and returns which of them were received: not empty, and not refused.
     fn receive(
         &self,
         host: &impl Host,
@@ -242,8 +239,7 @@ impl Exchange {
         }
     }
 
-    /// An id without metadata names nobody that a reader could draw: it is
-    /// answered, and not stored.
+    /// An id without metadata names nobody that a reader could draw: it is answered, but not stored.
     fn receive_id_alone(&self, side: Side, id: &[u8]) -> Both<bool> {
         match header::id(id, self.config.limits) {
             Ok(_) if self.trust(side) == Trust::Spiffe => {
@@ -255,8 +251,7 @@ impl Exchange {
         }
     }
 
-    /// Counts a refused peer. An id that is fine is answered all the same,
-    /// unless it would have to be vouched for.
+    /// Counts a refused peer. A valid id is still answered, unless a certificate would have to vouch for it.
     fn refuse(&self, side: Side, id: &[u8], refused: RejectReason) -> Both<bool> {
         log::debug!("peer refused: {refused}");
         self.counters.count(refused.into());
@@ -268,7 +263,7 @@ impl Exchange {
         }
     }
 
-    /// Stores a peer, if its connection vouches for it.
+    /// Stores a peer if its connection vouches for it.
     fn receive_peer(
         &self,
         host: &impl Host,
@@ -291,8 +286,7 @@ impl Exchange {
             }
             self.remember_service(host, stream, peer);
         }
-        // Where the host refuses it, the key is another filter's: an id besides
-        // would be of somebody else.
+        // If the host refuses it, another filter owns the key, and an id stored here would belong to another peer.
         let stored = host.store(side.peer_key(), &peer.flat);
         if stored.is_ok() {
             self.counters.count(match side {
@@ -312,8 +306,7 @@ impl Exchange {
         Ok(KnownPeer::new(&peer, &mut self.flat.borrow_mut()))
     }
 
-    /// Whether this proxy's own headers came back to it. Istio's filter states
-    /// the same id, but other metadata.
+    /// Whether this proxy's own headers came back. Istio's filter sends the same id, but other metadata.
     fn is_self(&self, id: &[u8], value: &[u8]) -> bool {
         let self_id = self.local.id.as_deref().unwrap_or_default();
         if !equal(self_id.as_bytes(), id) {
@@ -326,17 +319,17 @@ impl Exchange {
         equal(self_value.as_bytes(), value)
     }
 
-    /// Whether the callee's answer is believed: it was told who calls.
+    /// Whether the callee's answer is believed: only if something was sent to it.
     fn trusts_answer(&self, stream: &mut Stream, host: &impl Host) -> bool {
         match self.config.mode {
             Mode::Exchange => stream.sent,
-            // Istio's filter told it. That one may tell clusters outside the mesh,
-            // too; but what ours would not tell is not believed either.
+            // Istio's filter sent it metadata, possibly even outside the mesh; but a cluster to which this filter would
+            // send nothing is not believed.
             Mode::Observe => stream.direction.is_some() && self.sends_to_cluster(host, stream),
         }
     }
 
-    /// Whether the request's cluster is told about the local node.
+    /// Whether the local node is sent to the request's cluster.
     fn sends_to_cluster(&self, host: &impl Host, stream: &mut Stream) -> bool {
         let Some(name) = host.property(Property::ClusterName).ok().flatten() else {
             return true;
@@ -353,14 +346,13 @@ impl Exchange {
         is_sent_to
     }
 
-    /// Finds a cluster by its name.
+    /// Looks up a cluster by its name.
     fn look_up(&self, host: &impl Host, name: &[u8]) -> ClusterId {
         let metadata = || host.property(Property::ClusterMetadata).ok().flatten();
         self.clusters.borrow_mut().look_up(name, metadata)
     }
 
-    /// Stores the local node under the key of the side on which it stands, so
-    /// that one entry names both. A gateway stands on neither.
+    /// Stores the local node under the key of its own side, so that one entry names both. A gateway has no side.
     fn record_local_node(&self, host: &impl Host, direction: Direction) {
         let side = match direction {
             _ if !self.config.record_local_node => return,

@@ -1,6 +1,6 @@
-//! Whether a message has room for the local node's headers: a proxy on its way
-//! refuses what passes one of its header limits, and telemetry must not cost a
-//! request.
+//! Whether a message has room for the local node's headers: a proxy on the path
+//! rejects messages over one of its header limits, and telemetry must not cost
+//! a request.
 
 use super::Exchange;
 use super::headers::{Both, EACH, ID_ALONE, NEITHER, PeerHeaders};
@@ -11,13 +11,14 @@ use crate::host::{HeaderMap, Host};
 use crate::local::LocalNode;
 use crate::peer::header::{PEER_METADATA, PEER_METADATA_ID};
 
-/// What a message may have, and what the local node's headers add.
+/// The limits of a message, and what the local node's headers add.
 #[derive(Debug)]
 pub(super) struct Room {
     request: Headers,
     response: Headers,
-    /// The bytes of each own header, name and value: 0 if there is none.
-    own: Both<usize>,
+    /// The bytes of each of the local node's headers, name and value: 0 if
+    /// there is none.
+    local: Both<usize>,
 }
 
 impl Room {
@@ -32,15 +33,15 @@ impl Room {
         let room = Self {
             request: config.request_headers.with_room(),
             response: config.response_headers.with_room(),
-            own: Both {
+            local: Both {
                 metadata: size(PEER_METADATA, &local.header),
                 id: size(PEER_METADATA_ID, &local.id),
             },
         };
-        let own = room.own(EACH).headers();
-        if !own.fit(room.request) || !own.fit(room.response) {
+        let added = room.local(EACH).headers();
+        if !added.fit(room.request) || !added.fit(room.response) {
             log::warn!(
-                "node metadata of {} bytes pass the header limits of every request or response, \
+                "node metadata of {} bytes exceed the header limits of every request or response, \
                  and are not sent there: lower max_sent_bytes",
                 local.header.as_ref().map_or(0, String::len)
             );
@@ -55,17 +56,21 @@ impl Room {
         }
     }
 
-    /// The own headers of those that are to be given.
-    fn own(&self, give: Both<bool>) -> Both<usize> {
+    /// Those of the local node's headers that should be sent.
+    fn local(&self, give: Both<bool>) -> Both<usize> {
         Both {
-            metadata: if give.metadata { self.own.metadata } else { 0 },
-            id: if give.id { self.own.id } else { 0 },
+            metadata: if give.metadata {
+                self.local.metadata
+            } else {
+                0
+            },
+            id: if give.id { self.local.id } else { 0 },
         }
     }
 }
 
 impl Both<usize> {
-    /// These headers, of which those with 0 bytes are not there.
+    /// The number and bytes of these headers; those with 0 bytes are absent.
     fn headers(self) -> Headers {
         let is_there = |bytes| usize::from(bytes != 0);
         Headers {
@@ -93,7 +98,7 @@ impl Headers {
 
 impl Exchange {
     /// Which of the headers `give` fit into `map`, which has `count` headers:
-    /// all, the id alone, or none. `headers` is what was read, if it was.
+    /// all, the id alone, or none. `headers` is what was read, if anything.
     pub(super) fn fitting(
         &self,
         host: &impl Host,
@@ -102,32 +107,33 @@ impl Exchange {
         headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> Both<bool> {
-        let own = self.room.own(give);
-        if own.metadata == 0 && own.id == 0 {
+        let local = self.room.local(give);
+        if local.metadata == 0 && local.id == 0 {
             return give;
         }
         if let Some(headers) = headers {
-            // What replaces a header of its length adds nothing.
+            // Replacing a header of the same length adds nothing.
             let there = headers.sizes();
-            if own.metadata <= there.metadata && own.id <= there.id {
+            if local.metadata <= there.metadata && local.id <= there.id {
                 return give;
             }
         }
-        // As if none of them were there, so that nothing need be read.
-        let (own, most) = (own.headers(), self.room.most(map));
+        // Assumes that none of them is in the map, so that nothing need be
+        // read.
+        let (local, most) = (local.headers(), self.room.most(map));
         let count_alone = Headers { count, bytes: 0 };
-        if count_alone.and(own).fit(most) {
+        if count_alone.and(local).fit(most) {
             let Some(bytes) = host.header_bytes(map).ok() else {
                 return NEITHER;
             };
-            if (Headers { count, bytes }).and(own).fit(most) {
+            if (Headers { count, bytes }).and(local).fit(most) {
                 return give;
             }
         }
         self.fitting_barely(host, map, count, headers, give)
     }
 
-    /// The same close to a limit: what is there of the two headers makes room.
+    /// The same close to a limit, where headers that are replaced make room.
     fn fitting_barely(
         &self,
         host: &impl Host,
@@ -136,7 +142,7 @@ impl Exchange {
         headers: Option<&PeerHeaders>,
         give: Both<bool>,
     ) -> Both<bool> {
-        // Both may be there, and at least one is added.
+        // Both may be in the map, and at least one is added.
         let least = Headers {
             count: count.saturating_sub(1),
             bytes: 0,
@@ -156,7 +162,7 @@ impl Exchange {
         fitting
     }
 
-    /// The same, where `there` is replaced or removed.
+    /// The same if the headers in `there` are replaced or removed.
     fn fitting_beside(
         &self,
         host: &impl Host,
@@ -170,8 +176,8 @@ impl Exchange {
         };
         let others = Headers { count, bytes }.without(there);
         let fits = |give| {
-            let own = self.room.own(give).headers();
-            others.and(own).fit(self.room.most(map))
+            let local = self.room.local(give).headers();
+            others.and(local).fit(self.room.most(map))
         };
         if fits(give) {
             give

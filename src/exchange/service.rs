@@ -1,12 +1,12 @@
-//! Which service a cluster stands for, for callees that say nothing themselves.
+//! The service of a cluster, for callees that send nothing themselves.
 //!
-//! A service is named by its canonical name and its namespace, without a `NAME`:
-//! which of its instances was called is not known. A host outside the mesh has
-//! no namespace either.
+//! A service is named by its canonical name and its namespace, without a
+//! `NAME`, because the instance is unknown. A host outside the mesh has no
+//! namespace either.
 
 use crate::peer::{Peer, text};
 
-/// The label by which readers name a service first.
+/// The label that takes precedence in naming a service.
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 
 /// The longest name that DNS allows.
@@ -32,7 +32,7 @@ pub fn external(host: &str) -> Peer {
 
 /// The service in a cluster's name as Istio writes it,
 /// `outbound|PORT|SUBSET|NAME.NAMESPACE.svc.DOMAIN`. `None` for any other name:
-/// only Kubernetes services have their namespace in their host.
+/// only Kubernetes services have a namespace in their host.
 #[must_use]
 pub fn of_cluster_name(cluster: &[u8]) -> Option<Peer> {
     let host = istio_host(cluster)?;
@@ -45,8 +45,8 @@ pub fn of_cluster_name(cluster: &[u8]) -> Option<Peer> {
     Some(peer(name_of(name)?, name_of(namespace)?))
 }
 
-/// The host in the name of a cluster outside the mesh: as Istio writes it, or
-/// the name itself where it is that of a host.
+/// The host in the name of a cluster outside the mesh: in Istio's form, or the
+/// name itself if it is a host name.
 #[must_use]
 pub fn of_external_cluster_name(cluster: &[u8]) -> Option<Peer> {
     let host = istio_host(cluster).or_else(|| host(cluster))?;
@@ -107,7 +107,7 @@ mod tests {
                 "inbound-vip|80|http|pay.shop.svc.cluster.local",
                 shop("pay"),
             ),
-            // No namespace can be told.
+            // The namespace is unknown.
             ("outbound|80||pay.shop.svc", None),
             ("outbound|80||pay.shop.global", None),
             ("outbound|80||api.svc.example.com", None),

@@ -2,7 +2,7 @@
 
 use crate::host::StateKey;
 
-/// Who speaks in a header map: the caller in requests, the callee in responses.
+/// The sender of a header map: the caller of requests, the callee of responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Downstream,

@@ -1,5 +1,5 @@
-//! Whether a peer is believed: what its connection shows, held against the
-//! configured [`Trust`].
+//! Whether a peer is believed: compares its connection with the configured
+//! [`Trust`].
 
 use super::Exchange;
 use super::side::Side;
@@ -24,8 +24,7 @@ impl Exchange {
         }
     }
 
-    /// The verdict is of this request's connection, so it is taken for known
-    /// peers, too.
+    /// The verdict depends on this request's connection, so it is never cached.
     pub(super) fn check_identity(
         &self,
         host: &impl Host,

@@ -1,5 +1,4 @@
-//! The node that this proxy is: read once from Envoy, encoded once, sent with
-//! every exchange.
+//! The local node: read once from Envoy, encoded once, sent with every exchange.
 
 use std::fmt;
 
@@ -14,50 +13,49 @@ pub use node::Node;
 use service::Service;
 use share::Share;
 
-/// What this proxy says of itself.
+/// What this proxy sends about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalNode {
     /// `node.id`; `None` sends no id.
     pub id: Option<String>,
     /// The value of `x-envoy-peer-metadata`; `None` sends no metadata.
     pub header: Option<String>,
-    /// The whole node as `FlatNode`, for entries that name both sides; `None`
-    /// if it says nothing about its workload.
+    /// The whole node as `FlatNode`, for entries that name both sides; `None` if it does not
+    /// describe its workload.
     pub flat: Option<Vec<u8>>,
 }
 
-/// What is said, once, about a node that is not sent as it is.
+/// A note about a node that is not sent unchanged, logged once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The value of this key is left out: no text, number or bool, or a text
-    /// that peers would refuse.
+    /// The value of this key is left out: not a text, number or bool, or a text that peers would
+    /// refuse.
     LeftOut {
-        /// The key, of a map's entry with its map: `LABELS.app`.
+        /// The key, with its map for an entry of a map: `LABELS.app`.
         key: String,
     },
-    /// A name, or a label that would name the service, is a number or bool: it is sent
-    /// as a text, but `SkyWalking` does not take it for the name of this node.
+    /// A name, or a label that would name the service, is a number or bool: it is sent as text, but
+    /// `SkyWalking` does not use it to name this node.
     NoText {
-        /// The key, as `NAME` or `LABELS.app`.
+        /// The key, such as `NAME` or `LABELS.app`.
         key: String,
     },
-    /// The node states neither `NAME` nor `WORKLOAD_NAME`, nor a label that names a
-    /// service: peers store nothing that a reader could show.
+    /// The node has neither `NAME` nor `WORKLOAD_NAME`, nor a label that names a service: peers
+    /// store nothing that a reader could show.
     Nameless,
-    /// What is sent names another service than the node does: `SkyWalking` draws
-    /// two.
+    /// The sent metadata name another service than the node does: `SkyWalking` draws two.
     OtherService {
-        /// By the node.
-        own: Service,
-        /// By what is sent.
+        /// The service that the node names.
+        node: Service,
+        /// The service that the sent metadata name.
         sent: Service,
     },
-    /// The id is left out, for peers would refuse it.
+    /// The id is left out because peers would refuse it.
     BadId(RejectReason),
-    /// Not a `google.protobuf.Struct`.
+    /// The metadata are not a `google.protobuf.Struct`.
     BadMetadata(RejectReason),
-    /// Left out because the header was longer than `max_sent_bytes`, or because
-    /// it is more than peers accept.
+    /// Values were left out because the header was longer than `max_sent_bytes`, or because peers
+    /// would not accept as many entries.
     TooLong {
         /// What was left out, in that order.
         left_out: Vec<&'static str>,
@@ -71,20 +69,21 @@ impl fmt::Display for Note {
         match self {
             Self::LeftOut { key } => write!(
                 f,
-                "node metadata {key:?} is left out: neither a text without control characters, \
-                 a number nor a bool"
+                "node metadata {key:?} is left out: it is neither a text without control \
+                 characters, a number nor a bool"
             ),
             Self::NoText { key } => write!(
                 f,
-                "node metadata {key:?} is no text: SkyWalking does not name this node by it; quote it"
+                "node metadata {key:?} is not a text: SkyWalking does not name this node by it; \
+                 quote it"
             ),
             Self::Nameless => f.write_str(
-                "node metadata has neither NAME nor WORKLOAD_NAME, nor a label that names a service: \
-                 set them, for peers cannot name this proxy",
+                "node metadata has neither NAME nor WORKLOAD_NAME, nor a label that names a \
+                 service: set them, because peers cannot name this proxy",
             ),
-            Self::OtherService { own, sent } => write!(
+            Self::OtherService { node, sent } => write!(
                 f,
-                "this node is the service {own}, and what share and max_sent_bytes let it send is \
+                "this node is the service {node}, but share and max_sent_bytes make it send \
                  {sent}: SkyWalking draws two services; send NAMESPACE and the label that names the \
                  service"
             ),
@@ -102,7 +101,7 @@ impl fmt::Display for Note {
 }
 
 impl LocalNode {
-    /// Encodes what of `node` is shared, in at most `max_sent_bytes`.
+    /// Encodes the shared part of `node`, in at most `max_sent_bytes`.
     #[must_use]
     pub fn new(node: &Node, share: &Share, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Self {
         let id = match header::id(&node.id, Limits::DEFAULT) {
@@ -113,7 +112,7 @@ impl LocalNode {
                 None
             }
         };
-        let (own, mut peer) = node.read(notes);
+        let (named, mut peer) = node.read(notes);
         if !peer.names_workload() {
             notes.push(Note::Nameless);
         }
@@ -121,9 +120,9 @@ impl LocalNode {
         share.apply(&mut peer);
         let header = fit(&mut peer, max_sent_bytes, notes);
         let sent = Service::of_peer(&peer);
-        // A node without name is none in either form.
-        if header.is_some() && own.name.is_some() && own != sent {
-            notes.push(Note::OtherService { own, sent });
+        // A node without a name has neither form.
+        if header.is_some() && named.name.is_some() && named != sent {
+            notes.push(Note::OtherService { node: named, sent });
         }
         Self { id, header, flat }
     }
@@ -138,10 +137,10 @@ fn entries(peer: &Peer, field: Field) -> usize {
     }
 }
 
-/// The header's value for `peer`, which loses what makes it too long, or is more
-/// than receivers accept.
+/// The header's value for `peer`, from which fields are removed if it is too long or has more
+/// entries than receivers accept.
 fn fit(peer: &mut Peer, max_sent_bytes: usize, notes: &mut Vec<Note>) -> Option<String> {
-    // What identifies a workload least goes first.
+    // The fields that identify a workload least go first.
     const DISPENSABLE: [Field; 4] = [
         Field::Labels,
         Field::PlatformMetadata,

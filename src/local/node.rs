@@ -1,4 +1,4 @@
-//! A node as Envoy reports it.
+//! Envoy's node.
 
 use prost::Message;
 use prost_types::Struct;
@@ -8,11 +8,11 @@ use super::service::{self, Service};
 use crate::peer::wire::{self, Unusable};
 use crate::peer::{Peer, RejectReason};
 
-/// The parts of `envoy.config.core.v3.Node` that are sent. A real one has 60 KB,
-/// mostly extensions, which are skipped.
+/// The parts of `envoy.config.core.v3.Node` that are sent. A real node has 60 KB, mostly
+/// extensions, which are skipped.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Node {
-    /// `id`, as it is.
+    /// `id`, as raw bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub id: Vec<u8>,
     /// `metadata`, a serialized `google.protobuf.Struct`.
@@ -27,15 +27,14 @@ impl Node {
         Self::decode(message).unwrap_or_default()
     }
 
-    /// The peer that this node is, by keys in any case, named by a label where
-    /// `SERVICE` names it. Values that cannot be sent are left out and
-    /// noted, and their neighbours stay.
+    /// The peer for this node. Keys may have any case, and `SERVICE` becomes a label. Values that
+    /// cannot be sent are left out and noted; their neighbours stay.
     #[must_use]
     pub fn peer(&self, notes: &mut Vec<Note>) -> Peer {
         self.read(notes).1
     }
 
-    /// The service that this node is of, for `SkyWalking`, and its [`peer`](Self::peer).
+    /// The service of this node for `SkyWalking`, and its [`peer`](Self::peer).
     pub(super) fn read(&self, notes: &mut Vec<Note>) -> (Service, Peer) {
         let Ok(mut metadata) = Struct::decode(self.metadata.as_slice()) else {
             notes.push(Note::BadMetadata(RejectReason::Protobuf));

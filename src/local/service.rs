@@ -1,5 +1,5 @@
-//! Which service a node is of, by the rule of `SkyWalking`: a node and the peer
-//! that others see of it are to be one service there.
+//! Names a node's service by `SkyWalking`'s rule, so that a node and the peer
+//! that others store for it are the same service there.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use prost_types::{Struct, Value};
 use super::Note;
 use crate::peer::{Field, Peer, SERVICE_LABELS, names_service};
 
-/// What names a node's service, where no label does.
+/// The key that names a node's service if no label does.
 const SERVICE: &str = "SERVICE";
 
-/// A service. A part that nothing names is absent.
+/// A service. A part that is not named is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// The first of [`SERVICE_LABELS`] that is a text, or else `SERVICE`.
@@ -31,8 +31,8 @@ impl fmt::Display for Service {
 }
 
 impl Service {
-    /// The service of a node, whose keys `SkyWalking` knows in any case. It takes
-    /// texts only.
+    /// The service of a node, whose keys `SkyWalking` accepts in any case. Only
+    /// texts count.
     #[inline(never)]
     pub(super) fn of_node(metadata: &Struct) -> Self {
         let labels = match find(&metadata.fields, Field::Labels.key()) {
@@ -58,11 +58,11 @@ impl Service {
     }
 }
 
-/// Brings a node's metadata into the form in which others look for them: the keys
-/// in upper case, and a label where `SERVICE` alone names the service. What names
-/// the service and is no text is noted.
+/// Converts a node's metadata to the form that receivers expect: keys in upper
+/// case, and a label if only `SERVICE` names the service. A name of the service
+/// that is not a text is noted.
 pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
-    // A key in upper case sorts before the same in another case, and so stays.
+    // An upper-case key sorts before other cases of the same key, and so wins.
     for (key, value) in std::mem::take(&mut metadata.fields) {
         let mut fields = Field::ALL.into_iter().map(Field::key);
         let field = fields.find(|field| field.eq_ignore_ascii_case(&key));
@@ -92,12 +92,12 @@ pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
     }
 }
 
-/// What YAML without quotes makes of `yes`, `1.20` or `007`.
+/// Bools and numbers, which YAML makes of unquoted `yes` or `007`.
 fn is_no_text(value: &Value) -> bool {
     matches!(value.kind, Some(Kind::NumberValue(_) | Kind::BoolValue(_)))
 }
 
-/// The labels, if they are some. If they are absent, they can be made.
+/// The labels, which are created if absent; `None` if they are not a map.
 fn labels_of(metadata: &mut Struct, make: bool) -> Option<&mut BTreeMap<String, Value>> {
     let fields = &mut metadata.fields;
     let key = Field::Labels.key();

@@ -1,4 +1,4 @@
-//! What of the local node is sent.
+//! Which parts of the local node are sent.
 
 use crate::pattern::Pattern;
 use crate::peer::{Field, Peer, names_service};
@@ -10,10 +10,10 @@ pub enum Share {
     #[default]
     All,
     /// The fields and labels that Istio's native filter sends since 1.24: name,
-    /// namespace, workload, cluster and owner (any owner, as it is), and the
+    /// namespace, workload, cluster and owner (any owner, unchanged), and the
     /// labels of [`MINIMAL_LABELS`], with `app.kubernetes.io/name` and
-    /// `/version` sent as `app` and `version`; besides, every other label that
-    /// names a service.
+    /// `/version` sent as `app` and `version`; in addition, every other label
+    /// that names a service.
     Minimal,
     /// These only.
     Only {
@@ -44,7 +44,7 @@ pub const MINIMAL_LABELS: [&str; 4] = [
 ];
 
 impl Share {
-    /// Takes out of `peer` what is not shared.
+    /// Removes from `peer` what is not shared.
     pub fn apply(&self, peer: &mut Peer) {
         match self {
             Self::All => {}
@@ -52,7 +52,7 @@ impl Share {
                 rename_label(peer, KUBERNETES_NAME, "app");
                 rename_label(peer, "app.kubernetes.io/version", "version");
                 retain_fields(peer, &MINIMAL_FIELDS);
-                // What is sent under another key is not sent twice.
+                // A label that is sent under another key is not sent twice.
                 let is_kept = |key: &str| names_service(key) && key != KUBERNETES_NAME;
                 peer.retain_labels(|key| MINIMAL_LABELS.contains(&key) || is_kept(key));
             }
@@ -76,8 +76,7 @@ fn retain_fields(peer: &mut Peer, fields: &[Field]) {
     }
 }
 
-/// Gives the label `to` the value of the label `from`, if there is one that says
-/// something.
+/// Sets the label `to` to the value of the label `from`, if that is not empty.
 fn rename_label(peer: &mut Peer, from: &str, to: &'static str) {
     let Some(labels) = &mut peer.labels else {
         return;

@@ -1,13 +1,13 @@
-//! What gRPC's own metadata exchange (Cloud Service Mesh observability, in C++,
-//! Java, Go and Python) sends under the same header: a `google.protobuf.Struct`
-//! with keys of its own. Seen in `grpc/grpc`, `src/cpp/ext/csm/metadata_exchange.cc`.
+//! Peers of gRPC's own metadata exchange (Cloud Service Mesh observability, in C++, Java, Go and
+//! Python), which uses the same header: a `google.protobuf.Struct` with its own keys. See
+//! `grpc/grpc`, `src/cpp/ext/csm/metadata_exchange.cc`.
 
 use prost_types::Struct;
 use prost_types::value::Kind;
 
 use super::{Peer, RejectReason, SERVICE_LABELS, text};
 
-/// What gRPC sends for a value that it does not know.
+/// The value that gRPC sends for unknown.
 const UNKNOWN: &str = "unknown";
 
 /// The values of gRPC's keys.
@@ -20,7 +20,7 @@ pub(super) struct CsmMetadata {
 }
 
 impl CsmMetadata {
-    /// What `message` has of them.
+    /// Reads them from `message`.
     pub(super) fn new(message: &Struct) -> Self {
         let text = |key| match message.fields.get(key)?.kind.as_ref()? {
             Kind::StringValue(text) if !text.is_empty() && text != UNKNOWN => Some(text.clone()),
@@ -34,8 +34,7 @@ impl CsmMetadata {
         }
     }
 
-    /// Adds them to a `peer` that Istio's keys do not name. What the peer has
-    /// stays.
+    /// Adds them to a `peer` that Istio's keys do not name. Existing values stay.
     pub(super) fn complete(self, peer: &mut Peer) -> Result<(), RejectReason> {
         let checked = |value: String| {
             let is_bad = text::has_control_character(&value);

@@ -1,5 +1,5 @@
-//! The `FlatNode` of `schema/node_info.fbs`: a peer as filter state holds it
-//! and as `SkyWalking`, CEL and access logs read it.
+//! The `FlatNode` of `schema/node_info.fbs`: the form of a peer in filter
+//! state, which `SkyWalking`, CEL and access logs read.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use flatbuffers::{
 use super::{Map, Peer};
 use crate::node_info::wasm::common::{FlatNode, FlatNodeArgs, KeyVal, KeyValArgs};
 
-/// The binary schema of `FlatNode`. With it, CEL reaches into the peer:
+/// The binary schema of `FlatNode`. It lets CEL read the fields of a peer:
 /// `filter_state['wasm.downstream_peer'].labels['app'].value`.
 pub const BINARY_SCHEMA: &[u8] = include_bytes!("../../schema/node_info.bfbs");
 
-/// Writes peers as `FlatNode`, one after the other in the same memory.
+/// Writes peers as `FlatNode`, reusing its buffer.
 #[derive(Default)]
 pub struct Writer(FlatBufferBuilder<'static>);
 
@@ -27,9 +27,9 @@ impl fmt::Debug for Writer {
 type Offsets<T> = WIPOffset<Vector<'static, ForwardsUOffset<T>>>;
 
 impl Writer {
-    /// Writes `peer`. A text that the peer lacks is absent. A vector that it lacks
-    /// is written empty: Envoy's CEL indexes a vector without looking whether it
-    /// is there, and an absent one ends the process. Equal peers have equal bytes.
+    /// Writes `peer`. A missing text is absent. A missing vector is written
+    /// empty, because Envoy's CEL indexes a vector without checking that it
+    /// exists, and crashes if it does not. Equal peers have equal bytes.
     pub fn write(&mut self, peer: &Peer) -> &[u8] {
         self.0.reset();
         let labels = self.map(peer.labels.as_ref());
@@ -55,7 +55,7 @@ impl Writer {
         self.0.finished_data()
     }
 
-    /// The map is sorted by key, as readers that search in it expect.
+    /// The map is sorted by key, as readers with binary search expect.
     fn map(&mut self, map: Option<&Map>) -> Offsets<KeyVal<'static>> {
         let mut entries = Vec::with_capacity(map.map_or(0, Vec::len));
         for (key, value) in map.into_iter().flatten() {
@@ -81,9 +81,9 @@ pub fn write(peer: &Peer) -> Vec<u8> {
     Writer::default().write(peer).to_vec()
 }
 
-/// Reads a `FlatNode` from any writer: every offset is checked. Parts may share
-/// their bytes, as writers do with equal texts, within bounds: what is read is at
-/// most some times as large as what was written.
+/// Reads a `FlatNode` from any writer, verifying every offset. Parts may share
+/// bytes, as with equal texts, within bounds: the result is at most a few times
+/// as large as the input.
 pub fn read(bytes: &[u8]) -> Result<Peer, InvalidFlatbuffer> {
     let bounds = VerifierOptions {
         max_apparent_size: bytes.len().saturating_mul(8).saturating_add(1024),
@@ -111,7 +111,7 @@ fn names_of<'a>(names: Vector<'a, ForwardsUOffset<&'a str>>) -> Option<String> {
     (!names.is_empty()).then(|| names.iter().collect::<Vec<_>>().join(","))
 }
 
-/// Sorted here, for other writers need not sort (the C++ plugin does not).
+/// Sorted here, because other writers may not sort (the C++ plugin does not).
 /// `None` for an empty vector, which is as good as an absent one.
 fn map_of<'a>(map: Vector<'a, ForwardsUOffset<KeyVal<'a>>>) -> Option<Map> {
     if map.is_empty() {

@@ -15,14 +15,14 @@ pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
 /// The header that carries the peer's node id.
 pub const PEER_METADATA_ID: &str = "x-envoy-peer-metadata-id";
 
-/// Writes padding, as the C++ plugin does, and reads with or without it.
+/// Writes padding, like the C++ plugin, and reads with or without it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What a receiver accepts at most. Each limit bounds what one request can make
-/// the filter do or keep.
+/// A receiver's limits. Each bounds the work or the memory that one request can
+/// cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Length of the header's value, in bytes.
@@ -34,7 +34,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a receiver accepts unless it is configured otherwise.
+    /// The default limits of a receiver.
     pub const DEFAULT: Self = Self {
         max_received_bytes: 16_384,
         max_labels: 256,
@@ -49,7 +49,7 @@ impl Limits {
     };
 }
 
-/// Rejects headers that are too long, before anything else looks at them.
+/// Rejects headers that are too long, before anything else reads them.
 pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), RejectReason> {
     let (len, max) = (value.len(), limits.max_received_bytes);
     if len > max {

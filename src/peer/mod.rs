@@ -1,5 +1,4 @@
-//! What one proxy tells another about the workload behind it: the domain type
-//! and its three forms.
+//! What one proxy tells another about its workload: the domain type and its three forms.
 //!
 //! ```text
 //! x-envoy-peer-metadata  --header-->  google.protobuf.Struct  --wire-->  Peer  --flat-->  FlatNode
@@ -17,14 +16,14 @@ pub mod wire;
 
 pub use reject::RejectReason;
 
-/// Labels or platform metadata: sorted by key bytes, each key once.
+/// Labels or platform metadata: sorted by key bytes, without repeated keys.
 pub type Map = Vec<(String, String)>;
 
-/// A workload as its proxy describes it. `None` is a field that the sender
-/// lacks; an empty text or map is one that it sent empty.
+/// A workload as its proxy describes it. `None` means that the sender lacks the field; an empty text or map was sent
+/// empty.
 ///
-/// The fields are those that Istio's proxies exchanged from 1.4 to today; none
-/// is mandatory, for every dialect leaves some out.
+/// The fields are those that Istio's proxies have exchanged since 1.4; none is mandatory, because every dialect omits
+/// some.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// `APP_CONTAINERS`: container names, separated by commas.
@@ -51,8 +50,8 @@ pub struct Peer {
     pub workload_name: Option<String>,
 }
 
-/// The labels by which a reader names the service of a peer, in the order in
-/// which `SkyWalking` tries them. These survive when a header is too long.
+/// The labels by which readers name the service of a peer, in `SkyWalking`'s order. They are kept when a header is too
+/// long.
 pub const SERVICE_LABELS: [&str; 4] = [
     "service.istio.io/canonical-name",
     "app.kubernetes.io/name",
@@ -60,8 +59,7 @@ pub const SERVICE_LABELS: [&str; 4] = [
     "k8s-app",
 ];
 
-/// Whether a label of that key names a service. `SkyWalking` knows the keys in any
-/// case.
+/// Whether a label with this key names a service. `SkyWalking` accepts the keys in any case.
 #[must_use]
 pub fn names_service(key: &str) -> bool {
     SERVICE_LABELS
@@ -69,8 +67,7 @@ pub fn names_service(key: &str) -> bool {
         .any(|label| label.eq_ignore_ascii_case(key))
 }
 
-/// A field of [`Peer`], declared in the byte order of the keys: the order on
-/// the wire.
+/// A field of [`Peer`], declared in the byte order of the keys, which is the order on the wire.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Field {
@@ -132,35 +129,35 @@ impl Field {
         }
     }
 
-    /// The field of a key, `None` for a key that is not exchanged.
+    /// The field with a key; `None` for a key that is not exchanged.
     #[must_use]
     pub fn of_key(key: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.key() == key)
     }
 }
 
-/// Where a peer holds a field.
+/// A mutable reference to a field of a peer.
 #[derive(Debug)]
 pub enum Slot<'p> {
     /// A text.
     Text(&'p mut Option<String>),
-    /// Names separated by commas, which some senders write as a list.
+    /// Comma-separated names, which some senders write as a list.
     Names(&'p mut Option<String>),
     /// Keys and values.
     Map(&'p mut Option<Map>),
 }
 
-/// One field's value in a peer.
+/// The value of a field.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'p> {
-    /// A text, also names separated by commas.
+    /// A text, also comma-separated names.
     Text(&'p str),
     /// Keys and values.
     Map(&'p [(String, String)]),
 }
 
 impl Peer {
-    /// Where the peer holds `field`.
+    /// A mutable reference to `field`.
     pub fn slot(&mut self, field: Field) -> Slot<'_> {
         match field {
             Field::AppContainers => Slot::Names(&mut self.app_containers),
@@ -222,8 +219,7 @@ impl Peer {
         is_there(&self.name) || is_there(&self.workload_name) || self.service_labels().count() > 0
     }
 
-    /// The name of the peer's service, as readers tell it: the first of
-    /// [`SERVICE_LABELS`] that it has.
+    /// The name of the peer's service for readers: the first of [`SERVICE_LABELS`] that it has.
     #[must_use]
     pub fn service_name(&self) -> Option<&str> {
         let of_key = |name: &&str| {
@@ -234,8 +230,7 @@ impl Peer {
         label.map(|(_, value)| value.as_str())
     }
 
-    /// What the peer says of its service alone: the namespace and the labels that
-    /// name a service. `None` without such a label.
+    /// The part of the peer that names its service: the namespace and the naming labels. `None` without such a label.
     #[must_use]
     pub fn service(&self) -> Option<Peer> {
         let labels: Map = self.service_labels().cloned().collect();
@@ -252,8 +247,7 @@ impl Peer {
         labels.filter(|(key, value)| !value.is_empty() && names_service(key))
     }
 
-    /// Whether the peer says nothing: every field is absent or empty. Such a
-    /// peer is never stored, for readers would draw a nameless node.
+    /// Whether every field is absent or empty. Such a peer is never stored, because readers would draw a nameless node.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         Field::ALL.iter().all(|field| match self.value(*field) {

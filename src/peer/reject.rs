@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Why a received peer is rejected. The request is served all the same; each
-/// reason has its own counter.
+/// Why a received peer is rejected. The request is still served; each reason
+/// has its own counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectReason {
     /// The header is longer than the receiver allows.
@@ -13,10 +13,10 @@ pub enum RejectReason {
         /// Bytes allowed (`max_received_bytes`).
         max: usize,
     },
-    /// Not standard base64: another alphabet, a single last character, or bits
-    /// set that no byte uses.
+    /// Not standard base64: another alphabet, a single last character, or
+    /// unused bits that are set.
     Base64,
-    /// Not a `google.protobuf.Struct`: also a string that is not UTF-8, and
+    /// Not a `google.protobuf.Struct`, including strings that are not UTF-8 and
     /// messages nested more than 100 times.
     Protobuf,
     /// Lists and structs nested deeper than [`super::wire::MAX_DEPTH`].
@@ -29,8 +29,8 @@ pub enum RejectReason {
     },
     /// An id that is not UTF-8.
     Utf8,
-    /// A text with a control character (C0, DEL or C1), which could forge lines
-    /// in the logs that contain it.
+    /// A text with a control character (C0, DEL or C1), which could forge log
+    /// lines.
     ControlCharacter,
     /// The id is longer than the receiver allows.
     IdTooLong {

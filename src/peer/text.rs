@@ -1,9 +1,9 @@
-//! Which texts a peer may carry, and how numbers become texts.
+//! Which texts a peer may carry, and how numbers become text.
 
 use super::RejectReason;
 
-/// The text in `bytes`, if it is UTF-8 without control characters. Texts of peers
-/// reach log lines unescaped, so a newline in one would forge a line.
+/// The text in `bytes`, if it is UTF-8 without control characters. Peers' texts
+/// reach log lines unescaped, so a newline would forge a line.
 pub fn checked(bytes: &[u8]) -> Result<&str, RejectReason> {
     let text = std::str::from_utf8(bytes).map_err(|_| RejectReason::Utf8)?;
     if has_control_character(text) {
@@ -15,22 +15,23 @@ pub fn checked(bytes: &[u8]) -> Result<&str, RejectReason> {
 /// Whether `text` has a C0, DEL or C1 control character.
 #[must_use]
 pub fn has_control_character(text: &str) -> bool {
-    // Most texts are ASCII, in which C1 characters need not be looked for.
+    // Most texts are ASCII, which has no C1 characters.
     text.bytes().any(|byte| byte.is_ascii_control())
         || !text.is_ascii() && text.contains(char::is_control)
 }
 
-/// A number as text: an integer that a float holds exactly (`15090`), or a number
-/// below 1e9 with at most six decimal places (`-0.5`). `None` for any other: it
-/// names no workload. (Printing any float would add 20 KB to the module.)
+/// A number as text: an integer that a float represents exactly (`15090`), or a
+/// number below 1e9 with at most six decimal places (`-0.5`). `None` for any
+/// other, which names no workload. (Formatting arbitrary floats would add 20 KB
+/// to the module.)
 #[must_use]
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::float_cmp
-)] // The range is checked, and the nearest float wanted.
+)] // The range is checked, and the nearest float is intended.
 pub fn of_number(number: f64) -> Option<String> {
-    /// From here on floats do not tell all integers apart.
+    /// Beyond this, floats do not represent all integers.
     const MAX_INTEGER: f64 = 9_007_199_254_740_992.0;
     const MILLION: i64 = 1_000_000;
     if number.fract() == 0.0 && number.abs() < MAX_INTEGER {

@@ -1,8 +1,8 @@
 //! `google.protobuf.Struct` to and from [`Peer`].
 //!
-//! The message is decoded first and checked afterwards: what decoding takes is
-//! bounded by the length of the header. Of repeated keys the last wins, and
-//! unknown fields are skipped, as protobuf demands.
+//! The message is decoded first and checked afterwards: the length of the
+//! header bounds the cost of decoding. Of repeated keys the last wins, and
+//! unknown fields are skipped, as protobuf requires.
 
 use prost::Message as _;
 use prost_types::value::Kind;
@@ -10,28 +10,28 @@ use prost_types::{ListValue, Struct, Value};
 
 use super::{Field, Map, Peer, RejectReason, Slot, text};
 
-/// How deep lists and structs may be nested below a value. The nested values of
-/// unknown keys, which some senders forward, stay within 8.
+/// How deep lists and structs may be nested below a value. Values of unknown
+/// keys, which some senders forward, are nested at most 8 deep.
 pub const MAX_DEPTH: usize = 8;
 
-/// How many numbers of a message become texts. Writing one takes longer than
-/// reading anything else of its size, and honest metadata has hardly any.
+/// How many numbers of a message become text. Formatting one takes longer than
+/// reading anything else of its size, and ordinary metadata have hardly any.
 pub const MAX_NUMBERS: usize = 64;
 
 /// A value that a peer cannot hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Unusable<'a> {
-    /// The field in which it is.
+    /// The field that contains it.
     pub field: Field,
     /// Its key in the field's map, if the field has one.
     pub key: Option<&'a str>,
-    /// The text or key that has a control character; `None` for a value of a kind
+    /// The text or key with the control character; `None` for a value of a kind
     /// that the field cannot hold, such as null.
     pub text: Option<&'a str>,
 }
 
-/// Decodes a peer from the network: values of an unexpected kind are left out, and
-/// a control character rejects the peer.
+/// Decodes a peer from the network: values of an unexpected kind are ignored,
+/// and a control character rejects the peer.
 pub fn decode(message: &[u8], max_labels: usize) -> Result<Peer, RejectReason> {
     read_strict(parse(message)?, max_labels)
 }
@@ -49,10 +49,10 @@ pub(super) fn read_strict(message: Struct, max_labels: usize) -> Result<Peer, Re
     })
 }
 
-/// Reads the peer in `message`, which holds the keys of [`Field`]. A list of names
-/// is accepted where a comma separated text is usual; numbers (see
-/// [`text::of_number`]) and bools become texts. `on_unusable` decides whether a
-/// value that the peer cannot hold is left out or rejects the whole.
+/// Reads the peer from the keys of [`Field`] in `message`. A list of names is
+/// accepted in place of a comma-separated text; numbers (see
+/// [`text::of_number`]) and bools become text. `on_unusable` decides whether a
+/// value that the peer cannot hold is ignored or rejects the whole peer.
 pub fn read(
     message: Struct,
     max_labels: usize,
@@ -80,13 +80,13 @@ pub fn read(
 
 struct Reader<'u> {
     max_labels: usize,
-    /// How many became texts.
+    /// How many numbers became text.
     numbers: usize,
     on_unusable: &'u mut dyn FnMut(Unusable<'_>) -> Result<(), RejectReason>,
 }
 
 impl Reader<'_> {
-    /// A text, number or bool as text; `None` if it is left out.
+    /// A text, number or bool as text; `None` if it is ignored.
     fn text(
         &mut self,
         field: Field,
@@ -114,13 +114,13 @@ impl Reader<'_> {
         Ok(text)
     }
 
-    /// A comma separated text, or a list of texts joined to one.
+    /// A comma-separated text, or a list of texts joined into one.
     fn names(&mut self, field: Field, value: Value) -> Result<Option<String>, RejectReason> {
         let names = match value.kind {
             Some(Kind::ListValue(list)) => self.joined(field, list)?,
             _ => self.text(field, None, value)?,
         };
-        // Each name becomes an entry of a list, whichever way it came.
+        // Each name becomes a list entry, in either form.
         if let Some(names) = &names {
             self.check_count(names.split(',').count())?;
         }
@@ -128,7 +128,7 @@ impl Reader<'_> {
     }
 
     fn joined(&mut self, field: Field, list: ListValue) -> Result<Option<String>, RejectReason> {
-        // Checked first: what is left out costs as much.
+        // Checked first, because ignored entries cost as much.
         self.check_count(list.values.len())?;
         let mut names = Vec::new();
         for value in list.values {
@@ -172,7 +172,7 @@ impl Reader<'_> {
     }
 }
 
-/// Rejects lists and structs nested in each other to more than `allowed` levels.
+/// Rejects lists and structs that are nested more than `allowed` levels deep.
 fn check_depth(value: &Value, allowed: usize) -> Result<(), RejectReason> {
     let check = |inner: &Value| {
         let allowed = allowed.checked_sub(1).ok_or(RejectReason::TooDeep)?;
@@ -185,8 +185,7 @@ fn check_depth(value: &Value, allowed: usize) -> Result<(), RejectReason> {
     }
 }
 
-/// `peer` as a serialized `google.protobuf.Struct`, its keys in the order of their
-/// bytes: equal peers have equal bytes.
+/// `peer` as a serialized `google.protobuf.Struct`, with keys in byte order, so that equal peers have equal bytes.
 #[must_use]
 pub fn encode(peer: &Peer) -> Vec<u8> {
     let mut message = Struct::default();

@@ -1,5 +1,4 @@
-//! Whether a configuration that cannot be used is refused or leaves the filter
-//! idle.
+//! Whether an invalid configuration is refused or leaves the filter idle.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -109,7 +108,7 @@ fn a_mark_lapses_unless_it_is_renewed() {
     assert_eq!(plugin().admit(&space, b"bad"), Verdict::Idle);
 }
 
-/// Made anew right after its end, also where another VM has yet to end.
+/// Created again right after its end, also if another VM has not ended yet.
 #[test]
 fn a_withdrawn_mark_holds_nothing_back() {
     let space = Space::default();
@@ -120,7 +119,7 @@ fn a_withdrawn_mark_holds_nothing_back() {
     assert_eq!(plugin().admit(&space, b"another"), Verdict::Refused);
 }
 
-/// Another worker's clock may be read a little earlier than the mark.
+/// Another worker may read its clock slightly before the time of the mark.
 #[test]
 fn a_mark_of_the_future_is_in_force() {
     let space = Space::default();
@@ -152,8 +151,9 @@ fn plugins_are_told_apart_by_name_and_root_id() {
     }
 }
 
-/// An update that were accepted and forgotten would be refused by the VMs that
-/// serve, which ends them: so nothing is refused any more.
+/// If the idle texts are full, nothing is refused any more: a text that was
+/// accepted as idle and forgotten would later be refused by the serving VMs,
+/// which ends them.
 #[test]
 fn the_texts_are_bounded() {
     let space = Space::default();

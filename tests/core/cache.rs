@@ -1,4 +1,4 @@
-//! The cache against a list that is searched from end to end.
+//! Compares the cache with a list that is searched linearly.
 
 use metadata_exchange::cache::{KnownPeer, PeerCache};
 use proptest::prelude::*;
@@ -12,12 +12,12 @@ fn peer(name: &str) -> KnownPeer {
     }
 }
 
-/// What is kept of these headers, after looking as the exchange does.
+/// The cached peer for these headers, looked up as the exchange does.
 fn found(cache: &mut PeerCache, id: &[u8], value: &[u8]) -> Option<KnownPeer> {
     cache.get(id, value).ok().cloned()
 }
 
-/// Looks for these headers, and keeps `peer` where there is none.
+/// Looks up these headers, and inserts `peer` if they are not cached.
 fn keep(cache: &mut PeerCache, id: &[u8], value: &[u8], name: &str) {
     if let Err(miss) = cache.get(id, value) {
         cache.insert(miss, id, value, peer(name));
@@ -31,7 +31,7 @@ fn id_and_value_must_both_be_equal() {
     assert_eq!(found(&mut cache, b"id", b"value"), Some(peer("a")));
     assert_eq!(found(&mut cache, b"id", b"other"), None);
     assert_eq!(found(&mut cache, b"other", b"value"), None);
-    // Nor does it matter where the one ends and the other begins.
+    // The boundary between id and value matters.
     assert_eq!(found(&mut cache, b"idv", b"alue"), None);
 }
 
@@ -65,11 +65,12 @@ fn what_the_peers_take_is_bounded() {
             keep(&mut cache, &[id], &value[..bytes], "x");
             assert!(found(&mut cache, &[id], &value[..bytes]).is_some());
         }
-        // By now all are of this size.
+        // All peers now have this size.
         let most = BUDGET / bytes;
         assert!((most / 4..=most).contains(&cache.len()), "{}", cache.len());
     }
-    // One that takes nearly all is kept alone, and one that takes more not at all.
+    // A peer that takes nearly the whole budget is kept alone, and a larger one
+    // is not kept.
     keep(&mut cache, b"large", &value, "x");
     assert_eq!(cache.len(), 1);
     let larger = [b'v'; BUDGET];

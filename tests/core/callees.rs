@@ -1,5 +1,4 @@
-//! Who a callee is that did not say so, or not well: by whose word, and in which
-//! order.
+//! Which sources name a callee that sent no usable metadata, and in which order.
 
 use metadata_exchange::config::Config;
 use metadata_exchange::counters::Counter;
@@ -13,7 +12,7 @@ use crate::support::{FakeHost, local, metadata_message};
 
 const WORKLOAD: &str = "xds.upstream_host_metadata.filter_metadata.istio.workload";
 
-/// A request to this cluster, of which the control plane says that.
+/// A request to this cluster with these `istio` metadata.
 fn call(cluster: &str, istio: &Json) -> FakeHost {
     to(FakeHost::outbound(), cluster, istio)
 }
@@ -32,7 +31,7 @@ fn services(services: &[(&str, &str, &str)]) -> Json {
     json!({ "services": services.collect::<Vec<_>>() })
 }
 
-/// Lets a callee with this metadata answer.
+/// A response of a callee with this metadata.
 fn answer(exchange: &Counted, host: &FakeHost, metadata: &Json) {
     let mut stream = Stream::default();
     exchange.on_request_headers(&mut stream, host, 1);
@@ -186,7 +185,7 @@ fn several_services_behind_a_cluster_name_nobody_for_good() {
         silent(),
         Some(json!({"namespace": "shop", "labels": {"app": "a"}}))
     );
-    // The same service, of which one says more, and one that does not say who it is.
+    // The same service with more metadata, and a callee without a name.
     let more = json!({"app": "a", "k8s-app": "z", "version": "2"});
     answer(&exchange, &call("plain", &none), &of(&more));
     answer(
@@ -320,7 +319,7 @@ fn what_is_stored_is_not_overwritten_by_less() {
     let host = call(CLUSTER, &services(&[("h", "pay", "shop")]));
     host.set_property(WORKLOAD, b"wl;shop");
     let node = json!({"NAME": "true", "NAMESPACE": "shop"});
-    // A second filter is nearer to the callee, and sees the answer first.
+    // A second filter is nearer to the callee and sees the answer first.
     let (near, far) = (exchange(""), exchange(""));
     let (mut of_far, mut of_near) = (Stream::default(), Stream::default());
     far.on_request_headers(&mut of_far, &host, 1);
@@ -343,7 +342,7 @@ fn an_answer_that_names_nobody_yields_to_who_does() {
     assert_eq!(stored(&host).unwrap().0["name"], "wl");
     assert_eq!(host.state("upstream_peer_id"), None);
 
-    // Better than nobody.
+    // Better than no callee.
     let host = call("plain", &json!({}));
     answer(&exchange(""), &host, &weak);
     assert_eq!(stored(&host).unwrap().0["namespace"], "shop");
@@ -378,12 +377,12 @@ fn what_ends_before_its_response_is_named_when_it_is_logged() {
         exchange.on_log(&mut stream, &host);
         assert_named(&host, &service("pay", "shop"));
     }
-    // One that is redirected has another callee next.
+    // A redirected request will have another callee.
     let host = call(CLUSTER, &json!({}));
     host.set_property("response.code_details", b"internal_redirect");
     exchange.on_log(&mut Stream::default(), &host);
     assert_no_peer(&host);
-    // What had its response is left alone, and costs no host call.
+    // A stream that had its response is left alone, and costs no host call.
     let host = call(CLUSTER, &json!({}));
     let mut stream = Stream::default();
     exchange.on_request_headers(&mut stream, &host, 1);
@@ -391,7 +390,7 @@ fn what_ends_before_its_response_is_named_when_it_is_logged() {
     host.calls.borrow_mut().clear();
     exchange.on_log(&mut stream, &host);
     assert!(host.calls.borrow().is_empty());
-    // An app is no callee.
+    // An app is not a callee.
     let host = to(FakeHost::inbound(), CLUSTER, &json!({}));
     exchange.on_log(&mut Stream::default(), &host);
     assert_no_peer(&host);
@@ -431,7 +430,7 @@ fn a_gateways_entry_always_has_a_key() {
             );
         }
     }
-    // Where there is a key, there is no need.
+    // If there is a key, none is added.
     let host = FakeHost::default().request_header(METADATA, crate::exchange::header("caller"));
     round_trip(&gateway(router), &host);
     assert_eq!(host.state("upstream_peer_id"), None);
@@ -455,7 +454,7 @@ fn a_waypoint_is_a_gateway_whatever_its_listener_says() {
 
 #[test]
 fn the_endpoint_of_the_last_attempt_is_named() {
-    // The router retries between request and response: the filter sees the last.
+    // The router retries between request and response: the filter sees the last attempt.
     let exchange = exchange("");
     let host = call("plain", &json!({}));
     host.set_property(WORKLOAD, b"first;shop");

@@ -1,4 +1,4 @@
-//! The codec against itself, and what it rejects.
+//! Round trips of the codec, and what it rejects.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
@@ -24,7 +24,7 @@ fn decode_header(message: &[u8]) -> Result<Peer, RejectReason> {
     header::decode(STANDARD.encode(message).as_bytes(), limits())
 }
 
-/// Any text that a peer may carry.
+/// An arbitrary text that a peer may carry.
 fn text() -> impl Strategy<Value = String> {
     "[^\\p{Cc}]{0,12}"
 }
@@ -96,7 +96,7 @@ proptest! {
     }
 }
 
-/// What each dialect in the history of Istio sends, and what is understood.
+/// What each dialect in Istio's history sends, and how it is decoded.
 #[test]
 fn every_dialect_is_understood() {
     let labels = json!({"app": "pay", "service.istio.io/canonical-name": "pay"});
@@ -162,7 +162,7 @@ fn of_repeated_keys_the_last_wins() {
     let peer = decode(&both).unwrap();
     assert_eq!(peer.name.as_deref(), Some("second"));
     assert_eq!(peer.labels, Some(vec![("b".into(), "2".into())]));
-    // The same label twice, which no map of ours can hold.
+    // The same label twice, which no map can represent.
     let label = |value: &str| message_of(&json!({"k": value, "z": "z"}));
     let labels = [label("1"), label("2")].concat();
     let mut value = vec![5 << 3 | 2, u8::try_from(labels.len()).unwrap()];
@@ -241,7 +241,7 @@ fn values_nested_too_deeply_are_refused_wherever_they_stand() {
     }
 }
 
-/// As deep as a header can be, and no stack is used up: the library stops at 100 messages.
+/// The deepest header does not exhaust the stack: the library stops at 100 nested messages.
 #[test]
 fn values_nested_thousands_of_times_are_refused() {
     let field = |tag: u8, inner: &[u8]| {
@@ -332,8 +332,7 @@ fn a_peer_that_says_nothing_is_refused() {
     }
 }
 
-/// What gRPC's own metadata exchange sends, with its keys and its word for what
-/// it does not know.
+/// What gRPC's own metadata exchange sends, with its keys and its value for unknown.
 #[test]
 fn grpcs_own_metadata_are_read() {
     let read = |json: &serde_json::Value| {

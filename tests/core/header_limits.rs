@@ -1,5 +1,5 @@
-//! The local node's headers are sent and answered only where they leave room
-//! below the header limits.
+//! The local node's headers are sent and answered only if they leave room
+//! within the header limits.
 
 use std::rc::Rc;
 
@@ -23,7 +23,8 @@ fn own_metadata() -> String {
     own().header.unwrap()
 }
 
-/// What the local node's headers add to a message, each counting 32 bytes more.
+/// What the local node's headers add to a message, with 32 bytes of overhead
+/// each.
 fn added(metadata: bool) -> usize {
     let id = ID.len() + OWN_ID.len() + 32;
     let of_metadata = METADATA.len() + own_metadata().len() + 32;
@@ -72,7 +73,7 @@ impl Proxy {
     }
 }
 
-/// `count` headers that take `bytes` altogether, at 32 more each.
+/// `count` headers that take `bytes` in total, including 32 bytes of overhead each.
 fn fill(host: &FakeHost, map: HeaderMap, count: usize, bytes: usize) {
     let headers = match map {
         Request => &host.request,
@@ -172,7 +173,7 @@ fn an_answer_of_metadata_alone_is_no_id() {
     proxy.assert_counted(1);
 }
 
-/// What another filter of this kind, or an app, has set is removed all the same.
+/// Headers set by another filter of this kind, or by an app, are still removed.
 #[test]
 fn what_is_too_large_is_stripped() {
     let (proxy, host) = (Proxy::limited(), outbound(COUNT, 33 * COUNT));
@@ -183,7 +184,7 @@ fn what_is_too_large_is_stripped() {
     assert_has(&host, Request, false, false);
     proxy.assert_counted(1);
 
-    // Where nothing was sent, nothing is believed.
+    // If nothing was sent, no answer is believed.
     host.response_header(METADATA, own_metadata());
     proxy.response(&mut stream, &host);
     assert_eq!(host.state("upstream_peer"), None);
@@ -192,7 +193,7 @@ fn what_is_too_large_is_stripped() {
 
 #[test]
 fn headers_that_are_replaced_need_no_room() {
-    // Another filter in the chain has sent the same before.
+    // Another filter in the chain has already set the same headers.
     let host = outbound(COUNT - 2, BYTES - added(true));
     let host = host
         .request_header(METADATA, own_metadata())
@@ -245,7 +246,7 @@ fn where_the_size_cannot_be_had_nothing_is_sent() {
     assert_eq!(proxy.counters.take(Counter::HostError), 1);
 }
 
-/// HTTP/2 refuses a header of 64 KiB, whatever the limits are.
+/// HTTP/2 rejects a header of 64 KiB, whatever the limits are.
 #[test]
 fn a_header_that_no_codec_takes_is_not_sent() {
     let limits = r#"{"max_request_headers_kb": 8192}"#;
@@ -260,7 +261,7 @@ fn a_header_that_no_codec_takes_is_not_sent() {
     }
 }
 
-/// By default, as for Envoy's default limits: 60 KiB and 100 headers.
+/// The defaults are Envoy's: 60 KiB and 100 headers.
 #[test]
 fn the_defaults_leave_room_for_twenty_headers_and_7_5_kib() {
     for (count, bytes, metadata) in [

@@ -1,5 +1,5 @@
-//! The bounded form of `make fuzz`: what fuzzing kept, `fuzz/corpus/`, and
-//! mutations of it from a fixed seed, through the bodies of the fuzz targets.
+//! The bounded form of `make fuzz`: runs `fuzz/corpus/`, and mutations of it
+//! from a fixed seed, through the functions of the fuzz targets.
 
 use std::collections::HashSet;
 use std::mem::discriminant;
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use metadata_exchange::peer::header;
 
-// A crate of its own for libFuzzer.
+// It is a separate crate for libFuzzer.
 #[allow(unreachable_pub)]
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-/// The inputs of a target, in the order of their names.
+/// The inputs of a target, sorted by name.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let inputs = std::fs::read_dir(folder.join(target)).unwrap();
@@ -39,12 +39,12 @@ fn replay(target: &str, run: fn(&[u8])) {
 }
 
 fn show_and_run(input: &[u8], run: fn(&[u8])) {
-    // Caught, to show the one input that fails.
+    // Caught to show the input that fails.
     let outcome = std::panic::catch_unwind(|| run(input));
     assert!(outcome.is_ok(), "{}", input.escape_ascii());
 }
 
-/// Some bytes changed, a part left out or doubled.
+/// The input with some bytes changed, or a part removed or repeated.
 fn mutated(mut input: Vec<u8>, random: &mut Random) -> Vec<u8> {
     if input.is_empty() {
         return input;
@@ -63,7 +63,7 @@ fn mutated(mut input: Vec<u8>, random: &mut Random) -> Vec<u8> {
     input
 }
 
-/// Xorshift: the same numbers in every run.
+/// Xorshift, with the same numbers in every run.
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! The pure core, natively: no VM, no Envoy.
+//! Native tests of the pure core, without a VM or Envoy.
 
 mod admission;
 mod cache;

@@ -1,4 +1,4 @@
-//! The local node: what of it is sent.
+//! What is sent of the local node.
 
 use metadata_exchange::config::Config;
 use metadata_exchange::local::service::Service;
@@ -15,7 +15,7 @@ fn left_out(keys: &[&str]) -> Vec<Note> {
     keys.iter().map(note).collect()
 }
 
-/// What a receiver reads in the header that is sent of `metadata`.
+/// The peer that a receiver decodes from the header sent for `metadata`.
 fn sent(metadata: &Json, share: &str) -> Option<Peer> {
     let config = Config::parse(format!(r#"{{"share": {share}}}"#).as_bytes()).unwrap();
     let local = LocalNode::new(
@@ -152,7 +152,7 @@ fn over_the_limit_parts_are_left_out_in_a_fixed_order() {
         )
     };
     let whole = fit(16_384).0.unwrap().len();
-    // Each limit is one byte less than what the one before gave.
+    // Each limit is one byte below the previous size.
     let mut max = whole;
     assert_eq!(fit(max).1, []);
     for dropped in 1..=order.len() {
@@ -255,8 +255,8 @@ fn only_what_is_shared_is_sent() {
     assert_eq!(sent(&metadata, r#"{"fields": []}"#), None);
 }
 
-/// The service that `SkyWalking` reads of what is sent of `metadata`, and what is
-/// said of it.
+/// The service that `SkyWalking` reads from what is sent for `metadata`, and
+/// the notes.
 fn service(metadata: &Json, share: &str, max_sent_bytes: usize) -> (String, Vec<Note>) {
     let config = Config::parse(format!(r#"{{"share": {share}}}"#).as_bytes()).unwrap();
     let mut notes = Vec::new();
@@ -299,7 +299,7 @@ fn a_service_that_is_not_sent_is_said() {
         "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "a", "team": "t", "filler": filler },
     });
     let two = |sent: &str| {
-        let [own, sent] = ["a.shop", sent].map(|name| {
+        let [node, sent] = ["a.shop", sent].map(|name| {
             let (service, namespace) = name.split_once('.').unwrap();
             let part = |part: &str| (part != "-").then(|| part.to_owned());
             Service {
@@ -307,7 +307,7 @@ fn a_service_that_is_not_sent_is_said() {
                 namespace: part(namespace),
             }
         });
-        Note::OtherService { own, sent }
+        Note::OtherService { node, sent }
     };
     for (share, sent) in [
         (r#"{"labels": ["team"]}"#, "-.shop"),
@@ -318,7 +318,8 @@ fn a_service_that_is_not_sent_is_said() {
         let said = service(&metadata, share, 16_384);
         assert_eq!(said, (sent.to_owned(), vec![two(sent)]), "{share}");
     }
-    // Labels that do not name a service go first, and the node stays one.
+    // Labels that do not name a service go first, and the node keeps its
+    // service.
     let (sent, notes) = service(&metadata, r#""all""#, 1000);
     assert_eq!(sent, "a.shop");
     assert!(!notes.contains(&two("a.shop")), "{notes:?}");

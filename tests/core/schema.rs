@@ -1,4 +1,4 @@
-//! The JSON Schema of the configuration says what the code does.
+//! The JSON Schema of the configuration agrees with the code.
 
 use metadata_exchange::config::{Config, KEYS};
 use metadata_exchange::peer::Field;
@@ -8,7 +8,7 @@ fn schema() -> Json {
     serde_json::from_str(include_str!("../../schema/plugin-config.schema.json")).unwrap()
 }
 
-/// A key's schema, with what it refers to.
+/// A key's schema, with its references resolved.
 fn resolved(schema: &Json, property: &Json) -> Map<String, Json> {
     let mut property = property.as_object().unwrap().clone();
     if let Some(Json::String(reference)) = property.remove("$ref") {
@@ -51,7 +51,7 @@ fn its_defaults_are_the_defaults() {
     }
 }
 
-/// Values that are tried with every key: each kind, and around each limit.
+/// Values to try with every key: each type, and the values around each limit.
 fn candidates() -> Vec<Json> {
     let mut values = vec![
         json!(null),

@@ -1,5 +1,5 @@
-//! What the tests of the pure core share: an independent encoder (prost), the
-//! vectors of the C++ plugin, and a proxy without a VM.
+//! Shared by the tests of the pure core: an independent encoder (prost), the
+//! vectors of the C++ plugin, and a fake proxy.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub(crate) fn node(id: &str, metadata: &Json) -> Node {
     }
 }
 
-/// The local node that sends all of it.
+/// The local node that shares all of its metadata.
 pub(crate) fn local(id: &str, metadata: &Json) -> LocalNode {
     LocalNode::new(&node(id, metadata), &Share::All, 16_384, &mut Vec::new())
 }
@@ -90,7 +90,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
     vectors
 }
 
-/// A proxy that holds one stream.
+/// A fake proxy with one stream.
 #[derive(Default)]
 pub(crate) struct FakeHost {
     pub(crate) request: RefCell<Vec<(String, Vec<u8>)>>,
@@ -141,7 +141,7 @@ impl FakeHost {
         of_name.map(|(_, value)| value.clone()).collect()
     }
 
-    /// How many headers there are.
+    /// The number of headers.
     pub(crate) fn count(&self, map: HeaderMap) -> usize {
         self.map(map).borrow().len()
     }

@@ -1,4 +1,4 @@
-//! The codec against inputs and outputs of the C++ plugin.
+//! Compares the codec with inputs and outputs of the C++ plugin.
 
 use crate::support::{local, node, vectors};
 use metadata_exchange::config::Config;
@@ -48,9 +48,9 @@ fn a_header_of_the_cpp_plugin_is_read_as_it_reads_it() {
     for vector in vectors() {
         let peer = decoded(&vector.header);
         match vector.name.as_str() {
-            // It stores a node that says nothing; readers would draw it.
+            // The plugin stores an empty node, which readers would draw.
             "empty" => assert_eq!(peer, Err(RejectReason::Empty)),
-            // It lets a newline into logs.
+            // The plugin lets a newline into logs.
             "containers_edge" => assert_eq!(peer, Err(RejectReason::ControlCharacter)),
             name => assert_eq!(peer, Ok(sorted(vector.peer)), "{name}"),
         }
@@ -76,8 +76,8 @@ fn a_node_with_all_fields_is_sent_byte_for_byte_as_the_cpp_plugin_sends_it() {
         if Field::ALL.iter().all(has) {
             complete += 1;
             if vector.name == "empty_strings" {
-                // Of an empty key of a map prost writes nothing, and protobuf in C++ a field
-                // without bytes, which is the same message.
+                // For an empty map key, prost writes nothing and protobuf in C++ an empty field,
+                // which is the same message.
                 assert_eq!(decoded(&sent.header.unwrap()), decoded(&vector.header));
             } else {
                 assert_eq!(sent.header, Some(vector.header), "{}", vector.name);

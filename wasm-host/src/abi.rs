@@ -10,7 +10,7 @@ use wasmtime::{Caller, Linker, Result, bail};
 
 const ENV: &str = "env";
 
-/// One host call on its way: read the arguments, announce what is asked, then do it.
+/// A host call in progress: read the arguments, record the call, then carry it out.
 struct Call<'a, 'b> {
     caller: &'a mut Caller<'b, Host>,
     recorded: Option<usize>,
@@ -26,7 +26,7 @@ impl Call<'_, '_> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Records the call. A test may answer it in the host's stead.
+    /// Records the call. A test may answer it in place of the host.
     fn announce(&mut self, call: HostCall) -> Result<(), Status> {
         let host = self.caller.data_mut();
         let fault = host.fault.as_mut().and_then(|fault| fault(&call));
@@ -50,7 +50,7 @@ impl Call<'_, '_> {
     }
 }
 
-/// Carries out a call and turns its outcome into the number that the guest gets.
+/// Carries out a call and converts its outcome to the status number that the guest receives.
 fn answer(
     mut caller: Caller<'_, Host>,
     import: &str,
@@ -166,7 +166,7 @@ fn link_general(linker: &mut Linker<Host>) -> Result<()> {
                     .len()
                     .min((start as usize).saturating_add(length as usize));
                 match bytes.get(start as usize..end) {
-                    // Envoy says Ok to an empty range and leaves the outputs as they are.
+                    // Envoy answers Ok for an empty range and leaves the outputs unchanged.
                     None | Some([]) => Ok(()),
                     Some(part) => call.give(part, pointer_out, size_out),
                 }
@@ -186,7 +186,7 @@ fn link_general(linker: &mut Linker<Host>) -> Result<()> {
     linker.func_wrap(ENV, "proxy_done", |caller: Caller<'_, Host>| {
         answer(caller, "proxy_done", |call| {
             call.announce(HostCall::Done)?;
-            // Only a context that asked for a delay has something to finish, and this host delays none.
+            // Only a context that asked for a delay has something to finish, and this host supports no delays.
             Err(Status::NotFound.into())
         })
     })?;
@@ -241,7 +241,7 @@ fn link_header_reads(linker: &mut Linker<Host>) -> Result<()> {
             answer(caller, "proxy_get_header_map_pairs", |call| {
                 let map = map_kind(map)?;
                 call.announce(HostCall::GetHeaders { map })?;
-                // Unlike the other calls, this one takes a map that is not there for an empty one.
+                // Unlike the other calls, this one treats a missing map as empty.
                 let headers = call.host().read_map(map, |headers| Ok(headers.clone()));
                 let headers = headers.unwrap_or_default();
                 let pairs: Vec<_> = headers.iter().collect();
@@ -374,7 +374,7 @@ fn link_properties(linker: &mut Linker<Host>) -> Result<()> {
                     arguments: arguments.clone(),
                 })?;
                 call_foreign_function(call.host(), &function, &arguments)?;
-                // Envoy fills the outputs only for a caller who wants them.
+                // Envoy writes only the outputs whose pointers are not null.
                 for out in [pointer_out, size_out] {
                     if out != 0 {
                         call.write(out, &0_u32.to_le_bytes())?;

@@ -3,13 +3,13 @@
 use crate::{LogLevel, MapKind, Status};
 use std::fmt;
 
-/// One host call with its arguments. `Display` leaves values out, so that a list of calls reads as a list of steps:
+/// A host call with its arguments. `Display` omits values, so that a list of calls reads as a list of steps:
 /// `get_header request x-envoy-peer-metadata`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostCall {
     /// `proxy_log`
     Log {
-        /// How grave it is.
+        /// The level of the line.
         level: LogLevel,
         /// The line.
         message: String,
@@ -207,13 +207,13 @@ impl fmt::Display for BufferKind {
     }
 }
 
-/// A host call as it went.
+/// A recorded host call with its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The context for which the module was called; 0 while it was initialised.
+    /// The context for which the module was called; 0 during initialisation.
     pub context: u32,
-    /// What it asked for.
+    /// The call.
     pub call: HostCall,
-    /// What it was answered.
+    /// The status that it returned.
     pub status: Status,
 }

@@ -1,6 +1,6 @@
 //! Root contexts (a plugin with its configuration) and stream contexts (one request and its response).
 //!
-//! Test and host look at the same state: a handle stays readable after its context is deleted.
+//! Test and host share the state, so a handle stays readable after its context is deleted.
 
 use crate::{Headers, MapKind, Properties, Status};
 use prost::Message;
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Envoy puts this in front of the key of every filter state object that a module sets.
+/// The prefix that Envoy adds to the key of every filter state object that a module sets.
 const STATE_PREFIX: &str = "wasm.";
 
 /// A plugin's root context.
@@ -38,7 +38,7 @@ impl Root {
         self.state.borrow().declarations.get(name).cloned()
     }
 
-    /// The tick's period in milliseconds; 0 = none.
+    /// The tick period in milliseconds; 0 means no ticks.
     #[must_use]
     pub fn tick_period(&self) -> u32 {
         self.state.borrow().tick_period
@@ -47,14 +47,14 @@ impl Root {
 
 #[derive(Debug, Default)]
 pub(crate) struct RootState {
-    /// Readable as a buffer only while the plugin is started or configured.
+    /// Readable as a buffer only while the plugin starts or is configured.
     pub(crate) configuration: Option<Vec<u8>>,
     pub(crate) declarations: BTreeMap<String, Declaration>,
     pub(crate) tick_period: u32,
 }
 
 impl RootState {
-    /// The foreign function `declare_property`: the first declaration of a name stands.
+    /// The foreign function `declare_property`: the first declaration of a name wins.
     pub(crate) fn declare(&mut self, arguments: &[u8]) -> Result<(), Status> {
         let declaration = Declaration::decode(arguments).map_err(|_| Status::BadArgument)?;
         if self.declarations.contains_key(&declaration.name) {
@@ -66,16 +66,16 @@ impl RootState {
     }
 }
 
-/// What a module said of a property in advance; Envoy's `DeclarePropertyArguments`.
+/// How a module declared a property; Envoy's `DeclarePropertyArguments`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Declaration {
     /// The property's name, without `wasm.`.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// Whether the first value is the last.
+    /// Whether the first value is final.
     #[prost(bool, tag = "2")]
     pub read_only: bool,
-    /// How consumers take the bytes.
+    /// How consumers read the bytes.
     #[prost(enumeration = "StateType", tag = "3")]
     pub state_type: i32,
     /// The binary schema or type URL.
@@ -86,7 +86,7 @@ pub struct Declaration {
     pub life_span: i32,
 }
 
-/// How consumers take a property's bytes.
+/// How consumers read a property's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum StateType {
@@ -159,13 +159,13 @@ impl Stream {
         self.state.borrow().filter_state.keys().cloned().collect()
     }
 
-    /// Puts an object into the filter state, as another filter would.
+    /// Sets a filter state object, as another filter would.
     pub fn set_filter_state(&self, key: &str, object: StateObject) {
         let mut state = self.state.borrow_mut();
         state.filter_state.insert(key.to_owned(), object);
     }
 
-    /// Changes what is known of the stream, such as the host that was chosen for it.
+    /// Changes attributes of the stream, such as its upstream host.
     pub fn update_properties(&self, change: impl FnOnce(Properties) -> Properties) {
         let mut state = self.state.borrow_mut();
         state.properties = change(std::mem::take(&mut state.properties));
@@ -206,13 +206,13 @@ impl StreamState {
         self.maps[kind.index()].clone().unwrap_or_default()
     }
 
-    /// Shows a map to the module for the time of a callback.
+    /// Makes a map accessible to the module during a callback.
     pub(crate) fn open_map(&mut self, kind: MapKind, headers: Headers) {
         self.maps[kind.index()] = Some(headers);
         self.open[kind.index()] = true;
     }
 
-    /// Envoy takes a map away when the callback lets the stream go on.
+    /// Envoy removes a map once the callback lets the stream continue.
     pub(crate) fn close_map(&mut self, kind: MapKind) {
         self.open[kind.index()] = false;
     }
@@ -241,7 +241,7 @@ impl StreamState {
         map.filter(|_| open).ok_or(Status::BadArgument)
     }
 
-    /// An object that a module set, by the property name that it set it under.
+    /// An object that a module set, by the property name it used.
     pub(crate) fn state_of_property(&self, name: &str) -> Option<&[u8]> {
         self.state_of_key(&format!("{STATE_PREFIX}{name}"))
     }
@@ -250,7 +250,7 @@ impl StreamState {
         Some(&self.filter_state.get(key)?.value)
     }
 
-    /// Overwrites an object unless it is read-only, or makes a new one as it was declared.
+    /// Overwrites an object unless it is read-only, or creates one as declared.
     pub(crate) fn set_property(&mut self, name: &str, value: &[u8]) -> Result<(), Status> {
         let key = format!("{STATE_PREFIX}{name}");
         if let Some(object) = self.filter_state.get_mut(&key) {

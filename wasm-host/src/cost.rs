@@ -3,20 +3,20 @@
 
 use crate::{Direction, Error, Headers, Properties, Root, Vm};
 
-/// A way of a stream through the filter.
+/// A path of a stream through the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// What it is called in reports.
+    /// Its name in reports.
     pub name: &'static str,
     /// The listener's direction.
     pub direction: Direction,
-    /// Whether the other side tells who it is.
-    pub is_told: bool,
+    /// Whether the other side sends its metadata.
+    pub sends_metadata: bool,
     /// Whether the other side is in the filter's cache.
     pub is_cached: bool,
 }
 
-/// What a whole stream took.
+/// The cost of a whole stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// Guest instructions.
@@ -26,7 +26,7 @@ pub struct Cost {
 }
 
 impl Path {
-    /// Every way whose cost is watched.
+    /// Every path whose cost is measured.
     pub const ALL: [Self; 5] = [
         Self::new("outbound, silent callee", Direction::Outbound, false, true),
         Self::new("inbound, peer cached", Direction::Inbound, true, true),
@@ -35,16 +35,22 @@ impl Path {
         Self::new("outbound, peer new", Direction::Outbound, true, false),
     ];
 
-    const fn new(name: &'static str, direction: Direction, is_told: bool, is_cached: bool) -> Self {
+    const fn new(
+        name: &'static str,
+        direction: Direction,
+        sends_metadata: bool,
+        is_cached: bool,
+    ) -> Self {
         Self {
             name,
             direction,
-            is_told,
+            sends_metadata,
             is_cached,
         }
     }
 
-    /// What one stream takes in a VM that has served others before. `headers_of` gives the headers of a peer by name.
+    /// The cost of one stream in a VM that has served others before. `headers_of` returns the headers of a peer by
+    /// name.
     pub fn cost(
         &self,
         vm: &mut Vm,
@@ -58,13 +64,13 @@ impl Path {
         if self.is_cached {
             self.stream(vm, root, &peer)?;
         }
-        // Once without a peer, so that the cluster is known.
+        // A first stream without a peer, so that the cluster is known.
         self.stream(vm, root, &Headers::new())?;
 
         vm.take_calls();
         let silent = Headers::new();
-        let told = if self.is_told { &peer } else { &silent };
-        let (result, instructions) = vm.measure(|vm| self.stream(vm, root, told));
+        let headers = if self.sends_metadata { &peer } else { &silent };
+        let (result, instructions) = vm.measure(|vm| self.stream(vm, root, headers));
         result?;
         Ok(Cost {
             instructions,
@@ -72,11 +78,11 @@ impl Path {
         })
     }
 
-    /// A whole stream whose other side sends `told`.
-    fn stream(&self, vm: &mut Vm, root: &Root, told: &Headers) -> Result<(), Error> {
+    /// A whole stream whose other side sends `headers`.
+    fn stream(&self, vm: &mut Vm, root: &Root, headers: &Headers) -> Result<(), Error> {
         let [request, response] = match self.direction {
-            Direction::Inbound => [told.clone(), Headers::new()],
-            _ => [Headers::new(), told.clone()],
+            Direction::Inbound => [headers.clone(), Headers::new()],
+            _ => [Headers::new(), headers.clone()],
         };
         let properties = Properties::new().direction(self.direction).bytes(
             &["xds", "cluster_name"],

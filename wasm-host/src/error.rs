@@ -1,23 +1,23 @@
-//! What can go wrong with a module, apart from what it is meant to do.
+//! Errors of a module or its VM.
 
 use std::fmt;
 
 /// Why a module could not be loaded, or how it failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The module cannot be read or compiled, or lacks what the ABI demands.
+    /// The module cannot be read or compiled, or lacks what the ABI requires.
     Module {
         /// What is wrong with it.
         reason: String,
     },
-    /// The guest trapped, ran out of fuel or left the process. Envoy would call the VM failed.
+    /// The guest trapped, ran out of fuel or exited. In Envoy, the VM would have failed.
     Trap {
         /// The callback in which it happened.
         callback: &'static str,
-        /// How.
+        /// The reason.
         reason: String,
     },
-    /// The VM trapped before; Envoy calls it no more.
+    /// The VM trapped earlier; Envoy no longer calls it.
     Failed,
     /// `proxy_on_vm_start` refused.
     VmStartRefused,

@@ -1,14 +1,14 @@
-//! The guest's linear memory, as host functions reach into it.
+//! Access to the guest's linear memory.
 
 use crate::Status;
 use crate::host::Host;
 use wasmtime::{AsContext, AsContextMut, Caller};
 
-/// Why a host call was not answered with Ok.
+/// Why a host call did not return Ok.
 pub(crate) enum Failure {
-    /// The guest gets this status.
+    /// The guest receives this status.
     Status(Status),
-    /// The guest trapped while it allocated memory for the answer.
+    /// The guest trapped while allocating memory for the result.
     Trap(wasmtime::Error),
 }
 
@@ -41,7 +41,8 @@ pub(crate) fn write(
         .map_err(|_| Status::InvalidMemoryAccess)
 }
 
-/// Hands bytes to the guest in memory that it allocates, and tells it where. Nothing is a null pointer of size 0.
+/// Copies bytes into memory that the guest allocates, and writes pointer and size to its outputs. Empty bytes give a
+/// null pointer and size 0.
 pub(crate) fn give(
     caller: &mut Caller<'_, Host>,
     bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Header maps with Envoy's rules: names in lower case, several values to a name, any bytes as a value.
+//! Header maps with Envoy's rules: lower-case names, several values for a name, arbitrary bytes as values.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl Headers {
         self
     }
 
-    /// The first value of `name`, as Envoy's ABI hands it out.
+    /// The first value of `name`, which is what Envoy's ABI returns.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
@@ -34,7 +34,7 @@ impl Headers {
             .map(|(_, value)| value)
     }
 
-    /// Whether `name` has a value, be it empty.
+    /// Whether `name` has a value, possibly an empty one.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()
@@ -90,7 +90,7 @@ impl<const N: usize, V: AsRef<[u8]>> From<[(&str, V); N]> for Headers {
     }
 }
 
-/// Which of a stream's maps a call means.
+/// One of a stream's header maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MapKind {
     /// The request's headers.

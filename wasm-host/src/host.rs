@@ -1,4 +1,4 @@
-//! The host's side of a VM: what the module can reach through its imports, and a record of what it did.
+//! The host's side of a VM: the state behind the module's imports, and a record of its calls.
 
 use crate::call::{BufferKind, HostCall, Recorded};
 use crate::context::{RootState, StreamState};
@@ -10,18 +10,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use wasmtime::{Memory, StoreLimits, StoreLimitsBuilder, TypedFunc};
 
-/// What the proxy around a VM is like.
+/// The settings of the proxy around a VM.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Attributes that hold everywhere, such as the node.
+    /// Attributes that apply everywhere, such as the node.
     pub properties: Properties,
     /// The lowest level that is logged.
     pub log_level: LogLevel,
-    /// Where random numbers start.
+    /// The seed of random numbers.
     pub seed: u64,
-    /// The time, in nanoseconds since 1970; it stands still until a test moves it.
+    /// The time, in nanoseconds since 1970; it does not advance until a test sets it.
     pub now: u64,
-    /// What it shares with the other VMs of its `vm_id`.
+    /// The data shared with the other VMs of its `vm_id`.
     pub shared_data: SharedData,
     /// The VM's configuration.
     pub vm_configuration: Vec<u8>,
@@ -46,7 +46,7 @@ impl Default for Settings {
 /// A line that the module logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// How grave it is.
+    /// The level of the line.
     pub level: LogLevel,
     /// The text.
     pub message: String,
@@ -71,7 +71,7 @@ pub(crate) struct Host {
     pub(crate) limits: StoreLimits,
 }
 
-/// How much memory Envoy's engine gives a VM, in bytes: V8 stops at 16,384 pages.
+/// The most memory that Envoy's engine gives a VM, in bytes: V8 stops at 16,384 pages.
 const MOST_MEMORY: usize = 1 << 30;
 
 impl Host {
@@ -94,7 +94,7 @@ impl Host {
         }
     }
 
-    /// Host calls from here on are made for this context; none while the module is initialised.
+    /// Sets the context for which host calls are made from here on; `None` during initialisation.
     pub(crate) fn enter(&mut self, context: Option<u32>) {
         self.current = context;
         self.effective = None;
@@ -141,7 +141,7 @@ impl Host {
         self.streams.get(&self.context()?)
     }
 
-    /// The root context of the current one, which may be its own.
+    /// The root context of the current context, which may be that context itself.
     pub(crate) fn root(&self) -> Option<&Rc<RefCell<RootState>>> {
         let context = self.context()?;
         let root = self
@@ -150,7 +150,7 @@ impl Host {
         self.roots.get(&root)
     }
 
-    /// Looks at the stream, then at the proxy, then at what modules left in the filter state.
+    /// Looks up a property in the stream, then in the proxy, then in the filter state that modules set.
     pub(crate) fn property(&self, path: &PropertyPath) -> Result<Vec<u8>, Status> {
         if path.is_empty() {
             return Err(Status::SerializationFailure);

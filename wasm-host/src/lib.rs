@@ -1,9 +1,9 @@
-//! A small proxy-wasm host for tests and benches: it plays Envoy to one module, exactly enough.
+//! A small proxy-wasm host for tests and benchmarks, which behaves like Envoy towards one module.
 //!
 //! The public test frameworks for proxy-wasm stub properties, filter state and foreign functions, which is most of what
-//! a metadata exchange consists of. This host carries them out with Envoy's rules, and lets a test reach what a real
-//! Envoy does not show: every host call in its order, any status in place of any answer, several streams interleaved,
-//! guest instructions counted, pages of linear memory.
+//! a metadata exchange consists of. This host implements them with Envoy's rules, and lets a test do what a real Envoy
+//! does not: see every host call in order, return any status from any call, interleave streams, count guest
+//! instructions, and read the size of linear memory.
 //!
 //! ```no_run
 //! use wasm_host::{Direction, Headers, Module, Properties, Settings, Vm};
@@ -21,16 +21,16 @@
 //! # }
 //! ```
 //!
-//! Where Envoy's behaviour is not obvious, this host follows it to the letter:
-//! - a header map is in reach only during its own callback, and read-only while the stream is logged;
+//! Where Envoy's behaviour is not obvious, this host follows it exactly:
+//! - a header map is accessible only during its own callback, and read-only while the stream is logged;
 //! - an empty header is answered with a null pointer of size 0, an absent one with `NotFound`;
-//! - `proxy_set_property` stores under `wasm.` and the key, and cannot overwrite what was declared read-only;
+//! - `proxy_set_property` stores under the key prefixed with `wasm.`, and cannot overwrite a value declared read-only;
 //! - the second declaration of a property is a `BadArgument`;
-//! - VMs that are given the same shared data have one `vm_id`;
+//! - VMs with the same shared data have the same `vm_id`;
 //! - a stream is logged before it is done and deleted;
-//! - no import but the log works while the module is initialised.
+//! - during initialisation, no import but the log works.
 //!
-//! Not carried out: HTTP and gRPC calls, queues, local responses. These answer `Unimplemented`.
+//! HTTP and gRPC calls, queues and local responses are not supported and return `Unimplemented`.
 
 #![forbid(unsafe_code)]
 

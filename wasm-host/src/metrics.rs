@@ -1,11 +1,11 @@
-//! Metrics as Envoy keeps them: every definition gets an id of its own, definitions of one name share one value.
+//! Metrics as Envoy keeps them: every definition gets its own id, and definitions of the same name share a value.
 
 use crate::Status;
 use std::collections::BTreeMap;
 
-/// The low bits of an id say what it is.
+/// The low bits of an id encode the kind.
 const KIND_MASK: u32 = 3;
-/// So the ids of a kind are this far apart.
+/// The distance between ids of the same kind.
 const ID_STEP: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Metrics {
         Ok(id)
     }
 
-    /// The name of a metric; an unknown one goes by its number.
+    /// The name of a metric, or its id if it is unknown.
     pub(crate) fn name(&self, id: u32) -> String {
         self.names
             .get(&id)
@@ -52,7 +52,7 @@ impl Metrics {
             .unwrap_or_else(|| format!("#{id}"))
     }
 
-    /// A counter only grows; a gauge goes both ways; a histogram cannot be incremented.
+    /// A counter only grows, a gauge goes both ways, and a histogram cannot be incremented.
     pub(crate) fn increment(&mut self, id: u32, offset: i64) -> Result<(), Status> {
         let kind = Kind::from_guest(id);
         let value = self.value_mut(id);
@@ -67,7 +67,7 @@ impl Metrics {
         }
     }
 
-    /// A counter grows by the value, a gauge or histogram takes it.
+    /// A counter grows by the value; a gauge or histogram is set to it.
     pub(crate) fn record(&mut self, id: u32, recorded: u64) -> Result<(), Status> {
         let kind = Kind::from_guest(id);
         let value = self.value_mut(id).ok_or(Status::NotFound)?;
@@ -79,7 +79,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// A histogram has no one value to read.
+    /// A histogram has no single value.
     pub(crate) fn read(&self, id: u32) -> Result<u64, Status> {
         match Kind::from_guest(id) {
             Some(Kind::Histogram) | None => Err(Status::BadArgument),

@@ -1,11 +1,11 @@
-//! Envoy's own node, as a proxy-wasm module sees it: whole through `xds.node`, field by field through `node.*`.
+//! Envoy's node as a proxy-wasm module sees it: as a whole through `xds.node`, and by field through `node.*`.
 
 use crate::{Status, pairs};
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use serde_json::Value as Json;
 
-/// The parts of `envoy.config.core.v3.Node` that a bootstrap writes, and the list of extensions that a real Envoy adds.
+/// The parts of `envoy.config.core.v3.Node` that a bootstrap sets, and the list of extensions that a real Envoy adds.
 #[derive(Clone, PartialEq, Message)]
 pub struct Node {
     /// The node's id.
@@ -14,18 +14,18 @@ pub struct Node {
     /// The node's cluster.
     #[prost(string, tag = "2")]
     pub cluster: String,
-    /// What the node says of itself.
+    /// The node's metadata.
     #[prost(message, required, tag = "3")]
     pub metadata: Struct,
     /// The name of the proxy.
     #[prost(string, tag = "6")]
     pub user_agent_name: String,
-    /// Everything compiled into the proxy; some 60 KB in a real Envoy.
+    /// The extensions compiled into the proxy; about 60 KB in a real Envoy.
     #[prost(message, repeated, tag = "9")]
     pub extensions: Vec<Extension>,
 }
 
-/// An extension that the proxy was built with.
+/// An extension compiled into the proxy.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Extension {
     /// Its name.
@@ -37,7 +37,7 @@ pub struct Extension {
 }
 
 impl Node {
-    /// A node of this id and metadata. Anything but a JSON object is no metadata.
+    /// A node with this id and metadata. Metadata other than a JSON object are ignored.
     #[must_use]
     pub fn new(id: &str, metadata: &Json) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Node {
         self
     }
 
-    /// The same node with one metadata value more, for what JSON cannot say (NaN, an unset value).
+    /// The same node with one more metadata value, for values that JSON cannot represent (NaN, an unset value).
     #[must_use]
     pub fn with_metadata(mut self, key: &str, value: Option<Kind>) -> Self {
         self.metadata
@@ -98,8 +98,9 @@ fn to_value(json: &Json) -> Value {
     Value { kind: Some(kind) }
 }
 
-/// The bytes that Envoy gives for a metadata value: a string as it is, a number as a little-endian double, a bool as
-/// one byte, a struct or list as serialised pairs. A null has none, and takes the map or list around it along.
+/// The bytes that Envoy returns for a metadata value: a string unchanged, a number as a little-endian double, a bool as
+/// one byte, a struct or list as serialised pairs. A null has no such form, and neither has a map or list that contains
+/// one.
 pub(crate) fn property_bytes(value: &Value) -> Result<Vec<u8>, Status> {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Err(Status::SerializationFailure),

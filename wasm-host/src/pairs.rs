@@ -1,7 +1,7 @@
 //! The serialised map of the proxy-wasm ABI: a count, the sizes of all keys and values, then the keys and values, each
 //! with a closing NUL; little-endian.
 
-/// Serialises `pairs`. A length beyond 32 bits cannot occur: the bytes have to fit a 32-bit linear memory.
+/// Serialises `pairs`. A length beyond 32 bits cannot occur, because the bytes have to fit into a 32-bit linear memory.
 pub(crate) fn encode<K: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> Vec<u8> {
     let mut out = length(pairs.len()).to_vec();
     for (key, value) in pairs {

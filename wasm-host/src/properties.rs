@@ -1,9 +1,9 @@
-//! Attributes of a proxy, a listener or a stream, as `proxy_get_property` finds them.
+//! Attributes of a proxy, a listener or a stream, for `proxy_get_property`.
 
 use crate::{Node, Status, node, pairs};
 use std::collections::BTreeMap;
 
-/// Which way a listener's traffic goes.
+/// The direction of a listener's traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// No direction was configured.
@@ -14,12 +14,12 @@ pub enum Direction {
     Outbound,
 }
 
-/// A set of attributes: the value, or the status with which reading it fails.
+/// A set of attributes, each a value or the status with which reading it fails.
 #[derive(Clone, Debug, Default)]
 pub struct Properties(BTreeMap<Vec<u8>, Result<Vec<u8>, Status>>);
 
 impl Properties {
-    /// No attribute: reading any gives [`Status::NotFound`].
+    /// No attributes: reading any returns [`Status::NotFound`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -89,7 +89,7 @@ impl Properties {
     }
 }
 
-/// The segments of a path, joined with NUL; a closing NUL, as some SDKs write it, means nothing.
+/// The segments of a path, joined with NUL; a trailing NUL, which some SDKs write, is ignored.
 #[derive(Debug)]
 pub(crate) struct PropertyPath(Vec<u8>);
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// What the VMs with one `vm_id` share. Clones are the same data.
+/// The data that VMs with the same `vm_id` share. Clones refer to the same data.
 #[derive(Clone, Debug, Default)]
 pub struct SharedData(Rc<RefCell<Space>>);
 
@@ -25,14 +25,13 @@ impl SharedData {
             .collect()
     }
 
-    /// The value under a key, with the number of the write that it comes from.
+    /// The value under a key, with the number of the write that set it.
     pub(crate) fn get(&self, key: &[u8]) -> Result<(Vec<u8>, u32), Status> {
         let space = self.0.borrow();
         space.entries.get(key).cloned().ok_or(Status::NotFound)
     }
 
-    /// Fails if the entry is of another write than `cas`, which is 0 where that does not matter. A key that is not
-    /// there can always be written.
+    /// Fails if the last write of the entry is not `cas`; 0 writes unconditionally. A new key can always be written.
     pub(crate) fn set(&self, key: &[u8], value: &[u8], cas: u32) -> Result<(), Status> {
         let mut space = self.0.borrow_mut();
         let known = space.entries.get(key).map(|(_, known)| *known);

@@ -1,4 +1,4 @@
-//! What a host call answers, in the numbers of the proxy-wasm ABI.
+//! The status numbers of the proxy-wasm ABI.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ pub enum Status {
     Ok = 0,
     /// No such header, property, metric, buffer or function.
     NotFound = 1,
-    /// The call makes no sense here: a read-only state, a map outside its callback.
+    /// The call is invalid here: a read-only state, or a map outside its callback.
     BadArgument = 2,
     /// The property has no serialised form, such as a null.
     SerializationFailure = 3,
-    /// The host could not read what it was given.
+    /// The host could not parse the arguments.
     ParseFailure = 4,
     /// A malformed CEL expression.
     BadExpression = 5,
@@ -30,12 +30,12 @@ pub enum Status {
     InternalFailure = 10,
     /// The connection is gone.
     BrokenConnection = 11,
-    /// The host has no such call.
+    /// The host does not support the call.
     Unimplemented = 12,
 }
 
 impl Status {
-    /// Every status but [`Status::Ok`], for tests that let the host fail in each way.
+    /// Every status but [`Status::Ok`], for tests that make host calls fail.
     pub const FAILURES: [Self; 12] = [
         Self::NotFound,
         Self::BadArgument,
@@ -58,17 +58,17 @@ impl fmt::Display for Status {
     }
 }
 
-/// What the filter wants done with the headers, body or trailers it was shown.
+/// The action that a callback returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// On to the next filter.
+    /// Continue with the next filter.
     Continue,
     /// Hold the stream.
     Pause,
 }
 
 impl Action {
-    /// Everything but 0 holds the stream in one way or another.
+    /// Every value but 0 pauses the stream in some way.
     pub(crate) fn from_guest(value: u32) -> Self {
         if value == 0 {
             Self::Continue

@@ -1,4 +1,4 @@
-//! Loading a module and calling it as Envoy does.
+//! Loads a module and calls it as Envoy does.
 
 use crate::call::{HostCall, Recorded};
 use crate::context::{RootState, StreamState};
@@ -12,16 +12,16 @@ use wasmtime::{
     TypedFunc, Val, WasmParams, WasmResults,
 };
 
-/// Instructions that one callback may take. A module that runs away ends in a trap, not in a test that never ends.
+/// The most instructions that one callback may take, so that an endless loop becomes a trap.
 const FUEL_PER_CALLBACK: u64 = 2_000_000_000;
 
-/// What a module must export, one of them, to say that it speaks ABI 0.2.
+/// The exports that declare ABI 0.2; a module must have one of them.
 const ABI_VERSIONS: [&str; 2] = ["proxy_abi_version_0_2_0", "proxy_abi_version_0_2_1"];
 
-/// Envoy calls the first of these that a module exports when it needs memory.
+/// To allocate guest memory, Envoy calls the first of these that a module exports.
 const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
-/// A compiled module, from which any number of VMs can be started.
+/// A compiled module, from which VMs can be started.
 pub struct Module {
     engine: Engine,
     instance: InstancePre<Host>,
@@ -35,7 +35,7 @@ impl Module {
         Self::new(&bytes)
     }
 
-    /// Compiles a module. Imports that this host does not know answer [`Status::Unimplemented`].
+    /// Compiles a module. Unknown imports return [`Status::Unimplemented`].
     pub fn new(bytes: &[u8]) -> Result<Self, Error> {
         let mut config = Config::new();
         config.consume_fuel(true);
@@ -62,7 +62,7 @@ fn link(engine: &Engine, module: &wasmtime::Module) -> wasmtime::Result<Instance
     linker.instantiate_pre(module)
 }
 
-/// Answers every import with "unimplemented", until a real function shadows it.
+/// Stubs every import with "unimplemented", until a real function replaces it.
 fn stub_imports(linker: &mut Linker<Host>, module: &wasmtime::Module) -> wasmtime::Result<()> {
     for import in module.imports() {
         let ExternType::Func(signature) = import.ty() else {
@@ -87,7 +87,7 @@ fn stub_imports(linker: &mut Linker<Host>, module: &wasmtime::Module) -> wasmtim
     Ok(())
 }
 
-/// A running VM: one instance of a module with the contexts that live in it.
+/// A running VM: an instance of a module with its contexts.
 pub struct Vm {
     store: Store<Host>,
     memory: Memory,
@@ -126,7 +126,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// A reactor is initialised (and its `main` run, if it has one), a command is started.
+    /// Initialises a reactor (and runs its `main`, if there is one), or starts a command.
     fn initialise(&mut self, instance: &Instance) -> Result<(), Error> {
         let initialise = optional::<(), ()>(&mut self.store, instance, "_initialize")?;
         if initialise.is_none() {
@@ -140,7 +140,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Starts and configures a plugin: a root context of its own. Several may share the VM.
+    /// Starts and configures a plugin with its own root context. Several may share the VM.
     pub fn configure(&mut self, configuration: impl AsRef<[u8]>) -> Result<Root, Error> {
         let configuration = configuration.as_ref();
         let mut root = Root {
@@ -183,7 +183,7 @@ impl Vm {
         Ok(accepted != Some(0))
     }
 
-    /// Lets a root context's timer fire.
+    /// Fires a root context's timer.
     pub fn tick(&mut self, root: &Root) -> Result<(), Error> {
         let tick = self.callbacks.tick.clone();
         self.call("proxy_on_tick", Some(root.id), tick, root.id)?;
@@ -197,7 +197,7 @@ impl Vm {
         Ok(())
     }
 
-    /// A stream of which the filter knows nothing yet: Envoy creates its context with the request's headers.
+    /// Opens a stream that the filter does not know yet: Envoy creates its context with the request's headers.
     pub fn open(&mut self, root: &Root, properties: Properties) -> Stream {
         let state = StreamState::new(root, properties);
         let stream = Stream {
@@ -209,7 +209,7 @@ impl Vm {
         stream
     }
 
-    /// Shows the module the request's headers.
+    /// Passes the request's headers to the module.
     pub fn request_headers(&mut self, stream: &Stream, headers: Headers) -> Result<Action, Error> {
         self.create_context(stream)?;
         let callback = self.callbacks.request_headers.clone();
@@ -222,7 +222,7 @@ impl Vm {
         )
     }
 
-    /// Shows the module the response's headers. As in Envoy, a filter that never saw the request does not see them.
+    /// Passes the response's headers to the module. As in Envoy, a filter that never saw the request does not see them.
     pub fn response_headers(&mut self, stream: &Stream, headers: Headers) -> Result<Action, Error> {
         let callback = self.callbacks.response_headers.clone();
         self.show_headers(
@@ -234,7 +234,7 @@ impl Vm {
         )
     }
 
-    /// Shows the module a piece of the request's body.
+    /// Passes a piece of the request's body to the module.
     pub fn request_body(
         &mut self,
         stream: &Stream,
@@ -254,7 +254,7 @@ impl Vm {
         Ok(to_action(action?))
     }
 
-    /// Shows the module a piece of the response's body.
+    /// Passes a piece of the response's body to the module.
     pub fn response_body(
         &mut self,
         stream: &Stream,
@@ -274,7 +274,7 @@ impl Vm {
         Ok(to_action(action?))
     }
 
-    /// Shows the module the request's trailers.
+    /// Passes the request's trailers to the module.
     pub fn request_trailers(
         &mut self,
         stream: &Stream,
@@ -290,7 +290,7 @@ impl Vm {
         )
     }
 
-    /// Shows the module the response's trailers.
+    /// Passes the response's trailers to the module.
     pub fn response_trailers(
         &mut self,
         stream: &Stream,
@@ -319,28 +319,28 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets the test answer host calls in the host's stead: what it gives a status is not carried out.
+    /// Lets the test answer host calls: a call for which `fault` returns a status is not carried out.
     pub fn fail(&mut self, fault: impl FnMut(&HostCall) -> Option<Status> + 'static) {
         self.store.data_mut().fault = Some(Box::new(fault));
     }
 
-    /// Host calls are carried out again.
+    /// Removes the fault: host calls are carried out again.
     pub fn heal(&mut self) {
         self.store.data_mut().fault = None;
     }
 
-    /// The host calls since the last time they were taken.
+    /// The host calls since this was last called.
     pub fn take_calls(&mut self) -> Vec<Recorded> {
         std::mem::take(&mut self.store.data_mut().calls)
     }
 
-    /// What the module logged so far.
+    /// The lines that the module has logged so far.
     #[must_use]
     pub fn logs(&self) -> &[LogLine] {
         &self.store.data().logs
     }
 
-    /// What the module wrote to its standard output and error.
+    /// The module's standard output and error.
     #[must_use]
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&self.store.data().output).into_owned()
@@ -352,12 +352,12 @@ impl Vm {
         self.store.data().metrics.by_name(name)
     }
 
-    /// Moves the clock.
+    /// Sets the clock.
     pub fn set_now(&mut self, nanoseconds: u64) {
         self.store.data_mut().settings.now = nanoseconds;
     }
 
-    /// Replaces the attributes that hold everywhere.
+    /// Replaces the attributes that apply everywhere.
     pub fn set_properties(&mut self, properties: Properties) {
         self.store.data_mut().settings.properties = properties;
     }
@@ -426,7 +426,7 @@ impl Vm {
         })
     }
 
-    /// A map is in the module's reach during its callback, and longer only if that holds the stream.
+    /// Makes a map accessible during its callback, and longer only if the callback pauses the stream.
     fn show(
         &mut self,
         stream: &Stream,
@@ -517,7 +517,7 @@ impl Callbacks {
     }
 }
 
-/// An export of this name, which must then have this signature.
+/// The export of this name, if there is one; it must have this signature.
 fn optional<P: WasmParams, R: WasmResults>(
     store: &mut Store<Host>,
     instance: &Instance,

@@ -1,6 +1,6 @@
 //! The part of WASI preview 1 that a Rust module may import, as Envoy answers it: no files, no arguments, output into a
-//! buffer. Random numbers come from the test's seed, as many at once as Envoy gives. These calls are recorded by their
-//! names.
+//! buffer. Random numbers come from the test's seed, at most as many bytes at once as Envoy gives. These calls are
+//! recorded by name.
 
 use crate::Status;
 use crate::call::HostCall;
@@ -14,7 +14,7 @@ const SUCCESS: u32 = 0;
 const BAD_DESCRIPTOR: u32 = 8;
 const FAULT: u32 = 21;
 const INVALID: u32 = 28;
-/// What Envoy answers to calls that it does not carry out.
+/// What Envoy returns for calls that it does not support.
 pub(crate) const NO_SYSTEM: u32 = 52;
 const NOT_SUPPORTED: u32 = 58;
 
@@ -53,7 +53,7 @@ pub(crate) fn link(linker: &mut Linker<Host>) -> Result<()> {
         },
     )?;
     linker.func_wrap(WASI, "proc_exit", |code: u32| -> Result<()> {
-        bail!("the module left the process with code {code}")
+        bail!("the module exited with code {code}")
     })?;
     Ok(())
 }

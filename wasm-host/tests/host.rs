@@ -1,11 +1,11 @@
-//! The host itself, driven by small modules in text form: each call answers as Envoy answers it.
+//! Tests of the host itself, with small modules in text form: each call behaves as in Envoy.
 
 use wasm_host::{
     Action, Declaration, Direction, Error, Headers, HostCall, LifeSpan, LogLevel, Module, Node,
     Properties, Root, Settings, StateObject, StateType, Status, Stream, Vm,
 };
 
-/// A module in the making: strings in its memory, functions in its body.
+/// A builder for a module: strings in its memory, functions in its body.
 #[derive(Default)]
 struct Guest {
     strings: Vec<u8>,
@@ -30,7 +30,7 @@ impl Guest {
         self
     }
 
-    /// Adds a callback with a stream context and any further parameters, which answers 0 or nothing.
+    /// Adds a callback with a stream context and any further parameters, which returns 0 or nothing.
     fn on(self, callback: &str, body: &str) -> Self {
         let signature = match callback {
             "request_headers" | "response_headers" | "request_body" | "response_body" => {
@@ -162,7 +162,7 @@ fn a_header_is_its_first_value_under_any_case() {
         ("x-several", "second"),
     ]);
     request(&mut vm, &root, headers);
-    // The absent header leaves the outputs of the call before as they were: a null pointer and no size.
+    // The absent header leaves the outputs of the previous call unchanged: a null pointer and size 0.
     assert_eq!(messages(&vm), ["a", "first", "a", "", "b", ""]);
 }
 
@@ -229,7 +229,7 @@ fn all_headers_come_as_pairs_and_none_as_nothing() {
     );
 }
 
-/// A body that asks for each of these attributes and tells the status and value.
+/// A body that reads each of these attributes and logs the status and value.
 fn telling_properties(guest: &mut Guest, paths: &[&str]) -> String {
     let tell = |path: &&str| {
         let path = guest.text(path);

@@ -137,7 +137,7 @@ impl Sidecar {
     pub(crate) fn address(&self, direction: Direction) -> Result<SocketAddr> {
         match direction {
             Direction::Inbound => self.mesh.address(LOCAL),
-            Direction::Outbound => self.mesh.exit(LOCAL),
+            Direction::Outbound => self.mesh.outbound(LOCAL),
         }
     }
 

@@ -27,7 +27,7 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
                     workload(CALLEE, setup)?.served_at(app.address),
                 ])
                 .await?;
-            let mut lanes = Lanes::open(mesh.exit(CALLER)?, 1, kind, always(&[])?).await?;
+            let mut lanes = Lanes::open(mesh.outbound(CALLER)?, 1, kind, always(&[])?).await?;
             lanes.send(1).await?;
             let start = bytes(&mesh).await?;
             lanes.send(1).await?;

@@ -1,5 +1,5 @@
-//! The Online Boutique as data: its services, and what each calls to answer a
-//! request. After `GoogleCloudPlatform/microservices-demo`.
+//! The Online Boutique as data: its services, and which services each calls to
+//! answer a request. Based on `GoogleCloudPlatform/microservices-demo`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::node::Node;
 pub const NAMESPACE: &str = "boutique";
 /// The ingress gateway.
 pub const GATEWAY: &str = "gateway";
-/// What answers outside the mesh.
+/// The service outside the mesh.
 pub const OUTSIDE: &str = "card-network";
 /// The service behind the gateway.
 pub const FRONTEND: &str = "frontend";
@@ -25,20 +25,20 @@ pub enum Host {
     Vm,
 }
 
-/// A service and the requests that it answers.
+/// A service and the requests that it serves.
 #[derive(Debug)]
 pub struct Service {
-    /// Its name, by which others call it.
+    /// Its name, which is the authority of calls.
     pub name: &'static str,
     /// What it runs on.
     pub host: Host,
     requests: &'static [Request],
 }
 
-/// A request by its path, and the calls that it takes: service and path.
+/// A request's path, and the calls that it needs: service and path.
 type Request = (&'static str, &'static [(&'static str, &'static str)]);
 
-/// All services, each in a process of its own in the original.
+/// All services; in the original, each is its own process.
 pub const SERVICES: [Service; 10] = [
     Service {
         name: FRONTEND,
@@ -133,10 +133,10 @@ const fn leaf(name: &'static str) -> Service {
     }
 }
 
-/// What a visitor of the shop does: browses, fills the cart, checks out.
+/// The requests of a visitor: browse, fill the cart, check out.
 pub const JOURNEY: [&str; 5] = ["/", "/product", "/cart/add", "/cart", "/cart/checkout"];
 
-/// What `service` calls to answer a request of `path`.
+/// The calls that `service` makes to answer a request for `path`.
 #[must_use]
 pub fn calls(service: &str, path: &str) -> &'static [(&'static str, &'static str)] {
     let service = SERVICES.iter().find(|one| one.name == service);
@@ -145,7 +145,7 @@ pub fn calls(service: &str, path: &str) -> &'static [(&'static str, &'static str
     request.map_or(&[], |(_, calls)| calls)
 }
 
-/// Calls by caller and callee.
+/// Numbers of calls by caller and callee.
 pub type Calls = BTreeMap<(&'static str, &'static str), u64>;
 
 /// All calls of one journey, from the gateway on.
@@ -177,15 +177,15 @@ pub fn shown(service: &str) -> String {
 }
 
 impl Service {
-    /// What Istio says of its endpoint.
+    /// Istio's metadata of its endpoint.
     #[must_use]
     pub fn endpoint(&self, version: &str) -> Value {
         let name = self.name;
         json!({ "istio": { "workload": format!("{name};{NAMESPACE};{name};{version};Kubernetes") } })
     }
 
-    /// The node of its one instance, of that version. The id is the same for
-    /// every version.
+    /// The node of its single instance with this version. The id is the same
+    /// for every version.
     #[must_use]
     pub fn node(&self, version: &str) -> Node {
         let Self { name, host, .. } = self;
@@ -228,9 +228,9 @@ impl Service {
 mod tests {
     use super::*;
 
-    /// The addresses that the original's services are given, the
-    /// `*_SERVICE_ADDR` of its `kubernetes-manifests/`, with the gateway for the
-    /// visitors and the card network behind the payment.
+    /// The addresses that the original's services are configured with,
+    /// `*_SERVICE_ADDR` in its `kubernetes-manifests/`, plus the gateway for
+    /// the visitors and the card network behind the payment.
     #[test]
     fn a_journey_makes_every_call_of_the_shop_and_no_other() {
         let mut known = vec![

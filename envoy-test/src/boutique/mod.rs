@@ -1,6 +1,6 @@
-//! A whole mesh: the Online Boutique's services, each behind an Envoy of its
-//! own, an ingress gateway and a service outside. From access logs alone the
-//! topology is made again, and compared with the call graph that is known.
+//! A whole mesh: the Online Boutique's services, each behind its own Envoy, an
+//! ingress gateway and a service outside. The topology is rebuilt from the
+//! access logs alone, and compared with the known call graph.
 
 mod app;
 pub mod graph;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::app::{App, Exit, succeeds};
+use self::app::{App, Destination, succeeds};
 use self::graph::{FRONTEND, GATEWAY, JOURNEY, OUTSIDE, SERVICES, Service};
 use self::recorder::Recorder;
 pub use self::report::{Edges, Phase, Report};
@@ -30,9 +30,9 @@ use crate::node::Node;
 use crate::wait::until;
 use crate::workload::Workload;
 
-/// How many visitors there are at a time.
+/// The number of concurrent visitors.
 const VISITORS: u64 = 2;
-/// How long a visitor stays away after a journey that failed.
+/// How long a visitor waits after a failed journey.
 const PAUSE: Duration = Duration::from_millis(20);
 
 const UNDISTURBED: &str = "undisturbed";
@@ -40,7 +40,8 @@ const REPLACED: &str = "while each Envoy is replaced, VMs as v2";
 const KILLED: &str = "while each Envoy is killed and started again, VMs as v3";
 const AFTERWARDS: &str = "afterwards";
 
-/// Runs the shop, also while Envoys are replaced and killed, and compares.
+/// Runs the shop, also while Envoys are replaced and killed, and compares the
+/// graphs.
 pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) -> Result<Report> {
     let recorder = Recorder::start().await?;
     progress("starting 11 Envoys");
@@ -79,8 +80,8 @@ pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) ->
     })
 }
 
-/// Runs the shop with visitors for ever, for a reader of access logs at
-/// `logs_to`.
+/// Runs the shop with visitors until interrupted, for a reader of access logs
+/// at `logs_to`.
 pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -> Result<()> {
     progress("starting 11 Envoys");
     let shop = Shop::start(envoy, logs_to).await?;
@@ -89,14 +90,14 @@ pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -
     Ok(())
 }
 
-/// A shop that is open. All ends with its value.
+/// A running shop. Dropping it stops everything.
 #[derive(Debug)]
 pub struct Open {
     _shop: Shop,
 }
 
-/// Opens the shop in another namespace, for a reader of access logs at `logs_to`,
-/// and sends visitors through it, all of whom must succeed.
+/// Starts the shop in another namespace, for a reader of access logs at
+/// `logs_to`, and sends visitors through it, who must all succeed.
 pub async fn browse(
     envoy: &Path,
     logs_to: SocketAddr,
@@ -109,19 +110,21 @@ pub async fn browse(
     Ok(Open { _shop: shop })
 }
 
-/// Waits for the entries of all calls. What is missing at last, the report says.
+/// Waits for the entries of all calls. The report lists what is missing in the
+/// end.
 async fn all_logged(recorder: &Recorder, phase: &str, journeys: u64) -> Result<()> {
     let complete = until("all calls to be logged", async || {
         let snapshot = recorder.read(phase, recorder::Record::snapshot);
         Ok(is_complete(&snapshot, journeys).then_some(()))
     });
-    // Being late is a fault of the topology, not of the run.
+    // A missing entry is reported as a problem of the topology and does not
+    // abort the run.
     let _late = complete.await;
     Ok(())
 }
 
-/// Compares a phase. `vms` is the version of VMs, if it is one all the time; then
-/// counts are compared, too, and no journey may fail.
+/// Compares a phase. `vms` is the version of the VMs, if it does not change;
+/// then counts are compared as well, and no journey may fail.
 fn phase(
     name: &'static str,
     recorder: &Recorder,
@@ -166,26 +169,27 @@ fn vms_of_shop() -> impl Iterator<Item = &'static Service> {
     SERVICES.iter().filter(is_vm)
 }
 
-/// How long visitors come.
+/// How long visitors keep coming.
 enum Visits {
-    /// So many journeys.
+    /// For this number of journeys.
     Count(u64),
-    /// As long as the sender is there, which learns how many journeys failed.
+    /// As long as the sender exists, which receives the number of failed
+    /// journeys.
     While(watch::Sender<u64>),
 }
 
-/// What became of visits.
+/// The outcome of visits.
 struct Visited {
     journeys: u64,
     failed: u64,
 }
 
-/// How an Envoy gives way to its successor.
+/// How an Envoy is replaced by its successor.
 #[derive(Clone, Copy)]
 enum How {
-    /// It answers what it has begun, when its successor is there already.
+    /// It finishes its requests while its successor is already running.
     Replaced,
-    /// It is killed, and its successor starts when visitors have noticed.
+    /// It is killed, and its successor starts once visitors have noticed.
     Killed,
 }
 
@@ -198,14 +202,14 @@ impl How {
     }
 }
 
-/// The shop that runs. All ends with its value.
+/// A running shop. Dropping it stops everything.
 #[derive(Debug)]
 struct Shop {
     lab: Lab,
     mesh: Mesh,
     apps: BTreeMap<&'static str, App>,
-    /// The gateway, as visitors know it.
-    entrance: Exit,
+    /// The gateway's address for visitors.
+    gateway: Destination,
 }
 
 impl Shop {
@@ -237,31 +241,32 @@ impl Shop {
             lab,
             mesh,
             apps,
-            entrance: watch::channel(None).0,
+            gateway: watch::channel(None).0,
         };
-        shop.exit_by(GATEWAY)?;
+        shop.call_through(GATEWAY)?;
         for service in &SERVICES {
-            shop.exit_by(service.name)?;
+            shop.call_through(service.name)?;
         }
         Ok(shop)
     }
 
-    /// Has what is behind or before the proxy of `name` call by it.
-    fn exit_by(&self, name: &str) -> Result<()> {
-        let exit = match self.apps.get(name) {
-            Some(app) => &app.exit,
-            None => &self.entrance,
+    /// Makes the app behind the proxy of `name`, or the visitors in front of
+    /// it, call through it.
+    fn call_through(&self, name: &str) -> Result<()> {
+        let outbound = match self.apps.get(name) {
+            Some(app) => &app.outbound,
+            None => &self.gateway,
         };
-        exit.send_replace(Some(self.mesh.exit(name)?));
+        outbound.send_replace(Some(self.mesh.outbound(name)?));
         Ok(())
     }
 
     async fn visit(&self, phase: &str, visits: Visits) -> Result<Visited> {
-        visit(self.entrance.subscribe(), phase.to_owned(), visits).await
+        visit(self.gateway.subscribe(), phase.to_owned(), visits).await
     }
 
-    /// Renews one Envoy after the other, those of VMs as `vms`, while visitors
-    /// come.
+    /// Renews one Envoy after the other, those of VMs with the version `vms`,
+    /// while visitors come.
     async fn visit_while_renewed(
         &mut self,
         phase: &str,
@@ -271,8 +276,8 @@ impl Shop {
     ) -> Result<Visited> {
         progress(&format!("browsing, while each Envoy is {}", how.name()));
         let (failures, mut failed) = watch::channel(0);
-        let entrance = self.entrance.subscribe();
-        let visiting = tokio::spawn(visit(entrance, phase.to_owned(), Visits::While(failures)));
+        let address = self.gateway.subscribe();
+        let visiting = tokio::spawn(visit(address, phase.to_owned(), Visits::While(failures)));
         let mut workloads = vec![gateway()?];
         for service in &SERVICES {
             let version = match service.host {
@@ -290,7 +295,7 @@ impl Shop {
                 failed.wait_for(|failed| *failed > until_now).await?;
             }
             let before = self.lab.replace(&mut self.mesh, workload).await?;
-            self.exit_by(&name)?;
+            self.call_through(&name)?;
             if let Some(before) = before {
                 let retired = before.retire().await;
                 retired.with_context(|| format!("the proxy of {name} before"))?;
@@ -313,9 +318,9 @@ fn sidecar(service: &Service, app: SocketAddr, version: &str) -> Workload {
         .cluster(OUTSIDE, outside)
 }
 
-/// Sends visitors through the shop, one journey after the other each.
+/// Sends visitors through the shop, each one journey after the other.
 async fn visit(
-    entrance: watch::Receiver<Option<SocketAddr>>,
+    gateway: watch::Receiver<Option<SocketAddr>>,
     phase: String,
     visits: Visits,
 ) -> Result<Visited> {
@@ -324,11 +329,11 @@ async fn visit(
     let mut visitors = JoinSet::new();
     for _ in 0..VISITORS {
         let (begun, visits) = (Arc::clone(&begun), Arc::clone(&visits));
-        let (entrance, phase) = (entrance.clone(), phase.clone());
+        let (gateway, phase) = (gateway.clone(), phase.clone());
         visitors.spawn(async move {
             let mut failed = 0;
             while visits.go_on(begun.fetch_add(1, Ordering::Relaxed)) {
-                if !journey(&entrance, &phase).await {
+                if !journey(&gateway, &phase).await {
                     failed += 1;
                     visits.disappoint().await;
                 }
@@ -340,7 +345,7 @@ async fn visit(
     while let Some(visitor) = visitors.join_next().await {
         failed += visitor?;
     }
-    // Each visitor began one that was one too many.
+    // Each visitor has begun one journey too many.
     let journeys = begun.load(Ordering::Relaxed) - VISITORS;
     Ok(Visited { journeys, failed })
 }
@@ -353,7 +358,7 @@ impl Visits {
         }
     }
 
-    /// After a journey that failed.
+    /// Handles a failed journey.
     async fn disappoint(&self) {
         if let Self::While(failures) = self {
             failures.send_modify(|failed| *failed += 1);
@@ -362,10 +367,10 @@ impl Visits {
     }
 }
 
-/// Browses, fills the cart and checks out; whether all of it succeeded.
-async fn journey(entrance: &watch::Receiver<Option<SocketAddr>>, phase: &str) -> bool {
+/// Browses, fills the cart and checks out; returns whether all of it succeeded.
+async fn journey(gateway: &watch::Receiver<Option<SocketAddr>>, phase: &str) -> bool {
     for path in JOURNEY {
-        if !succeeds(entrance, FRONTEND, &format!("{path}?{phase}")).await {
+        if !succeeds(gateway, FRONTEND, &format!("{path}?{phase}")).await {
             return false;
         }
     }

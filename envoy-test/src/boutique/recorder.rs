@@ -1,4 +1,4 @@
-//! What the access logs say, by the phase of the run that a request belongs to.
+//! Records access logs by the phase of the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use mxctl::topology::{Reading, Snapshot, Topology};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-/// What one phase has shown.
+/// The record of a phase.
 pub(super) struct Record {
     topology: Topology,
-    /// The versions that peers said they are of, by service.
+    /// The versions that peers stated, by service.
     pub(super) versions: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -69,7 +69,7 @@ impl Recorder {
         })
     }
 
-    /// What there is of a phase so far.
+    /// Reads the record of a phase so far.
     pub(super) fn read<T>(&self, phase: &str, read: impl FnOnce(&Record) -> T) -> T {
         read(record_of(&mut lock(&self.records), phase))
     }
@@ -79,7 +79,8 @@ fn record_of<'r>(records: &'r mut BTreeMap<String, Record>, phase: &str) -> &'r 
     records.entry(phase.to_owned()).or_insert_with(Record::new)
 }
 
-/// Entries are added one by one, so that a reader that failed leaves whole ones.
+/// Records are updated one entry at a time, so a failed reader leaves them
+/// complete.
 fn lock(records: &Records) -> MutexGuard<'_, BTreeMap<String, Record>> {
     records.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The topology beside the known call graph.
+//! Compares the topology with the known call graph.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,60 +9,60 @@ use serde::Serialize;
 
 use super::graph::{self, Calls, GATEWAY, Host, OUTSIDE, SERVICES};
 
-/// What a run has shown.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Envoy's version.
     pub envoy: String,
-    /// How many Envoys ran at a time.
+    /// The number of Envoys.
     pub proxies: usize,
     /// How long they took to start, in seconds.
     pub started_after_s: f64,
     /// The phases.
     pub phases: Vec<Phase>,
-    /// Requests with a header of the exchange that the outside got, of which
-    /// there may be none.
+    /// Requests with a header of the exchange that reached the outside, which
+    /// must be 0.
     pub leaks: u64,
     /// The topology of the undisturbed phase.
     pub topology: Snapshot,
 }
 
-/// A phase beside the call graph.
+/// A phase, compared with the call graph.
 #[derive(Debug, Serialize)]
 pub struct Phase {
-    /// What was done meanwhile.
+    /// What happened during the phase.
     pub name: &'static str,
-    /// Journeys through the shop.
+    /// The number of journeys through the shop.
     pub journeys: u64,
-    /// Of these, those that did not end in an order.
+    /// How many of these did not end with an order.
     pub failed: u64,
     /// Edges that the callers' proxies saw.
     pub client: Edges,
     /// Edges that the callees' proxies saw.
     pub server: Edges,
-    /// What else is wrong.
+    /// Other problems.
     pub faults: Vec<String>,
 }
 
 /// The edges that one side saw.
 #[derive(Debug, Serialize)]
 pub struct Edges {
-    /// How many there are in the call graph.
+    /// The number of edges in the call graph.
     pub expected: usize,
     /// How many of these were found.
     pub found: usize,
-    /// Those that were not.
+    /// Those that were not found.
     pub missing: Vec<String>,
     /// Those that are not in the call graph.
     pub extra: Vec<String>,
-    /// Those with another count of calls.
+    /// Those with a wrong count of calls.
     pub miscounted: Vec<String>,
 }
 
-/// Calls by edge, as `pod frontend.boutique -> VM checkout.boutique`.
+/// Calls by edge, such as `pod frontend.boutique -> VM checkout.boutique`.
 type Counts = BTreeMap<String, u64>;
 
-/// Which side's view.
+/// The side that logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View {
     Client,
@@ -70,7 +70,7 @@ pub(super) enum View {
 }
 
 impl View {
-    /// What that side sees of so many journeys.
+    /// What that side sees of this number of journeys.
     fn expected(self, journeys: u64) -> Counts {
         let calls: Calls = graph::calls_of_journey();
         let seen = calls.iter().filter(|((_, callee), _)| {
@@ -122,7 +122,7 @@ fn end(service: &str) -> String {
     format!("{} {}", kind.name(), graph::shown(service))
 }
 
-/// Whether all calls of so many journeys are in `snapshot`.
+/// Whether all calls of this number of journeys are in `snapshot`.
 pub(super) fn is_complete(snapshot: &Snapshot, journeys: u64) -> bool {
     [View::Client, View::Server].into_iter().all(|view| {
         let found = view.found(snapshot);
@@ -132,7 +132,8 @@ pub(super) fn is_complete(snapshot: &Snapshot, journeys: u64) -> bool {
 }
 
 impl Edges {
-    /// The edges of one side. Calls are compared if none can have been lost.
+    /// Compares the edges of one side. Calls are compared only if none can have
+    /// been lost.
     pub(super) fn compared(
         view: View,
         snapshot: &Snapshot,
@@ -186,7 +187,7 @@ impl Phase {
 }
 
 impl Report {
-    /// All that is wrong.
+    /// All problems.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.phases.iter().flat_map(Phase::all_faults).collect();

@@ -1,4 +1,4 @@
-//! Docker and Compose as commands: one project, its images and its end.
+//! Runs Docker and Compose as commands: one project with its images, and its removal.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,17 +18,17 @@ use crate::wait::until;
 /// The environment variable that names Envoy's image: [`LOCAL`], or any image.
 const ENVOY_IMAGE: &str = "ENVOY_IMAGE";
 
-/// Has the image built from the Envoy that the native harness uses.
+/// Builds the image from the Envoy that the native harness uses.
 const LOCAL: &str = "local";
 
-/// By what Compose marks the containers and networks of a project.
+/// The label with which Compose marks the containers and networks of a project.
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 
-/// A project of Compose, under a name that no other has.
+/// A Compose project with a unique name.
 #[derive(Debug)]
 pub(super) struct Project {
     name: String,
-    /// Holds what the containers mount and what the images are built from.
+    /// The files that the containers mount and the images are built from.
     dir: TempDir,
     /// `docker compose` or `docker-compose`.
     compose: &'static [&'static str],
@@ -39,12 +39,12 @@ pub(super) struct Project {
 enum EnvoyImage {
     /// Built from this binary.
     Local(PathBuf),
-    /// Fetched by Compose, under the name in the environment, or the file's default.
+    /// Pulled by Compose, by the name in the environment or the file's default.
     Named,
 }
 
 impl Project {
-    /// Looks for all that is needed, and creates nothing in Docker yet.
+    /// Checks the prerequisites; creates nothing in Docker yet.
     pub(super) async fn new() -> Result<Self> {
         const INSTEAD: &str = "`make demo` shows the exchange without Docker";
         let engine = command(&["docker", "info", "--format", "{{.ServerVersion}}"]);
@@ -93,7 +93,7 @@ impl Project {
         Ok(())
     }
 
-    /// Where on this machine the `port` of a service is published.
+    /// The address on this machine where the `port` of a service is published.
     pub(super) async fn port(&self, service: &str, port: u16) -> Result<SocketAddr> {
         let address = self.compose(&["port", service, &port.to_string()]).await?;
         address
@@ -101,7 +101,7 @@ impl Project {
             .with_context(|| format!("port {port} of {service} is published at {address:?}"))
     }
 
-    /// The address of a container that is on one network only.
+    /// The address of a container that is on a single network.
     pub(super) async fn ip(&self, service: &str) -> Result<String> {
         let id = self.compose(&["ps", "--quiet", service]).await?;
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
@@ -110,7 +110,7 @@ impl Project {
         Ok(ip)
     }
 
-    /// The version of the Envoy of a service.
+    /// The version of a service's Envoy.
     pub(super) async fn envoy_version(&self, service: &str) -> Result<String> {
         let envoy = "/usr/local/bin/envoy";
         let said = self
@@ -118,11 +118,11 @@ impl Project {
             .await?;
         let (_, build) = said
             .rsplit_once("version: ")
-            .with_context(|| format!("Envoy says no version but {said:?}"))?;
+            .with_context(|| format!("Envoy printed no version but {said:?}"))?;
         Ok(version_of(build).to_owned())
     }
 
-    /// Fails if a container has ended, which none does by itself.
+    /// Fails if a container has exited, which none should.
     pub(super) async fn check_running(&self) -> Result<()> {
         let label = self.label();
         let ended = ["docker", "ps", "--all", "--filter", &label];
@@ -133,21 +133,20 @@ impl Project {
         Ok(())
     }
 
-    /// What the containers have written.
+    /// The containers' output.
     pub(super) async fn logs(&self) -> String {
         let logs = self.compose(&["logs", "--no-color", "--tail=100"]).await;
         logs.unwrap_or_else(|error| format!("there are no logs: {error:#}"))
     }
 
-    /// Removes containers, networks and the images that were built, and makes
-    /// sure that they are gone: an interrupted command may still be at work in
-    /// the engine.
+    /// Removes containers, networks and the built images, and makes sure that they are gone: an
+    /// interrupted command may still be running in the engine.
     pub(super) async fn down(&self) -> Result<()> {
         let mut last = None;
         let down = until("all containers and networks to be gone", async || {
             match self.try_down().await {
                 Ok(gone) => Ok(gone.then_some(())),
-                // What is still being created cannot be removed, for a moment.
+                // An object that is still being created cannot be removed yet.
                 Err(error) => {
                     last = Some(error);
                     Ok(None)
@@ -166,7 +165,7 @@ impl Project {
         down
     }
 
-    /// Removes containers and networks; whether none is left.
+    /// Removes containers and networks; returns whether none is left.
     async fn try_down(&self) -> Result<bool> {
         self.compose(&["down", "--volumes", "--remove-orphans", "--timeout", "2"])
             .await?;
@@ -223,7 +222,7 @@ impl Project {
     }
 }
 
-/// Compose as this machine has it.
+/// The Compose command of this machine.
 async fn compose() -> Result<&'static [&'static str]> {
     const KINDS: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
     for kind in KINDS {
@@ -235,8 +234,8 @@ async fn compose() -> Result<&'static [&'static str]> {
     bail!("there is neither `docker compose` nor `docker-compose`")
 }
 
-/// A command in a process group of its own: a terminal's Ctrl-C is for us alone,
-/// who then decide what ends.
+/// A command in its own process group, so that Ctrl-C in a terminal reaches only this program,
+/// which then decides what to stop.
 fn command(words: &[&str]) -> Command {
     let (program, arguments) = words.split_first().unwrap_or((&"", &[]));
     let mut command = Command::new(program);
@@ -248,8 +247,7 @@ fn command(words: &[&str]) -> Command {
     command
 }
 
-/// What a command writes, without the space around it. An error holds what the
-/// command says.
+/// The trimmed output of a command. An error contains the command's messages.
 async fn output(mut command: Command) -> Result<String> {
     let words = format!("{:?}", command.as_std());
     let Output {

@@ -1,4 +1,4 @@
-//! What runs in the containers of the harness: an app, or the collector.
+//! The programs in the harness's containers: an app, or the collector.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +12,11 @@ use tokio::net::{TcpListener, lookup_host};
 use crate::app::App;
 use crate::wait::until;
 
-/// Where the collector serves the entries that it received, as JSON lines.
+/// The path where the collector serves received entries as JSON lines.
 pub(crate) const ENTRIES: &str = "/entries";
 
-/// An app at `listen`, whose own calls go to `outbound`, a name and a port.
+/// Runs an app at `listen`, whose own calls go to `outbound`, a name and a
+/// port.
 pub async fn app(listen: SocketAddr, outbound: &str) -> Result<()> {
     let app = App::start_at(listen).await?;
     let address = until(&format!("the address of {outbound}"), async || {
@@ -27,8 +28,8 @@ pub async fn app(listen: SocketAddr, outbound: &str) -> Result<()> {
     std::future::pending().await
 }
 
-/// A collector that receives access logs at `listen` and serves all entries so far
-/// at `serve`, under `/entries`.
+/// Runs a collector that receives access logs at `listen` and serves all
+/// entries so far at `serve`, under `/entries`.
 pub async fn collector(listen: SocketAddr, serve: SocketAddr) -> Result<()> {
     let bind = async |address: SocketAddr| {
         let listener = TcpListener::bind(address).await;

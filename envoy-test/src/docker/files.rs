@@ -1,5 +1,5 @@
-//! The files of the containers: what the sidecars are configured with, and what
-//! the images are built from.
+//! The files of the containers: the sidecars' configurations and the contents
+//! of the images.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use crate::bootstrap::{self, Endpoint};
 use crate::demo::Member;
 use crate::mesh::{module_path, routes};
 
-/// Where the sidecars find their files.
+/// The folder of the sidecars' files.
 const MOUNT: &str = "/demo";
 const MODULE: &str = "metadata_exchange.wasm";
 
-/// Where both images have their program.
+/// The folder of the program in both images.
 const PROGRAMS: &str = "usr/local/bin";
 
-/// Writes what the sidecar of `member` is configured with to `dir`. Returns the
-/// size of the module.
+/// Writes the configuration of `member`'s sidecar to `dir`. Returns the size of
+/// the module.
 pub(super) async fn sidecar(dir: &Path, member: &Member, members: &[Member]) -> Result<u64> {
     fs::create_dir(dir).await?;
     let (bootstrap, services) = configuration(member, members)?;
@@ -41,8 +41,8 @@ fn configuration(member: &Member, members: &[Member]) -> Result<(Value, Value)> 
         let filter = bootstrap::wasm_filter(&listener.plugin, &mount.join(MODULE));
         let log = format!("{}/{}", member.name, listener.name);
         let json = bootstrap::listener(listener, &log, &filter, &routes(listener, &names));
-        let is_entrance = listener.name == proxy.entrance.name;
-        let port = if is_entrance { INBOUND } else { OUTBOUND };
+        let is_inbound = listener.name == proxy.inbound.name;
+        let port = if is_inbound { INBOUND } else { OUTBOUND };
         bootstrap::listening_at(json, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
     });
     let clusters = [
@@ -60,18 +60,18 @@ fn configuration(member: &Member, members: &[Member]) -> Result<(Value, Value)> 
     Ok((bootstrap, bootstrap::clusters_resource(&services)))
 }
 
-/// Lays out the image of the harness in `root`: this very program.
+/// Lays out the image of the harness in `root`: this program itself.
 pub(super) async fn harness(root: &Path) -> Result<()> {
     ensure!(
         cfg!(target_feature = "crt-static"),
-        "the harness runs in an image of its own and must be linked statically: run `make docker-demo`"
+        "the harness runs in its own image and must be linked statically: run `make docker-demo`"
     );
     let program = std::env::current_exe()?;
     put(&program, &root.join(PROGRAMS).join("envoy-test")).await
 }
 
-/// Lays out the image of the Envoy `binary` in `root`: the binary and the shared
-/// libraries that it names.
+/// Lays out the image of the Envoy `binary` in `root`: the binary and its
+/// shared libraries.
 pub(super) async fn envoy(root: &Path, binary: &Path) -> Result<()> {
     put(binary, &root.join(PROGRAMS).join("envoy")).await?;
     for library in libraries(binary)? {

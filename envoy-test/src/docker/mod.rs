@@ -1,5 +1,5 @@
-//! The demonstration in containers: the same calls and the same checks, with each
-//! app on a network that only its own sidecar shares.
+//! The demonstration in containers: the same calls and checks, with each app on
+//! a network that only its own sidecar shares.
 
 mod compose;
 pub mod container;
@@ -17,15 +17,15 @@ use crate::report::Report;
 use crate::wait::until;
 use compose::Project;
 
-/// Where the containers listen.
+/// The ports on which the containers listen.
 const INBOUND: u16 = 15006;
 const OUTBOUND: u16 = 15001;
 const APP: u16 = 8080;
 const COLLECTOR: u16 = 9090;
 const ENTRIES: u16 = 9091;
 
-/// Runs the demonstration and takes everything down again, whatever happens.
-/// An error comes with the containers' logs on standard error.
+/// Runs the demonstration and always removes everything afterwards. On an
+/// error, the containers' logs go to standard error.
 pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
     let members = [
         Member {
@@ -50,7 +50,7 @@ pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
     if unwell {
         eprintln!("{}", project.logs().await);
     }
-    progress("taking everything down");
+    progress("removing everything");
     let down = project.down().await;
     let report = outcome?;
     down?;
@@ -97,25 +97,25 @@ async fn tell(
     })
 }
 
-/// Calls through the published ports, and what the collector has of them.
+/// Calls through the published ports, and their entries in the collector.
 struct Story<'p> {
     project: &'p Project,
 }
 
 impl Story<'_> {
-    /// Has the app of `client` call `server`, through both sidecars.
+    /// Makes the app of `client` call `server` through both sidecars.
     async fn call(&self, client: &Member, server: &Member) -> Result<Reply> {
         let path = format!("/call/{}", server.name);
         self.ask(client, &path).await
     }
 
-    /// Asks the app of `member`, through its sidecar.
+    /// Sends a request to the app of `member` through its sidecar.
     async fn ask(&self, member: &Member, path: &str) -> Result<Reply> {
         let sidecar = self.project.port(member.name, INBOUND).await?;
         Call::new(sidecar, member.name).path(path).send().await
     }
 
-    /// Waits until `client` can call `server`: all are up and have found each
+    /// Waits until `client` can call `server`: all are running and resolve each
     /// other's names.
     async fn ready(&self, client: &Member, server: &Member) -> Result<()> {
         let what = format!("{} to be able to call {}", client.name, server.name);
@@ -129,8 +129,8 @@ impl Story<'_> {
         .await
     }
 
-    /// Makes sure that the app of `server` can be reached from its own network,
-    /// and at the same address not from the app of `client`.
+    /// Checks that the app of `server` can be reached from its own network, but
+    /// not from the app of `client`.
     async fn unreachable(&self, client: &Member, server: &Member) -> Result<()> {
         let app = self.project.ip(&format!("{}-app", server.name)).await?;
         let probe = format!("/reach/{app}:{APP}");
@@ -148,7 +148,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Waits for the entry that a listener of `member` has logged of `call`.
+    /// Waits for the entry of `call` that a listener of `member` has logged.
     async fn entry(&self, member: &Member, listener: &str, call: &str) -> Result<Entry> {
         let log = format!("{}/{listener}", member.name);
         until(&format!("an entry of call {call} in {log}"), async || {
@@ -176,7 +176,7 @@ impl Story<'_> {
     }
 }
 
-/// The signals by which people and CI end a command.
+/// The signals with which users and CI stop a command.
 struct Interrupts {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,

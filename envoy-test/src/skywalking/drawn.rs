@@ -1,4 +1,4 @@
-//! What an OAP has drawn: its topology, and the calls of each edge.
+//! Queries an OAP for its topology and the calls of each edge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,9 +14,9 @@ use super::graphql::ask;
 use super::{INTERVAL, PATIENCE};
 use crate::wait::until_within;
 
-/// How many edges are asked for at a time: the OAP limits how complex a query is.
+/// How many edges are queried at a time: the OAP limits the complexity of a query.
 const AT_A_TIME: usize = 4;
-/// What is asked of each side of an edge: calls a minute, and how many succeeded.
+/// The metrics of each side of an edge: calls per minute, and the share that succeeded.
 const METRICS: [(&str, &str); 4] = [
     ("client", "cpm"),
     ("client", "call_sla"),
@@ -27,7 +27,7 @@ const METRICS: [(&str, &str); 4] = [
 /// Caller and callee, by the names of services.
 pub type Edge = (String, String);
 
-/// Calls as one side of an edge has seen them.
+/// Calls that one side of an edge has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Calls {
     /// How many.
@@ -53,13 +53,13 @@ impl fmt::Display for Calls {
         if *calls == 0 {
             return f.pad("-");
         }
-        #[allow(clippy::cast_precision_loss)] // Of calls that a test has made.
+        #[allow(clippy::cast_precision_loss)] // The calls of a test are few.
         let rate = *succeeded as f64 * 100.0 / *calls as f64;
         f.pad(&format!("{calls} {}%", (rate * 100.0).round() / 100.0))
     }
 }
 
-/// Calls as both sides have seen them.
+/// Calls that each side has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sides {
     /// The caller's proxy.
@@ -69,7 +69,7 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Calls that both have seen alike.
+    /// The same calls on both sides.
     #[must_use]
     pub fn both(calls: Calls) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl Sides {
     }
 }
 
-/// The topology of a span of time.
+/// The topology of a time range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Drawn {
     /// All edges.
@@ -109,18 +109,18 @@ pub struct Drawn {
     pub listed: BTreeSet<String>,
 }
 
-/// An OAP that is asked about the time since a run has begun.
+/// Queries an OAP about the time since the start of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Questions {
     oap: SocketAddr,
-    /// By the OAP's clock, in milliseconds since 1970.
+    /// The start by the OAP's clock, in milliseconds since 1970.
     since: i64,
-    /// Of its zone.
+    /// The offset of the OAP's time zone.
     offset: UtcOffset,
 }
 
 impl Questions {
-    /// About the time from now on.
+    /// Queries about the time from now on.
     pub async fn from_now(oap: SocketAddr) -> Result<Self> {
         let mut questions = Self {
             oap,
@@ -137,7 +137,7 @@ impl Questions {
         Ok(data["version"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// What is drawn of the services that `is_ours`.
+    /// The topology of the services for which `is_ours` holds.
     pub async fn drawn(&self, is_ours: impl Fn(&str) -> bool) -> Result<Drawn> {
         const TOPOLOGY: &str = "query ($duration: Duration!) {
             all: getGlobalTopology(duration: $duration) { ...edges }
@@ -160,8 +160,8 @@ impl Questions {
         })
     }
 
-    /// Asks until `is_enough` is drawn of the services that `is_ours`. An error says
-    /// what is.
+    /// Polls until the topology of the services for which `is_ours` holds satisfies `is_enough`. An
+    /// error contains the last topology.
     pub async fn until_drawn(
         &self,
         is_ours: impl Fn(&str) -> bool,
@@ -234,7 +234,7 @@ impl Questions {
 
     async fn ask(&self, query: &str) -> Result<Value> {
         let (now, _) = self.clock().await?;
-        // The minute after this one, for entries are counted by when they began.
+        // The minute after this one, because entries are counted by their start time.
         let start = minute(self.since, self.offset)?;
         let end = minute(now + 60_000, self.offset)?;
         let variables = json!({ "duration": { "start": start, "end": end, "step": "MINUTE" } });
@@ -246,19 +246,19 @@ impl Questions {
         let data = ask(self.oap, query, &json!({})).await?;
         let time = &data["time"];
         let now = time["currentTimestamp"].as_i64().context("no time")?;
-        // As +0530.
+        // In the form +0530.
         let zone: i32 = time["timezone"].as_str().context("no zone")?.parse()?;
         let seconds = (zone / 100 * 60 + zone % 100) * 60;
         Ok((now, UtcOffset::from_whole_seconds(seconds)?))
     }
 }
 
-/// A text within a query.
+/// A string literal in a query.
 fn text(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The minute of a time, in milliseconds since 1970, as `2026-11-27 2130`.
+/// A time in milliseconds since 1970, as a minute of the form `2026-11-27 2130`.
 fn minute(time: i64, offset: UtcOffset) -> Result<String> {
     let format = format_description!("[year]-[month]-[day] [hour][minute]");
     let time = OffsetDateTime::from_unix_timestamp(time.div_euclid(1000))?;
@@ -283,7 +283,7 @@ fn edges(topology: &Value) -> Result<BTreeSet<Edge>> {
     calls.iter().map(edge).collect()
 }
 
-/// The values of a metric by minute. A minute without value is not there.
+/// The values of a metric by minute. Minutes without a value are absent.
 fn by_minute(answer: &Value) -> Result<BTreeMap<String, u64>> {
     let error = &answer["error"];
     ensure!(error.is_null(), "{error}");
@@ -295,13 +295,13 @@ fn by_minute(answer: &Value) -> Result<BTreeMap<String, u64>> {
     Ok(values.collect())
 }
 
-/// Calls by minute, of which the rates by minute, in 1/10,000, succeeded.
+/// Sums calls by minute and the successful ones, by rates in 1/10,000.
 fn sum(calls: &BTreeMap<String, u64>, rates: &BTreeMap<String, u64>) -> Calls {
     let mut sum = Calls::default();
     for (minute, calls) in calls {
         let rate = rates.get(minute).copied().unwrap_or_default();
         sum.calls += calls;
-        // The OAP has cut the rate to a whole number.
+        // The OAP truncates the rate to an integer.
         sum.succeeded += (calls * rate).div_ceil(10_000);
     }
     sum

@@ -1,4 +1,4 @@
-//! What a run has made, and what is to be drawn of it.
+//! The calls that a run has made, and the topology expected from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,18 +8,18 @@ use hyper::StatusCode;
 use super::drawn::{Calls, Edge, Sides};
 use crate::mesh::Mesh;
 
-/// A story's part of the table: an edge that is to be drawn, or must not be.
+/// A row of the table: an edge that must be drawn, or must not.
 #[derive(Clone, Debug)]
 pub(super) struct Expectation {
     pub(super) story: &'static str,
     pub(super) made: Sides,
-    /// Nothing if it must not be drawn at all.
+    /// `None` if it must not be drawn.
     pub(super) drawn: Option<Sides>,
-    /// Why it is drawn otherwise than it was made.
+    /// Why it is drawn differently from the calls that were made.
     pub(super) why: &'static str,
 }
 
-/// All that is to be drawn.
+/// The whole expected topology.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     pub(super) edges: BTreeMap<Edge, Expectation>,
@@ -28,12 +28,12 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// Calls that are drawn as they were made.
+    /// Adds calls that are drawn as they were made.
     pub(super) fn edge(&mut self, story: &'static str, from: &str, to: &str, made: Sides) {
         self.insert(story, from, to, made, Some(made), "");
     }
 
-    /// Calls that are drawn otherwise, and why.
+    /// Adds calls that are drawn differently, and why.
     pub(super) fn differs(
         &mut self,
         story: &'static str,
@@ -64,27 +64,27 @@ impl Expected {
         self.edges.insert(edge, expectation);
     }
 
-    /// The service has these instances.
+    /// Expects these instances of the service.
     pub(super) fn instances<const N: usize>(&mut self, service: &str, instances: [&str; N]) {
         let instances = instances.map(str::to_owned);
         self.instances.insert(service.to_owned(), instances.into());
     }
 
-    /// The service has these endpoints.
+    /// Expects these endpoints of the service.
     pub(super) fn endpoints<const N: usize>(&mut self, service: &str, endpoints: [&str; N]) {
         let endpoints = endpoints.map(str::to_owned);
         self.endpoints.insert(service.to_owned(), endpoints.into());
     }
 }
 
-/// The calls of one workload to another, as they are made.
+/// Counts calls from one workload to another as they are made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Made {
     statuses: Vec<StatusCode>,
 }
 
 impl Made {
-    /// One call for each path.
+    /// Makes one call for each path.
     pub(super) async fn calls(mesh: &Mesh, from: &str, to: &str, paths: &[&str]) -> Result<Self> {
         let mut made = Self::default();
         for path in paths {
@@ -94,22 +94,22 @@ impl Made {
         Ok(made)
     }
 
-    /// A call that was answered so.
+    /// Adds a call with this status.
     pub(super) fn add(&mut self, status: StatusCode) {
         self.statuses.push(status);
     }
 
-    /// As the caller's side counts: an answer of 400 and more is a failure.
+    /// The caller's side: a status of 400 and above is a failure.
     pub(super) fn client(&self) -> Calls {
         self.failing_at(400)
     }
 
-    /// As the callee's side counts: an answer of 500 and more is a failure.
+    /// The callee's side: a status of 500 and above is a failure.
     pub(super) fn server(&self) -> Calls {
         self.failing_at(500)
     }
 
-    /// As both sides count.
+    /// Both sides.
     pub(super) fn sides(&self) -> Sides {
         Sides {
             client: self.client(),

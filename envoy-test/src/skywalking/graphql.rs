@@ -1,4 +1,4 @@
-//! Asking an OAP, by `GraphQL` over HTTP.
+//! Queries an OAP by `GraphQL` over HTTP.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::wait::PATIENCE;
 
-/// The `data` of the answer. `variables` is an object.
+/// Sends a query; returns the `data` of the response. `variables` is an object.
 pub(super) async fn ask(oap: SocketAddr, query: &str, variables: &Value) -> Result<Value> {
     let body = json!({ "query": query, "variables": variables }).to_string();
     let answer = timeout(PATIENCE, post(oap, body)).await;
@@ -22,7 +22,7 @@ pub(super) async fn ask(oap: SocketAddr, query: &str, variables: &Value) -> Resu
     let mut answer = answer.with_context(|| format!("asking the OAP at {oap} for {query}"))?;
     ensure!(
         answer.get("errors").is_none(),
-        "the OAP refuses {query}: {}",
+        "the OAP rejects {query}: {}",
         answer["errors"]
     );
     Ok(answer["data"].take())

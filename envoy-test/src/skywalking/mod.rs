@@ -1,5 +1,5 @@
-//! The judge of what access logs mean: a real OAP, Apache `SkyWalking`'s backend. The
-//! calls that stories make are compared with what it has drawn.
+//! Runs a real OAP, Apache `SkyWalking`'s backend, and compares its topology with the calls that
+//! the stories made.
 
 mod drawn;
 mod expected;
@@ -25,11 +25,11 @@ use stories::Stage;
 use crate::mesh::Lab;
 use crate::wait::until_within;
 
-/// How long it may take until all that was logged is drawn.
+/// The deadline until everything that was logged is drawn.
 const PATIENCE: Duration = Duration::from_mins(2);
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Starts or finds the OAP, tells all stories and compares.
+/// Starts or finds the OAP, runs all stories and compares.
 pub async fn run(
     named: &Named,
     envoy: &Path,
@@ -68,14 +68,14 @@ async fn judge(
         .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
 
     progress("waiting until all of it is drawn");
-    // Nobody else has told an OAP anything that was started here.
+    // An OAP that was started here has received nothing else.
     let is_ours = |name: &str| oap.is_ours() || name.contains(&run);
     let settled = until_within(PATIENCE, INTERVAL, "all to be drawn", async || {
         let report = Report::of(&questions, &stage.expected, &run, is_ours).await?;
         Ok(report.faults().is_empty().then_some(()))
     });
     if settled.await.is_ok() {
-        // What is drawn too often comes later.
+        // Duplicates would appear later.
         tokio::time::sleep(2 * oap::PERSISTENCE).await;
     }
     let mut report = Report::of(&questions, &stage.expected, &run, is_ours).await?;
@@ -88,7 +88,7 @@ async fn judge(
     Ok(report)
 }
 
-/// Tells all stories but that for which the OAP has to go.
+/// Runs all stories except the one that stops the OAP.
 async fn tell(
     stage: &mut Stage<'_>,
     oap: &Oap,
@@ -106,7 +106,7 @@ async fn tell(
     Ok(())
 }
 
-/// How to look at what is drawn.
+/// Explains how to look at the topology.
 fn look(oap: &Oap) -> String {
     let queries = oap.queries;
     let ends = if oap.is_ours() {
@@ -115,15 +115,15 @@ fn look(oap: &Oap) -> String {
         ""
     };
     format!(
-        "{ends}To look at it, let SkyWalking's UI ask it, and open http://127.0.0.1:8080, Service Mesh:\n  \
-         docker run --rm --network host -e SW_OAP_ADDRESS=http://{queries} apache/skywalking-ui:10.4.0\n\
-         or ask it yourself, by GraphQL:\n  \
-         curl -H 'content-type: application/json' http://{queries}/graphql -d \
-         '{{\"query\":\"{{ listServices(layer: \\\"MESH\\\") {{ name }} }}\"}}'"
+        "{ends}To look at it, start SkyWalking's UI and open http://127.0.0.1:8080, Service \
+         Mesh:\n  docker run --rm --network host -e SW_OAP_ADDRESS=http://{queries} \
+         apache/skywalking-ui:10.4.0\nor query it by GraphQL:\n  curl -H 'content-type: \
+         application/json' http://{queries}/graphql -d '{{\"query\":\"{{ listServices(layer: \
+         \\\"MESH\\\") {{ name }} }}\"}}'"
     )
 }
 
-/// Tells this run from others.
+/// Distinguishes this run from others.
 fn run_id() -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     Ok(format!("{now:x}{:x}", std::process::id()))

@@ -1,5 +1,5 @@
-//! A real OAP, the backend of Apache `SkyWalking`: one that runs already, or one
-//! that is started with a database of its own.
+//! A real OAP, the backend of Apache `SkyWalking`: a running one, or one that is started with its
+//! own database.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
@@ -17,41 +17,40 @@ use crate::ports;
 use crate::process::{Process, bound_to_us};
 use crate::wait::until_within;
 
-/// The environment variable that names the folder of an OAP to start: a release of
-/// Apache `SkyWalking`, unpacked.
+/// The environment variable that names the folder of an OAP to start: an unpacked release of Apache
+/// `SkyWalking`.
 pub const HOME: &str = "SKYWALKING_OAP_HOME";
-/// The environment variable that names an OAP that runs, by its gRPC address.
+/// The environment variable that names a running OAP, by its gRPC address.
 pub const RUNNING: &str = "SKYWALKING_OAP";
-/// The environment variable that names the query address of an OAP that runs.
+/// The environment variable that names the query address of a running OAP.
 pub const QUERIES: &str = "SKYWALKING_OAP_QUERIES";
 
-/// What the ports for queries are beyond those for gRPC: 12800 and 11800.
+/// The difference between the ports for queries and for gRPC, 12800 and 11800.
 const BETWEEN_PORTS: u16 = 1000;
-/// How long an OAP may take to start, of which it needs half a minute alone on two
-/// processors.
+/// How long an OAP may take to start; alone on two processors it needs half a minute.
 const START: Duration = Duration::from_mins(5);
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How often what was counted is written to the storage.
+/// How often the OAP writes its counts to the storage.
 pub(super) const PERSISTENCE: Duration = Duration::from_secs(3);
 
-/// Which OAP the environment names.
+/// The OAP that the environment names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// One to start, by its folder.
+    /// An OAP to start, by its folder.
     Home(PathBuf),
-    /// One that runs, by its addresses for gRPC and for queries.
+    /// A running OAP, by its addresses for gRPC and for queries.
     Running(SocketAddr, SocketAddr),
 }
 
 impl Named {
-    /// What the environment names for a test. Without an OAP it says that the test is
-    /// skipped, and fails where nothing may be (`NO_SKIPPING`).
+    /// The OAP that the environment names for a test. Without one it reports that the test is
+    /// skipped, or fails if `NO_SKIPPING` is set.
     pub fn for_test() -> Result<Option<Self>> {
         let named = Self::by_environment()?;
         if named.is_none() {
             let skipped = format!(
-                "skipped: there is no OAP, for neither {HOME} names a release of Apache SkyWalking \
-                 nor {RUNNING} one that runs"
+                "skipped: there is no OAP, because neither {HOME} names a release of Apache \
+                 SkyWalking nor {RUNNING} a running OAP"
             );
             ensure!(std::env::var_os("NO_SKIPPING").is_none(), skipped);
             println!("{skipped}");
@@ -59,7 +58,7 @@ impl Named {
         Ok(named)
     }
 
-    /// What the environment names, if it names an OAP.
+    /// The OAP that the environment names, if any.
     pub fn by_environment() -> Result<Option<Self>> {
         let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
         Self::of(text(RUNNING), text(QUERIES), text(HOME))
@@ -88,13 +87,12 @@ fn address(variable: &str, text: &str) -> Result<SocketAddr> {
     addresses.next().with_context(context)
 }
 
-/// An OAP that answers. If it was started here, it and its database end with the
-/// value.
+/// A running OAP. If it was started here, dropping it ends it and its database.
 #[derive(Debug)]
 pub struct Oap {
-    /// Where Envoys log to.
+    /// Its address for access logs.
     pub grpc: SocketAddr,
-    /// Where it is asked, by `GraphQL` over HTTP.
+    /// Its address for queries, by `GraphQL` over HTTP.
     pub queries: SocketAddr,
     started: Option<Started>,
 }
@@ -104,7 +102,7 @@ struct Started {
     /// It ends before its database.
     process: Option<Process>,
     postgres: Postgres,
-    /// Where its own metrics are.
+    /// The address of its own metrics.
     telemetry: SocketAddr,
     home: PathBuf,
     settings: BTreeMap<String, String>,
@@ -117,8 +115,8 @@ impl Oap {
         Self::with_settings(named, BTreeMap::new()).await
     }
 
-    /// The same; one that is started gets these environment variables, but for those
-    /// of its ports and its storage's address.
+    /// The same; an OAP that is started gets these environment variables, except those for its
+    /// ports and its storage's address.
     pub async fn with_settings(named: &Named, settings: BTreeMap<String, String>) -> Result<Self> {
         let mut oap = match named {
             Named::Running(grpc, queries) => Self {
@@ -133,7 +131,7 @@ impl Oap {
     }
 
     async fn of_home(home: &Path, settings: BTreeMap<String, String>) -> Result<Self> {
-        // Checked before a database is made for it.
+        // Checked before its database is started.
         jars(home)?;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Ok(Self {
@@ -156,7 +154,7 @@ impl Oap {
         self.started.is_some()
     }
 
-    /// Ends it, as a crash does. What it has not written is lost.
+    /// Ends it like a crash. Counts that it has not written are lost.
     pub fn stop(&mut self) -> Result<()> {
         let started = self.started.as_mut();
         let started = started.context("an OAP that was not started here is not stopped here")?;
@@ -165,7 +163,7 @@ impl Oap {
         Ok(())
     }
 
-    /// Starts it, again if it was stopped, and waits until it answers.
+    /// Starts it, or restarts it if it was stopped, and waits until it answers.
     pub async fn start(&mut self) -> Result<()> {
         let (grpc, queries) = (self.grpc, self.queries);
         if let Some(started) = &mut self.started {
@@ -194,13 +192,13 @@ impl Oap {
         };
         let log = fs::read_to_string(dir.path().join("oap.log")).await;
         bail!(
-            "the OAP ended at start: {status}\n{}",
+            "the OAP exited while starting: {status}\n{}",
             log.unwrap_or_default()
         )
     }
 
-    /// Its own counters whose names begin with `prefix`, each the sum over all
-    /// labels; none if it was not started here.
+    /// Its internal counters whose names begin with `prefix`, each summed over all labels; empty if
+    /// it was not started here.
     pub(super) async fn own_counters(&self, prefix: &str) -> Result<BTreeMap<String, f64>> {
         let mut sums = BTreeMap::new();
         let Some(started) = &self.started else {
@@ -215,7 +213,7 @@ impl Oap {
             let value = line.rsplit(' ').next().and_then(|value| value.parse().ok());
             *sums.entry(name.to_owned()).or_default() += value.unwrap_or(0.0);
         }
-        // Of how long it took, nobody asks here.
+        // Latencies are not needed.
         sums.retain(|name, _| name.ends_with("_count") && !name.contains("latency"));
         Ok(sums)
     }
@@ -246,7 +244,7 @@ impl Started {
             .envs(&self.settings)
             .envs(self.postgres.environment())
             .envs(settings(grpc, queries, self.telemetry))
-            // It lives for minutes: what compiles little starts soonest.
+            // It lives for minutes only: less compilation starts faster.
             .args([
                 "-Xms256m",
                 "-Xmx1g",
@@ -263,14 +261,14 @@ impl Started {
     }
 }
 
-/// What users set.
+/// The settings that users make.
 const ANALYSERS: [(&str, &str); 3] = [
     ("SW_STORAGE", "postgresql"),
     ("SW_ENVOY_METRIC_ALS_HTTP_ANALYSIS", "mx-mesh"),
     ("SW_ENVOY_METRIC_ALS_TCP_ANALYSIS", "mx-mesh"),
 ];
 
-/// What tests need besides: free ports, and to wait less.
+/// Further settings for tests: free ports and shorter waits.
 fn settings(
     grpc: SocketAddr,
     queries: SocketAddr,
@@ -283,7 +281,7 @@ fn settings(
         ("SW_CORE_REST_PORT", queries.port().to_string()),
         ("SW_TELEMETRY_PROMETHEUS_HOST", telemetry.ip().to_string()),
         ("SW_TELEMETRY_PROMETHEUS_PORT", telemetry.port().to_string()),
-        // What was counted is seen sooner.
+        // Counts become visible sooner.
         (
             "SW_CORE_PERSISTENT_PERIOD",
             PERSISTENCE.as_secs().to_string(),
@@ -291,7 +289,7 @@ fn settings(
         ("SW_CORE_L1_AGGREGATION_FLUSH_PERIOD", "500".to_owned()),
         ("SW_SERVICE_CACHE_REFRESH_INTERVAL", "3".to_owned()),
     ];
-    // What starts sooner, and opens no other port, without.
+    // Modules that are switched off for a faster start and fewer ports.
     for off in [
         "SW_PROMQL",
         "SW_LOGQL",
@@ -311,8 +309,8 @@ fn settings(
     settings
 }
 
-/// The configuration and the jars, in the order of the release's own script: some
-/// classes are in several jars, and the last by name goes first.
+/// The configuration and the jars, in the order of the release's own script: some classes are in
+/// several jars, and the last jar by name takes precedence.
 fn class_path(home: &Path) -> Result<String> {
     let mut jars = jars(home)?;
     jars.sort();
@@ -330,8 +328,8 @@ fn jars(home: &Path) -> Result<Vec<PathBuf>> {
     let jars: Vec<_> = jars.filter(is_jar).collect();
     ensure!(
         !jars.is_empty() && home.join("config/application.yml").is_file(),
-        "{HOME}={}: no release of Apache SkyWalking, for it has no config/application.yml, or \
-         neither oap-libs nor libs with its jars",
+        "{HOME}={}: not a release of Apache SkyWalking, because it has no config/application.yml, \
+         or neither oap-libs nor libs with its jars",
         home.display()
     );
     Ok(jars)

@@ -1,5 +1,4 @@
-//! A `PostgreSQL` of its own for the OAP: Debian's package, a temporary data folder,
-//! a free port.
+//! A `PostgreSQL` for the OAP: from Debian's package, with a temporary data folder and a free port.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,26 +13,26 @@ use crate::ports;
 use crate::process::{Process, bound_to_us};
 use crate::wait::until;
 
-/// The user that Debian's package makes. `PostgreSQL` does not run as root.
+/// The user that Debian's package creates. `PostgreSQL` does not run as root.
 const USER: &str = "postgres";
 const DATABASE: &str = "postgres";
 
-/// A running `PostgreSQL`. It ends with its value, and its data go with it.
+/// A running `PostgreSQL`. Dropping it ends it and removes its data.
 #[derive(Debug)]
 pub(super) struct Postgres {
-    /// It ends before its folder goes.
+    /// Dropped before its folder.
     _process: Process,
     port: u16,
     _dir: TempDir,
 }
 
 impl Postgres {
-    /// Starts one and waits until it can be connected to.
+    /// Starts one and waits until it accepts connections.
     pub(super) async fn start() -> Result<Self> {
         let programs = programs()?;
         let user = is_root()?.then_some(USER);
         let dir = TempDir::with_prefix("envoy-test-postgres-")?;
-        // The other user passes through it to the data.
+        // The other user needs to traverse it to reach the data.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o711))?;
         let data = dir.path().join("data");
         run(Command::new("install")
@@ -53,7 +52,7 @@ impl Postgres {
             .arg(&data)
             .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-k", ""])
             .current_dir(&data);
-        // Nobody needs these data after a crash.
+        // The data need not survive a crash.
         for setting in [
             "fsync=off",
             "synchronous_commit=off",
@@ -68,7 +67,7 @@ impl Postgres {
         let log = || std::fs::read_to_string(&log).unwrap_or_default();
         until("PostgreSQL", async || {
             if let Some(status) = process.ended()? {
-                bail!("PostgreSQL ended at start: {status}\n{}", log());
+                bail!("PostgreSQL exited while starting: {status}\n{}", log());
             }
             let connection = TcpStream::connect(("127.0.0.1", port)).await;
             Ok(connection.is_ok().then_some(()))
@@ -81,7 +80,7 @@ impl Postgres {
         })
     }
 
-    /// What the OAP is told of it.
+    /// The OAP's settings for it.
     pub(super) fn environment(&self) -> [(&'static str, String); 3] {
         let url = format!("jdbc:postgresql://127.0.0.1:{}/{DATABASE}", self.port);
         [
@@ -92,8 +91,8 @@ impl Postgres {
     }
 }
 
-/// Where `PostgreSQL`'s programs are: those of the newest version that Debian's
-/// package has installed.
+/// The folder of `PostgreSQL`'s programs, of the newest version that Debian's packages have
+/// installed.
 fn programs() -> Result<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter();
     let programs = versions.flatten().flatten().filter_map(|version| {

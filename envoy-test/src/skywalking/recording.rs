@@ -1,4 +1,4 @@
-//! Access-log messages as they were sent once, sent again.
+//! Replays recorded access-log messages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-/// The messages of several streams.
+/// Recorded messages of several streams.
 #[derive(Clone, Debug)]
 pub struct Recording {
     streams: BTreeMap<u64, Vec<StreamAccessLogsMessage>>,
@@ -30,7 +30,7 @@ pub struct Recording {
 /// A line of a recording.
 #[derive(Deserialize)]
 struct Line {
-    /// Lines of one number are one stream, in order.
+    /// Lines with the same number form one stream, in order.
     stream: u64,
     message_b64: String,
 }
@@ -55,15 +55,15 @@ impl Recording {
         Ok(Self { streams })
     }
 
-    /// The same without one stream.
+    /// The recording without one stream.
     #[must_use]
     pub fn without(mut self, stream: u64) -> Self {
         self.streams.remove(&stream);
         self
     }
 
-    /// The same as if all of it had begun in the second that now is. What has no start
-    /// time gets none.
+    /// The recording with all start times set to the current second. Entries without a start time
+    /// stay so.
     pub fn now(mut self) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let now = i64::try_from(now)?;
@@ -107,8 +107,7 @@ impl Recording {
         Ok(())
     }
 
-    /// What `mxctl topology --as skywalking` makes of it, by way of its collector
-    /// and its files.
+    /// The result of `mxctl topology --as skywalking`, through its collector and its files.
     pub async fn as_read(&self) -> Result<Snapshot> {
         let topology = Topology::new(Naming::default(), Reading::Skywalking);
         let topology = Arc::new(Mutex::new((topology, Ok(()))));

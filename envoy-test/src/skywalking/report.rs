@@ -1,4 +1,4 @@
-//! What was made beside what is drawn.
+//! Compares the calls that were made with those that are drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,7 @@ use super::stories::Restart;
 /// An edge of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// What was done.
+    /// The story.
     pub story: String,
     /// The caller, as the OAP names it.
     pub from: String,
@@ -21,29 +21,28 @@ pub struct Row {
     pub to: String,
     /// The calls that were made.
     pub made: Sides,
-    /// Those that are drawn, if the edge is.
+    /// The calls that are drawn, if the edge is.
     pub drawn: Option<Sides>,
-    /// Those that are to be drawn.
+    /// The calls that must be drawn.
     pub expected: Option<Sides>,
     /// Why these differ from those that were made.
     pub why: String,
 }
 
-/// What a run has shown.
+/// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The OAP's version.
     pub oap: String,
     /// The edges.
     pub edges: Vec<Row>,
-    /// How many services, lists of instances and of endpoints were compared.
+    /// How many lists of services, instances and endpoints were compared.
     pub compared: usize,
-    /// What is wrong beyond the counts of edges.
+    /// Other differences than those of edges.
     pub differences: Vec<String>,
-    /// What the OAP counts of its own work before it restarts: entries, and what was
-    /// made of them.
+    /// The OAP's internal counters before its restart: entries and their results.
     pub own_counters: BTreeMap<String, f64>,
-    /// What became of calls while the OAP restarted, if it could be.
+    /// The restart of the OAP under load, if it was started here.
     pub restart: Option<Restart>,
     /// How to look at it.
     pub look: String,
@@ -66,7 +65,7 @@ impl Report {
             restart: None,
             look: String::new(),
         };
-        // Of handmade entries nobody says which services they list.
+        // For handmade entries, the listed services are not specified.
         let of_run = |services: BTreeSet<String>| -> BTreeSet<String> {
             let services = services.into_iter();
             services.filter(|name| name.contains(run)).collect()
@@ -78,7 +77,7 @@ impl Report {
         );
         for (service, instances) in &expected.instances {
             let found = questions.instances(service).await?;
-            // A pure caller has none.
+            // A service that only calls has none.
             if expected.is_called(service) {
                 report.compare(&format!("instances of {service}"), instances, &found);
             }
@@ -103,7 +102,7 @@ impl Report {
         }
     }
 
-    /// The layer's topology has the edges of which one end is listed.
+    /// The layer's topology contains the edges with at least one listed end.
     fn layer(&mut self, drawn: &Drawn) {
         let is_there =
             |(from, to): &&Edge| drawn.listed.contains(from) || drawn.listed.contains(to);
@@ -115,7 +114,7 @@ impl Report {
         );
     }
 
-    /// All that is wrong.
+    /// All problems.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let wrong = self.edges.iter().filter(|row| row.drawn != row.expected);

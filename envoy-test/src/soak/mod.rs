@@ -1,5 +1,5 @@
-//! A long run of one sidecar under many callers: nobody is ever taken for
-//! somebody else, nothing is lost without a reason, and nothing grows.
+//! A long run of one sidecar with many callers: no caller is mistaken for
+//! another, no entry is lost without a reason, and memory does not grow.
 
 mod report;
 
@@ -21,16 +21,16 @@ use crate::wait::until;
 use crate::workload::Workload;
 use report::miscounts;
 
-/// How much is asked of the sidecar.
+/// The load on the sidecar.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many requests.
+    /// The number of requests.
     pub requests: u64,
-    /// How many workers the sidecar has.
+    /// The sidecar's workers.
     pub workers: u32,
     /// How the requests are sent.
     pub shape: Shape,
-    /// When no further request is sent.
+    /// The time after which no further request is sent.
     pub time_limit: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Options {
 
 type Stats = BTreeMap<String, u64>;
 
-/// Runs `plan` against a sidecar that serves an app, and reports.
+/// Runs `plan` against an app's sidecar, and reports.
 pub async fn run(lab: &Lab, options: Options, plan: Plan) -> Result<Report> {
     let node = Node::vm_server()?;
     let ledger = Arc::new(Ledger::new(plan, node.clone(), options.requests));
@@ -99,7 +99,7 @@ fn sidecar(node: Node, workers: u32) -> Workload {
         .listener("inbound", |listener| listener.log_buffer_bytes = 1 << 16)
 }
 
-/// Sends all requests, and looks at the memory meanwhile.
+/// Sends all requests, and samples the memory meanwhile.
 async fn drive(mesh: &Mesh, options: Options, ledger: &Arc<Ledger>) -> Result<Resident> {
     let envoy = mesh.envoy(NAME)?;
     let mut resident = Resident {
@@ -133,8 +133,8 @@ async fn send_in_time(mesh: &Mesh, options: Options, ledger: &Arc<Ledger>) -> Re
     sending.await
 }
 
-/// Waits until all entries have come and the filter has published what it
-/// counted, but not for ever: what is missing is in the report.
+/// Waits until all entries have arrived and the filter has published its
+/// counters, with a deadline: the report lists what is missing.
 async fn settled(envoy: &Envoy, ledger: &Ledger, expected: &BTreeMap<&str, u64>) -> Result<Stats> {
     let all = until("all entries and counts", async || {
         let stats = envoy.stats().await?;

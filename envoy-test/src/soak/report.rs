@@ -1,4 +1,4 @@
-//! What a soak has seen, and what of it is not as it must be.
+//! The result of a soak, and its problems.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -8,14 +8,14 @@ use serde::Serialize;
 use crate::traffic::{LOOKED_UP, Summary};
 
 /// How much the sidecar's memory may grow from the first tenth of the requests
-/// to the last: for connections' buffers and a heap in pieces, not for peers.
+/// to the last: for connection buffers and heap fragmentation, not for peers.
 const MAX_GROWTH: u64 = 64 << 20;
 
-/// How much memory the sidecar may hold at all: some 120 MiB were seen with four
-/// workers, and V8 is free to collect its garbage late.
+/// The most memory that the sidecar may use: about 120 MiB were measured with
+/// four workers, and V8 may collect garbage late.
 const MAX_RESIDENT: u64 = 512 << 20;
 
-/// What was seen.
+/// The result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Envoy's version.
@@ -24,15 +24,15 @@ pub struct Report {
     pub seed: u64,
     /// Callers.
     pub callers: usize,
-    /// Different messages of theirs.
+    /// Distinct messages of the callers.
     pub messages: usize,
-    /// Connections that each worker took.
+    /// Connections of each worker.
     pub connections_of_workers: Vec<u64>,
     /// Seconds from the first request to the last reply.
     pub seconds: f64,
     /// Requests, replies, entries.
     pub summary: Summary,
-    /// Entries that Envoy says it dropped, for the collector was too slow.
+    /// Entries that Envoy dropped because the collector was too slow.
     pub dropped_by_envoy: u64,
     /// Requests that the app received.
     pub app_requests: u64,
@@ -44,28 +44,28 @@ pub struct Report {
     pub expected_counts: BTreeMap<&'static str, u64>,
     /// What the filter counted.
     pub counts: BTreeMap<String, u64>,
-    /// Envoy's own statistics of VMs that have changed: started or ended anew,
-    /// reloaded, failed. Before and after.
+    /// Envoy's statistics of VMs (created, ended, reloaded, failed) that have
+    /// changed: before and after.
     pub vm_changes: BTreeMap<String, [u64; 2]>,
     /// Lines of Envoy's log that are errors.
     pub logged_errors: Vec<String>,
 }
 
-/// The memory that a process holds, in bytes.
+/// The resident memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Resident {
     /// Before the first request.
     pub idle: u64,
     /// After a tenth of the requests.
     pub early: u64,
-    /// At most.
+    /// The peak.
     pub peak: u64,
     /// After the last request.
     pub end: u64,
 }
 
 impl Report {
-    /// Everything that is not as it must be.
+    /// All problems.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -124,13 +124,13 @@ impl Report {
         faults
     }
 
-    #[allow(clippy::cast_precision_loss)] // For people.
+    #[allow(clippy::cast_precision_loss)] // For display.
     fn rate(&self) -> f64 {
         self.summary.requests as f64 / self.seconds
     }
 }
 
-/// The counters that differ from what they must be.
+/// The counters that differ from their expected values.
 pub(super) fn miscounts<'c>(
     expected: &'c BTreeMap<&str, u64>,
     counts: &'c BTreeMap<String, u64>,

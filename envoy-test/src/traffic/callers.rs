@@ -1,31 +1,32 @@
-//! Honest callers: pods of many sizes, some without an id, some relabelled under
-//! the same id all the time, some that share an id with another.
+//! Honest callers: pods with metadata of many sizes, some without an id, some
+//! that change their labels under the same id, and some that share an id with
+//! another.
 
 use serde_json::{Map, Value, json};
 
 use super::Message;
 
-/// How often a caller that changes does so before it is again what it was.
+/// The number of variants of a caller that changes, after which they repeat.
 const CHANGES: usize = 4;
 
-/// What the caller `number` says, in turn.
+/// The messages of the caller `number`, in turn.
 #[must_use]
 pub fn honest(number: usize) -> Vec<Message> {
-    let (own, own_id) = (peer(number, 0), id(number));
+    let (steady, steady_id) = (peer(number, 0), id(number));
     match number % 10 {
         0 => (0..CHANGES)
-            .map(|change| Message::of("changing", &peer(number, change), Some(&own_id)))
+            .map(|change| Message::of("changing", &peer(number, change), Some(&steady_id)))
             .collect(),
-        1 => vec![Message::of("without an id", &own, None)],
-        // Speaks under the id of the caller that changes.
+        1 => vec![Message::of("without an id", &steady, None)],
+        // Uses the id of the caller that changes.
         2 => vec![Message::of(
             "under another's id",
-            &own,
+            &steady,
             Some(&id(number - 2)),
         )],
-        3 => vec![id_alone(&own_id)],
+        3 => vec![id_alone(&steady_id)],
         4 => vec![Message::silent()],
-        _ => vec![Message::of("steady", &own, Some(&own_id))],
+        _ => vec![Message::of("steady", &steady, Some(&steady_id))],
     }
 }
 
@@ -47,11 +48,10 @@ pub fn id(number: usize) -> String {
     )
 }
 
-/// The metadata of a caller; no two callers have the same, and no two changes of
-/// one have.
+/// The metadata of a caller, different for each caller and each of its changes.
 #[must_use]
 pub fn peer(number: usize, change: usize) -> Value {
-    // From 3 to 40 labels, so that the callers' metadata differ in length, too.
+    // Between 3 and 40 labels, so that the metadata also differ in length.
     let further = (0..=number % 38).map(|label| {
         let key = format!("example.com/label-{label:02}");
         (key, json!(format!("{number}-{change}-{label}")))

@@ -1,6 +1,5 @@
-//! Hostile callers. Each flaw is made by hand, with the verdict that it must
-//! meet; only for mutations at random is the decoder itself, run natively, the
-//! judge.
+//! Hostile callers. Each flaw is handmade, with its expected verdict; only for
+//! random mutations does the decoder itself, run natively, decide.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +14,7 @@ use access_log::state::json_of_peer as peer_json;
 use super::{Message, Random, callers};
 use crate::peer::encode;
 
-/// Makes one message with a flaw.
+/// A function that creates a message with a flaw.
 type Flaw = fn(&mut Random) -> Message;
 
 /// Every flaw.
@@ -56,7 +55,7 @@ pub fn messages(random: &mut Random, count: usize) -> Vec<Message> {
 
 fn bytes_that_are_not_text(random: &mut Random) -> Message {
     let mut value = random_bytes(random, 1..=2000);
-    // What HTTP forbids does not get as far as the filter.
+    // Bytes that HTTP forbids do not reach the filter.
     for byte in &mut value {
         *byte |= 0x80;
     }
@@ -87,7 +86,7 @@ fn lone_last_character(random: &mut Random) -> Message {
 }
 
 fn trailing_bits(random: &mut Random) -> Message {
-    // One byte in two characters: the last four bits are nobody's.
+    // Two characters for one byte: the last four bits are unused.
     let value = vec![b'C', *pick(random, b"hv/")];
     refused("trailing bits", value, random, Counter::RefusedBase64)
 }
@@ -110,7 +109,7 @@ fn empty_header_before_another(random: &mut Random) -> Message {
 
 fn truncated(random: &mut Random) -> Message {
     let mut message = honest(random);
-    // The last entry is longer than that.
+    // The last entry is longer than what is cut off.
     message.truncate(message.len() - random.random_range(1..10));
     malformed("truncated", &message, random)
 }
@@ -145,11 +144,11 @@ fn length_beyond_the_end(random: &mut Random) -> Message {
 }
 
 fn deep_nesting(random: &mut Random) -> Message {
-    // From 100 messages on, the decoder calls it malformed.
+    // From 100 nested messages on, the decoder reports a malformed message.
     let depth = random.random_range(wire::MAX_DEPTH + 2..30);
     let mut value = string("leaf");
     for _ in 0..depth {
-        // A list of one value, or a struct of one entry.
+        // A list with one value, or a struct with one entry.
         value = if random.random() {
             field(6, &field(1, &value))
         } else {
@@ -158,7 +157,7 @@ fn deep_nesting(random: &mut Random) -> Message {
     }
     let key = *pick(random, &["LABELS", "NAME", "UNKNOWN"]);
     let message = [honest(random), entry(key, &value)].concat();
-    // What labels hold is looked at like any other value.
+    // Values of labels are checked like any other value.
     refused(
         "deep nesting",
         base64(&message),
@@ -192,7 +191,7 @@ fn unknown_fields(random: &mut Random) -> Message {
     let number = random.random_range(0..CALLERS);
     let peer = callers::peer(number, 0);
     let unknown = [
-        // One of each wire type, the first with the highest number there is.
+        // One of each wire type, the first with the highest field number.
         [varint(0x1FFF_FFFF << 3), varint(u64::MAX)].concat(),
         [varint(9 << 3 | 1), vec![0xff; 8]].concat(),
         [varint(10 << 3 | 5), vec![0xff; 4]].concat(),
@@ -222,7 +221,7 @@ fn control_character(random: &mut Random) -> Message {
 }
 
 fn text_that_is_not_utf8(random: &mut Random) -> Message {
-    // A byte of no character, half a character, a surrogate, an overlong newline.
+    // An invalid byte, half a character, a surrogate, an overlong newline.
     let bad: [&[u8]; 4] = [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\x8a"];
     let text = [b"a", *pick(random, &bad)].concat();
     let message = bad_text(&text, random);
@@ -234,7 +233,7 @@ fn text_that_is_not_utf8(random: &mut Random) -> Message {
     )
 }
 
-/// An honest message and `text` at one of the places where a text may be.
+/// An honest message with `text` at one of the positions of a text.
 fn bad_text(text: &[u8], random: &mut Random) -> Vec<u8> {
     let value = field(3, text);
     let bad = match random.random_range(0..4) {
@@ -251,7 +250,8 @@ fn bad_text(text: &[u8], random: &mut Random) -> Vec<u8> {
 
 fn too_many_labels(random: &mut Random) -> Message {
     let count = random.random_range(257..600);
-    // Of one key the last counts alone, so that each label has a key of its own.
+    // Each label has its own key, because of repeated keys only the last
+    // counts.
     let labels: Vec<u8> = (0..count)
         .flat_map(|label| entry(&label.to_string(), &string("")))
         .collect();
@@ -280,7 +280,7 @@ fn says_nothing(random: &mut Random) -> Message {
     )
 }
 
-/// Up to nearly 60 KiB, beyond which Envoy itself refuses requests.
+/// Up to nearly 60 KiB, beyond which Envoy itself rejects requests.
 fn over_the_length(random: &mut Random) -> Message {
     let length = random.random_range(16_385..58_000);
     let value = encoded(random).into_iter().cycle().take(length).collect();
@@ -309,7 +309,7 @@ fn invalid_before_valid(random: &mut Random) -> Message {
     message
 }
 
-/// An id that is refused takes valid metadata with it.
+/// A refused id also makes the filter refuse valid metadata.
 fn bad_id(random: &mut Random) -> Message {
     let (id, why) = match random.random_range(0..4) {
         0 => (
@@ -339,7 +339,7 @@ fn mutated(random: &mut Random) -> Message {
     judged("mutated", &message, &caller_id(random))
 }
 
-/// A message whose verdict is the native decoder's.
+/// A message whose verdict comes from the native decoder.
 fn judged(kind: &'static str, bytes: &[u8], id: &str) -> Message {
     match header::decode(base64(bytes).as_slice(), Config::default().limits) {
         Ok(peer) => {
@@ -363,7 +363,7 @@ fn refused(kind: &'static str, value: Vec<u8>, random: &mut Random, why: Counter
     Message::refused(kind, value, &caller_id(random), why)
 }
 
-/// Hostile callers speak under the ids of honest ones.
+/// Hostile callers use the ids of honest ones.
 const CALLERS: usize = 300;
 
 fn caller_id(random: &mut Random) -> String {
@@ -389,7 +389,7 @@ fn entry(key: &str, value: &[u8]) -> Vec<u8> {
     field(1, &[field(1, key.as_bytes()), field(2, value)].concat())
 }
 
-/// A `google.protobuf.Value` that is a text.
+/// A `google.protobuf.Value` with a string.
 fn string(text: &str) -> Vec<u8> {
     field(3, text.as_bytes())
 }
@@ -432,7 +432,7 @@ mod tests {
 
     use super::*;
 
-    /// The verdict that the native decoder gives.
+    /// The verdict of the native decoder.
     fn verdict(message: &Message) -> Result<Option<Value>, RejectReason> {
         let limits = Config::default().limits;
         let first = |values: &[Vec<u8>]| values.first().cloned().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Who must be named where: every reply and every entry is checked against the
-//! request that it belongs to. It takes one bit per request and no more.
+//! Checks every reply and every entry against its request, with one bit of
+//! memory per request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,24 +13,24 @@ use crate::collector::{Entry, Side};
 use crate::node::Node;
 use crate::peer::decode_header;
 
-/// How many faults are kept as text; all are counted.
+/// How many mismatches are kept as text; all are counted.
 const EXAMPLES: usize = 10;
 
-/// The book of one run: numbers go out, replies and entries come in.
+/// The ledger of a run: it hands out numbered requests, and checks replies and
+/// entries.
 #[derive(Debug)]
 pub struct Ledger {
     plan: Plan,
-    /// The callee, whose proxy answers.
+    /// The node of the callee, whose proxy answers.
     node: Node,
-    /// What the callee's metadata look like on the wire, since they were first
-    /// seen and found right.
+    /// The callee's metadata on the wire, once seen and found correct.
     answer: OnceLock<Vec<u8>>,
     limit: u64,
     next: AtomicU64,
     stopped: AtomicBool,
     unanswered: AtomicU64,
     entries: AtomicU64,
-    /// A bit for each request: whether it is in the access log.
+    /// One bit per request: whether it is in the access log.
     logged: Vec<AtomicU64>,
     kept: Mutex<Kept>,
 }
@@ -42,7 +42,7 @@ struct Kept {
     examples: Vec<String>,
 }
 
-/// What was seen of a run so far.
+/// The state of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     /// Requests sent.
@@ -55,13 +55,13 @@ pub struct Summary {
     pub entries: u64,
     /// Requests without an entry.
     pub unlogged: u64,
-    /// Replies and entries that say something else than they must.
+    /// Replies and entries that differ from what is expected.
     pub mismatches: u64,
     /// Some of these.
     pub examples: Vec<String>,
 }
 
-/// What a reply says, as far as the exchange is concerned.
+/// The parts of a reply that concern the exchange.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reply<'r> {
     pub(super) status: u16,
@@ -70,7 +70,8 @@ pub(super) struct Reply<'r> {
 }
 
 impl Ledger {
-    /// A book for at most `limit` requests of `plan` to the workload of `node`.
+    /// A ledger for at most `limit` requests of `plan` to the workload of
+    /// `node`.
     #[must_use]
     pub fn new(plan: Plan, node: Node, limit: u64) -> Self {
         let words = limit.div_ceil(64);
@@ -88,18 +89,18 @@ impl Ledger {
         }
     }
 
-    /// Who sends what.
+    /// The plan of requests.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Lets no further request out.
+    /// Hands out no further requests.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// What was seen so far.
+    /// The state so far.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let requests = self.requests();
@@ -145,7 +146,7 @@ impl Ledger {
         self.entries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The next request, if there is to be another.
+    /// The next request, if there is one.
     pub(super) fn take(&self) -> Option<(u64, &Message)> {
         if self.stopped.load(Ordering::Relaxed) {
             return None;
@@ -183,7 +184,7 @@ impl Ledger {
         };
         if self.answer.get().is_none() {
             self.check_answer(metadata)?;
-            // Another reply may have been first, with the same bytes or not.
+            // Another reply may have been first, with the same or other bytes.
             let _is_first = self.answer.set(metadata.to_vec());
         }
         ensure!(
@@ -228,7 +229,7 @@ impl Ledger {
     }
 }
 
-/// The entry names the caller that sent `message`, and nobody else.
+/// Checks that the entry names the caller that sent `message`, and no other.
 fn check_peer(entry: &Entry, message: &Message) -> Result<()> {
     let Message { expected, .. } = message;
     let peer = entry.peer(Side::Downstream)?;
@@ -254,7 +255,7 @@ mod tests {
     use crate::peer;
     use crate::traffic::callers;
 
-    /// A book of one caller with its id, whose only request was sent.
+    /// A ledger of one caller with an id, whose only request was sent.
     fn ledger() -> Ledger {
         let caller = callers::peer(5, 0);
         let message = Message::of("steady", &caller, Some(&callers::id(5)));

@@ -1,9 +1,9 @@
-//! Traffic in bulk: callers by the hundred, honest and hostile, whose every
-//! reply and every access-log entry is checked against the request it belongs to.
+//! Bulk traffic: hundreds of callers, honest and hostile. Every reply and every
+//! access-log entry is checked against its request.
 //!
-//! Requests are numbered, and the number alone decides who calls and what it
-//! says (see [`Plan`]). So the checker needs no memory of what was sent: an entry
-//! carries its request's number, and from it follows what the entry must say.
+//! Requests are numbered, and the number alone determines the caller and its
+//! message (see [`Plan`]). So the checker need not remember what was sent: an
+//! entry carries its request's number, which determines the expected content.
 
 pub mod callers;
 pub mod hostile;
@@ -23,37 +23,37 @@ use serde_json::Value;
 
 use crate::peer;
 
-/// The generator of everything random here: the same everywhere for a seed.
+/// The random number generator, deterministic for a seed.
 pub type Random = Xoshiro256PlusPlus;
 
-/// What one request says of its caller, and what must come of it.
+/// The exchange headers of a request, and the expected outcome.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// What there is to say about it.
+    /// The kind of message.
     pub kind: &'static str,
-    /// The values of `x-envoy-peer-metadata`, in their order.
+    /// The values of `x-envoy-peer-metadata`, in order.
     pub metadata: Vec<Vec<u8>>,
-    /// The values of `x-envoy-peer-metadata-id`, in their order.
+    /// The values of `x-envoy-peer-metadata-id`, in order.
     pub ids: Vec<Vec<u8>>,
-    /// What must come of it.
+    /// The expected outcome.
     pub expected: Expected,
 }
 
-/// What must come of a request.
+/// The expected outcome of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// The metadata of the caller that the entry names, if any; then the reply
-    /// carries the callee's metadata.
+    /// The caller's metadata in the entry, if any; the reply then carries the
+    /// callee's metadata.
     pub peer: Option<Value>,
-    /// The id that was received, if any: it is in the entry beside a peer, and
-    /// the reply carries the callee's id.
+    /// The received id, if any: the entry has it if there is a peer, and the
+    /// reply carries the callee's id.
     pub id: Option<Vec<u8>>,
-    /// The counter of what was refused, if anything was.
+    /// The counter of the refusal, if any.
     pub refused: Option<Counter>,
 }
 
 impl Message {
-    /// A request of a caller that takes no part in the exchange.
+    /// A request of a caller without the exchange.
     #[must_use]
     pub fn silent() -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Message {
         }
     }
 
-    /// A request of the peer with that metadata, and with its id if it has one.
+    /// A request of a peer with this metadata, and its id if it has one.
     #[must_use]
     pub fn of(kind: &'static str, metadata: &Value, id: Option<&str>) -> Self {
         let id = id.map(|id| id.as_bytes().to_vec());
@@ -80,7 +80,7 @@ impl Message {
         }
     }
 
-    /// A request whose metadata is refused, beside an id that is not.
+    /// A request whose metadata are refused, but not its id.
     #[must_use]
     pub fn refused(kind: &'static str, metadata: Vec<u8>, id: &str, why: Counter) -> Self {
         let id = id.as_bytes().to_vec();
@@ -96,7 +96,8 @@ impl Message {
         }
     }
 
-    /// Whether the filter looks into its cache for it: not for what is too long.
+    /// Whether the filter looks it up in its cache, which it does not for
+    /// headers that are too long.
     fn is_looked_up(&self) -> bool {
         let too_long = [Counter::RefusedTooLong, Counter::RefusedIdTooLong];
         let is_too_long = self
@@ -108,11 +109,11 @@ impl Message {
     }
 }
 
-/// Who sends which request.
+/// Which caller sends which request.
 #[derive(Debug)]
 pub struct Plan {
     seed: u64,
-    /// What each caller says, in turn.
+    /// The messages of each caller, in turn.
     callers: Vec<Vec<Message>>,
 }
 
@@ -130,8 +131,8 @@ impl Plan {
         Self { seed, callers }
     }
 
-    /// Honest callers and as many hostile ones, which do not say the same thing
-    /// twice in `requests` requests.
+    /// Honest callers and as many hostile ones, which do not repeat a message
+    /// within `requests` requests.
     #[must_use]
     pub fn of_hostility(seed: u64, requests: usize) -> Self {
         const PAIRS: usize = 20;
@@ -145,8 +146,8 @@ impl Plan {
         Self { seed, callers }
     }
 
-    /// What request `number` says. In every round each caller has its turn, and
-    /// who begins is random.
+    /// The message of request `number`. In every round each caller has one
+    /// turn, beginning with a random caller.
     #[must_use]
     pub fn message(&self, number: u64) -> &Message {
         let callers = self.callers.len();
@@ -156,9 +157,9 @@ impl Plan {
         &caller[index(round, caller.len())]
     }
 
-    /// What the filter must have counted after the first `requests` requests,
-    /// hits and misses together as [`LOOKED_UP`]. How long it took is counted,
-    /// too, and none of the plan's.
+    /// The counters that the filter must have after the first `requests`
+    /// requests, with hits and misses together as [`LOOKED_UP`]. The counter of
+    /// ticks depends on time and is not included.
     #[must_use]
     pub fn counts(&self, requests: u64) -> BTreeMap<&'static str, u64> {
         let planned = |counter: Counter| {
@@ -183,26 +184,26 @@ impl Plan {
         counts
     }
 
-    /// From which all that is random in it comes.
+    /// The seed of everything random in it.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// How many callers there are.
+    /// The number of callers.
     #[must_use]
     pub fn callers(&self) -> usize {
         self.callers.len()
     }
 
-    /// How many different messages there are.
+    /// The number of distinct messages.
     #[must_use]
     pub fn messages(&self) -> usize {
         self.callers.iter().map(Vec::len).sum()
     }
 }
 
-/// What [`Plan::counts`] calls cache hits and misses together.
+/// The name under which [`Plan::counts`] sums cache hits and misses.
 pub const LOOKED_UP: &str = "cache_hit + cache_miss";
 
 fn name_of(counter: Counter) -> &'static str {
@@ -215,7 +216,7 @@ fn index(number: u64, len: usize) -> usize {
     usize::try_from(number % len as u64).unwrap_or_default()
 }
 
-/// `SplitMix64`'s finaliser: neighbours become strangers.
+/// `SplitMix64`'s finaliser, which decorrelates consecutive numbers.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -268,7 +269,8 @@ mod tests {
             let counts = counts.iter().filter(|(name, _)| wanted(name));
             counts.map(|(_, count)| count).sum()
         };
-        // A tenth each says nothing or an id alone; a tenth is hostile.
+        // A tenth of the callers sends nothing, a tenth an id alone, and a
+        // tenth is hostile.
         let stored = sum_of(|name| name == "downstream_peer_stored");
         let refused = sum_of(|name| name.starts_with("refused_"));
         assert!((2100..2250).contains(&stored), "{counts:?}");

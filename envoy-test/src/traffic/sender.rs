@@ -1,8 +1,8 @@
-//! Sends the numbered requests of a [`Ledger`], many at a time, and has it check
+//! Sends the numbered requests of a [`Ledger`] concurrently, and lets it check
 //! the replies.
 //!
-//! Over HTTP/1.1 it writes requests as bytes, for no HTTP library sends what a
-//! hostile caller sends, and pipelines them. Over HTTP/2 it multiplexes.
+//! Over HTTP/1.1 it writes requests as bytes, because no HTTP library sends
+//! what a hostile caller sends, and pipelines them. Over HTTP/2 it multiplexes.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,16 +30,16 @@ const AUTHORITY: &str = "any-service";
 /// How requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// In which protocol.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Over how many connections.
+    /// The number of connections.
     pub connections: usize,
-    /// How many at a time on each.
+    /// The number of concurrent requests on each connection.
     pub at_a_time: usize,
 }
 
 /// Sends requests to `to` until the ledger has no more. A connection that ends
-/// is opened again; a refused one ends its share of the work.
+/// is reopened; a refused connection ends its share of the work.
 pub async fn send(to: SocketAddr, shape: Shape, ledger: &Arc<Ledger>) -> Result<()> {
     let mut lanes = JoinSet::new();
     for _ in 0..shape.connections {
@@ -64,7 +64,8 @@ pub async fn send(to: SocketAddr, shape: Shape, ledger: &Arc<Ledger>) -> Result<
     Ok(())
 }
 
-/// Sends half a request and goes: there is an entry of it, and no reply.
+/// Sends half a request and closes the connection, so that there is an entry
+/// but no reply.
 pub async fn abandon(to: SocketAddr, ledger: &Ledger) -> Result<()> {
     let Some((number, message)) = ledger.take() else {
         return Ok(());
@@ -78,7 +79,7 @@ pub async fn abandon(to: SocketAddr, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Why a connection is used no more.
+/// Why a connection is no longer used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// The ledger has no more requests.
@@ -138,10 +139,11 @@ impl<'l> Pipeline<'l> {
         }
     }
 
-    /// Writes what is to be written and reads some; false if the other side has
-    /// closed the connection.
+    /// Writes pending output and reads some input; returns false if the other
+    /// side has closed the connection.
     async fn exchange(&mut self) -> Result<bool> {
-        // The other side may close before it has read all, having refused some.
+        // The other side may close before reading everything, if it has
+        // rejected a request.
         let written = self.stream.write_all(&self.output).await;
         self.output.clear();
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.input)).await;
@@ -158,7 +160,7 @@ impl<'l> Pipeline<'l> {
         Ok(())
     }
 
-    /// Takes the reply at `start` of the input, if it is there in full, and
+    /// Consumes the reply at `start` of the input, if it is complete, and
     /// returns its length.
     fn take_reply(&mut self, start: usize) -> Result<Option<usize>> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -189,8 +191,8 @@ impl<'l> Pipeline<'l> {
     }
 }
 
-fn put_request(output: &mut Vec<u8>, number: u64, message: &Message, besides: &str) {
-    let head = format!("GET / HTTP/1.1\r\nhost: {AUTHORITY}\r\n{CALL}: {number}\r\n{besides}");
+fn put_request(output: &mut Vec<u8>, number: u64, message: &Message, headers: &str) {
+    let head = format!("GET / HTTP/1.1\r\nhost: {AUTHORITY}\r\n{CALL}: {number}\r\n{headers}");
     output.extend(head.bytes());
     for (name, values) in PEER_HEADERS.iter().zip([&message.metadata, &message.ids]) {
         for value in values {

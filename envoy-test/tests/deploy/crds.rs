@@ -1,7 +1,7 @@
-//! Istio's CRDs as schemas that refuse unknown fields, where an API server
-//! would only drop them.
+//! Istio's CRDs as schemas that reject unknown fields, which an API server
+//! would only drop.
 //!
-//! The rules in CEL (`x-kubernetes-validations`) are not evaluated.
+//! CEL rules (`x-kubernetes-validations`) are not evaluated.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{read_one, yaml_files};
 pub(crate) struct Crds(BTreeMap<(String, String), Validator>);
 
 impl Crds {
-    /// Those of `testdata/crds`.
+    /// Loads `testdata/crds`.
     pub(crate) fn load() -> Result<Self> {
         let mut validators = BTreeMap::new();
         for path in yaml_files("testdata/crds")? {
@@ -30,7 +30,8 @@ impl Crds {
                 validators.insert((api_version, kind.to_owned()), validator);
             }
         }
-        // Of Kubernetes' own kinds only this is there, which needs no more.
+        // The only built-in kind of Kubernetes that is used, without further
+        // fields.
         let account = jsonschema::validator_for(&strict(with_object_fields(json!({}))))?;
         validators.insert(("v1".to_owned(), "ServiceAccount".to_owned()), account);
         Ok(Self(validators))
@@ -60,10 +61,10 @@ impl Crds {
 fn text(value: &Value) -> Result<&str> {
     value
         .as_str()
-        .with_context(|| format!("{value} is no text"))
+        .with_context(|| format!("{value} is not a string"))
 }
 
-/// What every object has besides what its CRD says.
+/// Adds the fields that every object has to a CRD's schema.
 fn with_object_fields(mut schema: Value) -> Value {
     let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
     let text = json!({ "type": "string", "minLength": 1 });
@@ -78,7 +79,7 @@ fn with_object_fields(mut schema: Value) -> Value {
     schema
 }
 
-/// A structural schema that refuses fields it does not name.
+/// Makes a structural schema reject fields that it does not name.
 fn strict(mut schema: Value) -> Value {
     let keeps_unknown = schema["x-kubernetes-preserve-unknown-fields"] == true;
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {

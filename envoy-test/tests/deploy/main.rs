@@ -1,4 +1,4 @@
-//! What `deploy/` and `examples/` hold: the manifests are valid against Istio's
+//! Tests of `deploy/` and `examples/`: the manifests are valid against Istio's
 //! CRDs, every bootstrap and every plugin configuration is accepted, and real
 //! Envoys run the exchange with them.
 

@@ -24,7 +24,7 @@ fn overlays() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What `kubectl apply -k` would apply.
+/// The objects that `kubectl apply -k` would apply.
 pub(crate) fn render(overlay: &str) -> Result<Vec<Value>> {
     kustomize(&repository(OVERLAYS).join(overlay))
 }
@@ -59,16 +59,16 @@ pub(crate) fn patches(envoy_filter: &Value) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-/// The values of the patches of `objects` that apply to `place`.
-fn patched<'a>(objects: &'a [Value], place: &str) -> impl Iterator<Item = &'a Value> {
+/// The values of the patches of `objects` that apply to `target`.
+fn patched<'a>(objects: &'a [Value], target: &str) -> impl Iterator<Item = &'a Value> {
     objects
         .iter()
         .flat_map(patches)
-        .filter(move |patch| patch["applyTo"] == place)
+        .filter(move |patch| patch["applyTo"] == target)
         .map(|patch| &patch["patch"]["value"])
 }
 
-/// The plugin configurations in `objects`, as the filter gets them.
+/// The plugin configurations in `objects`, as the filter receives them.
 fn configurations(objects: &[Value]) -> Vec<String> {
     let of_plugins = of_kind(objects, "WasmPlugin")
         .into_iter()
@@ -84,7 +84,7 @@ fn every_file_and_every_overlay_is_valid() -> Result<()> {
     let crds = Crds::load()?;
     let mut objects = 0;
     for path in yaml_files("deploy/istio")? {
-        // Kustomize's own files, and values of a Helm chart, are of no CRD.
+        // Kustomize's own files and Helm values have no CRD.
         let documents = read(&path)?;
         for object in documents.iter().filter(|document| {
             let local = &document["metadata"]["annotations"]["config.kubernetes.io/local-config"];
@@ -124,17 +124,14 @@ fn every_overlay_applies_each_of_its_files() -> Result<()> {
         )?;
         for path in yaml_files(&format!("{OVERLAYS}/{overlay}"))? {
             let name = path.file_name().context("no name")?.to_string_lossy();
-            // Helm's values, which Kustomize cannot apply.
+            // Helm values, which Kustomize cannot apply.
             if ["kustomization.yaml", "mesh-config.yaml"].contains(&&*name) {
                 continue;
             }
             let resources = kustomization["resources"]
                 .as_array()
                 .context("no resources")?;
-            assert!(
-                resources.contains(&json!(name)),
-                "{overlay} leaves out {name}"
-            );
+            assert!(resources.contains(&json!(name)), "{overlay} omits {name}");
         }
     }
     Ok(())
@@ -155,8 +152,8 @@ fn every_plugin_configuration_is_accepted() -> Result<()> {
     Ok(())
 }
 
-/// Sidecars exchange by the defaults, an edge believes nobody, an inner gateway
-/// takes part on both sides, and an observer only observes.
+/// Sidecars use the defaults, an edge gateway believes nobody, an inner gateway
+/// exchanges on both sides, and an observer only observes.
 #[test]
 fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
     const INNER: &str = r#"{"direction": "gateway", "trust": "mtls"}"#;
@@ -184,7 +181,7 @@ fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
     Ok(())
 }
 
-/// The image reference that is set in one place is in all.
+/// The image reference is set in one file and applies everywhere.
 #[test]
 fn the_image_is_set_in_one_place() -> Result<()> {
     const SET: &str = "oci://registry.test:5000/some/where@sha256:0f";
@@ -224,7 +221,7 @@ fn the_image_is_set_in_one_place() -> Result<()> {
     Ok(())
 }
 
-/// Where the plugin runs, the native exchange is removed, and nowhere else.
+/// The native exchange is removed where the plugin runs, and nowhere else.
 #[test]
 fn the_native_exchange_is_removed_where_the_plugin_runs() -> Result<()> {
     for overlay in overlays()?
@@ -252,7 +249,8 @@ fn the_native_exchange_is_removed_where_the_plugin_runs() -> Result<()> {
     Ok(())
 }
 
-/// No overlay replaces what another one has applied beside it.
+/// No overlay replaces an object of another overlay that may be applied as
+/// well.
 #[test]
 fn overlays_stand_beside_each_other() -> Result<()> {
     for family in ["wasmplugin", "envoyfilter", "observe"] {
@@ -263,7 +261,8 @@ fn overlays_stand_beside_each_other() -> Result<()> {
         };
         for overlay in overlays()?.into_iter().filter(beside) {
             for object in render(&overlay)? {
-                // Whatever their namespaces: people put them into the same one.
+                // Regardless of namespaces, which users may change to the same
+                // one.
                 let identity = [&object["kind"], &object["metadata"]["name"]].map(Value::to_string);
                 assert!(
                     applied.insert(identity.clone()),
@@ -275,7 +274,7 @@ fn overlays_stand_beside_each_other() -> Result<()> {
     Ok(())
 }
 
-/// Observing leaves the native exchange alone.
+/// Observe mode keeps the native exchange.
 #[test]
 fn observing_removes_nothing() -> Result<()> {
     let rendered = render("observe")?;
@@ -286,7 +285,7 @@ fn observing_removes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The provider that Telemetry names is there, and logs the filter's keys only.
+/// The provider that Telemetry names exists, and logs only the filter's keys.
 #[test]
 fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
     let values = read_one(&repository(OVERLAYS).join("skywalking/mesh-config.yaml"))?;

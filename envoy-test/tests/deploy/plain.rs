@@ -1,4 +1,4 @@
-//! `deploy/envoy`: the bootstraps, the unit, and the filter as the README has it.
+//! `deploy/envoy`: the bootstraps, the unit, and the filter in the README.
 
 use std::process::Command;
 
@@ -35,7 +35,7 @@ async fn envoy_accepts_every_bootstrap(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The module that starts V8 is the one whose source the file shows, and every bootstrap of ours has it.
+/// The module that starts V8 has the source that the file shows, and every bootstrap includes it.
 async fn v8_is_started_first(lab: &Lab) -> Result<()> {
     let text = std::fs::read_to_string(repository("deploy/envoy/v8-first.yaml"))?;
     let extensions = parse(&text)?.remove(0)["bootstrap_extensions"].take();
@@ -55,7 +55,7 @@ async fn v8_is_started_first(lab: &Lab) -> Result<()> {
         extensions
     );
 
-    // It starts two VMs of its own, on the main thread, and nothing of the filter's.
+    // It starts two VMs on the main thread, but no filter.
     let mut bootstrap = serde_json::json!({
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
     });
@@ -67,8 +67,7 @@ async fn v8_is_started_first(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// It passes, for the filter is only idle with it, and the unit's check before the
-/// start logs why.
+/// Validation passes, because the filter is merely idle, and the unit's validation before the start logs why.
 async fn validation_tells_a_mistake_in_the_plugin_configuration(lab: &Lab) -> Result<()> {
     let text = std::fs::read_to_string(repository("deploy/envoy/sidecar.yaml"))?;
     let wrong = text.replace(r#"value: "{}""#, r#"value: '{"trsut": "any"}'"#);
@@ -83,7 +82,7 @@ async fn validation_tells_a_mistake_in_the_plugin_configuration(lab: &Lab) -> Re
     Ok(())
 }
 
-/// The README's filter, put into the listeners, is the sidecar's filter.
+/// The filter in the README equals the sidecar's filter.
 async fn the_way_to_add_the_filter_works(lab: &Lab) -> Result<()> {
     let readme = std::fs::read_to_string(repository("README.md"))?;
     let snippet = readme
@@ -115,7 +114,7 @@ async fn validate(lab: &Lab, bootstrap: &str) -> Result<()> {
     let module = lab
         .module()
         .to_str()
-        .context("the module's path is no UTF-8")?;
+        .context("the module's path is not UTF-8")?;
     let file = tempfile::Builder::new()
         .suffix(".yaml")
         .tempfile_in(lab.dir())?;
@@ -134,7 +133,7 @@ fn the_plugin_configuration_is_accepted() -> Result<()> {
     Ok(())
 }
 
-/// By systemd itself, where it is installed; CI installs it.
+/// Checked by systemd itself if it is installed, as it is in CI.
 #[test]
 fn systemd_accepts_the_unit() -> Result<()> {
     if Command::new("systemd-analyze")
@@ -146,7 +145,7 @@ fn systemd_accepts_the_unit() -> Result<()> {
             std::env::var_os("CI").is_none(),
             "CI has no systemd-analyze"
         );
-        println!("left out: systemd-analyze is not installed");
+        println!("skipped: systemd-analyze is not installed");
         return Ok(());
     }
     let unit = std::fs::read_to_string(repository("deploy/envoy/envoy.service"))?;
@@ -163,7 +162,7 @@ fn systemd_accepts_the_unit() -> Result<()> {
 fn verify(unit: &str) -> Result<(bool, String)> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("envoy.service");
-    // systemd wants the program to be there.
+    // systemd requires the program to exist.
     std::fs::write(&path, unit.replace("/usr/local/bin/envoy", "/bin/true"))?;
     let checked = Command::new("systemd-analyze")
         .arg("verify")

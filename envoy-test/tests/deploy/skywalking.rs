@@ -1,5 +1,4 @@
-//! `examples/skywalking`: both sidecars run as its compose file starts them, with a
-//! real OAP, and with a collector that reads as the OAP does.
+//! `examples/skywalking`: both sidecars run as its compose file starts them, with a real OAP, and with a collector that applies the OAP's rules.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +19,7 @@ envoy_test::stories!(both_sidecars_are_drawn);
 
 const EXAMPLE: &str = "examples/skywalking/docker-compose.yaml";
 
-/// What the analyser makes of the entries so far.
+/// The analyser's topology of the entries so far.
 #[derive(Clone)]
 struct Analyser(Arc<Mutex<Topology>>);
 
@@ -34,7 +33,7 @@ impl Analyser {
     }
 }
 
-/// What the command of a service puts over the bootstrap's node.
+/// The bootstrap's node with the overrides in the command of a service.
 fn node_over(service: &Value, node: &Value) -> Result<Value> {
     let command = service["command"].as_array().context("no command")?;
     let [flag, over] = command.as_slice() else {
@@ -42,14 +41,15 @@ fn node_over(service: &Value, node: &Value) -> Result<Value> {
     };
     ensure!(flag == "--config-yaml", "{flag}");
     let over = parse(over.as_str().context("no text")?)?.remove(0)["node"].take();
-    // Envoy merges by key; all keys are given, so that nothing of the other stays.
+    // Envoy merges by key; all keys are given, so that no value of the other
+    // node remains.
     for (key, _) in node["metadata"].as_object().context("no metadata")? {
         ensure!(over["metadata"].get(key).is_some(), "{key} of the VM stays");
     }
     Ok(over)
 }
 
-/// Both sidecars as the compose file starts them, which log to `oap`; the first
+/// Starts both sidecars as the compose file does, logging to `oap`; the first
 /// calls the second.
 async fn sidecars(lab: &Lab, oap: SocketAddr) -> Result<[Vm; 2]> {
     let services = read_one(&repository(EXAMPLE))?["services"].take();
@@ -70,8 +70,8 @@ async fn sidecars(lab: &Lab, oap: SocketAddr) -> Result<[Vm; 2]> {
         log_to_oap(bootstrap)
     });
     let callee = callee.await?;
-    let entrance = callee.envoy.listener("inbound").await?;
-    let bare = Workload::bare("productpage").served_at(entrance);
+    let inbound = callee.envoy.listener("inbound").await?;
+    let bare = Workload::bare("productpage").served_at(inbound);
     let caller = Vm::calling(lab, bare, callee.node.clone(), log_to_oap).await?;
     Ok([caller, callee])
 }
@@ -99,7 +99,7 @@ async fn both_sidecars_are_drawn(lab: &Lab) -> Result<()> {
     in_time
 }
 
-/// A real OAP, with the settings of the compose file, draws what the README says.
+/// A real OAP with the settings of the compose file draws what the README says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_oap_draws_both_sidecars() -> Result<()> {
     const CALLS: u64 = 3;
@@ -111,7 +111,7 @@ async fn a_real_oap_draws_both_sidecars() -> Result<()> {
     let settings = settings.context("no settings")?.iter().map(|(key, value)| {
         let value = value
             .as_str()
-            .with_context(|| format!("{key} is no text"))?;
+            .with_context(|| format!("{key} is not a string"))?;
         Ok((key.clone(), value.to_owned()))
     });
     let oap = Oap::with_settings(&named, settings.collect::<Result<_>>()?).await?;
@@ -146,8 +146,7 @@ fn edges(snapshot: &Snapshot) -> Vec<String> {
     snapshot.edges.iter().map(line).collect()
 }
 
-/// The names, ports and files that the bootstrap has are those that the compose
-/// file gives.
+/// The bootstrap's names, ports and files match the compose file.
 #[test]
 fn the_compose_file_fits_the_bootstrap() -> Result<()> {
     let services = read_one(&repository(EXAMPLE))?["services"].take();
@@ -181,8 +180,8 @@ fn the_compose_file_fits_the_bootstrap() -> Result<()> {
     let app = services["productpage-app"]["command"].to_string();
     assert!(app.contains(&format!("127.0.0.1:{}", socket("app")?["port_value"])));
     let caller = services["ratings-app"]["command"].to_string();
-    let exit = listener("outbound").context("no listener outbound")?;
-    assert!(caller.contains(&format!("http://127.0.0.1:{exit}/")));
+    let outbound = listener("outbound").context("no listener outbound")?;
+    assert!(caller.contains(&format!("http://127.0.0.1:{outbound}/")));
     assert!(caller.contains(&format!("Host: {PRODUCTPAGE}")));
 
     for sidecar in ["ratings", "productpage"] {

@@ -1,5 +1,5 @@
-//! `deploy/envoy/sidecar.yaml` runs: with free ports and the addresses of a lab
-//! it is the sidecar of an app that calls others and is called.
+//! Runs `deploy/envoy/sidecar.yaml`, with free ports and the addresses of a
+//! lab, as the sidecar of an app that calls and is called.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,14 @@ use crate::read_one;
 
 envoy_test::stories!(it_exchanges, it_tells_nobody_outside);
 
-/// Where the module is on a VM.
+/// The path of the module on a VM.
 pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
 
 /// The log's name in the bootstrap.
 pub(crate) const INBOUND_LOG: &str = "metadata_exchange_inbound";
 pub(crate) const OUTBOUND_LOG: &str = "metadata_exchange_outbound";
 
-/// The services that the bootstrap leads to, inside the mesh and outside.
+/// The services that the bootstrap routes to, inside the mesh and outside.
 pub(crate) const PRODUCTPAGE: &str = "productpage.example.internal";
 const PAYMENTS: &str = "payments.example.com";
 
@@ -57,11 +57,12 @@ pub(crate) fn http_filters<'a>(
     filters.as_array_mut().context("no HTTP filters")
 }
 
-/// A pod's call of the app.
+/// A call from a pod to the app.
 pub(crate) struct Called {
     pub(crate) node: Node,
     pub(crate) reply: Reply,
-    /// An Envoy that is gone has not logged all.
+    /// Kept running, because an Envoy that has ended may not have logged
+    /// everything.
     _pods: Mesh,
 }
 
@@ -74,7 +75,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Starts it with the bootstrap, which `change` has changed.
+    /// Starts it with the bootstrap, modified by `change`.
     pub(crate) async fn start(
         lab: &Lab,
         change: impl FnOnce(&mut Value) -> Result<()>,
@@ -84,8 +85,8 @@ impl Vm {
         Self::calling(lab, callee, productpage, change).await
     }
 
-    /// Starts it with `callee`, whose node is `productpage`, as the service inside
-    /// the mesh.
+    /// Starts it with `callee`, whose node is `productpage`, as the service
+    /// inside the mesh.
     pub(crate) async fn calling(
         lab: &Lab,
         callee: Workload,
@@ -113,7 +114,7 @@ impl Vm {
     pub(crate) async fn calls(&self, authority: &str) -> Result<Reply> {
         let outbound = self.envoy.listener("outbound").await?;
         let [value, id] = PEER_HEADERS;
-        // Apps and strangers may send anything: it is not passed on.
+        // Apps and strangers may send any headers, which are not passed on.
         envoy_test::client::Call::new(outbound, authority)
             .header(value, METADATA_OF_NAME_X)?
             .header(id, "forged")?
@@ -139,7 +140,8 @@ impl Vm {
         })
     }
 
-    /// Both sides of both ways are named, and no app sees a header of the exchange.
+    /// In both directions, both sides are named, and no app sees a header of
+    /// the exchange.
     pub(crate) async fn assert_exchanges(&self, lab: &Lab) -> Result<()> {
         let called = self.calls(PRODUCTPAGE).await?;
         self.assert_clean("productpage", &called)?;
@@ -156,7 +158,8 @@ impl Vm {
         assert_peer(&theirs, Side::Upstream, &self.node)
     }
 
-    /// The call succeeded, and neither end saw a header of the exchange.
+    /// Asserts that the call succeeded, and neither side saw a header of the
+    /// exchange.
     pub(crate) fn assert_clean(&self, app: &str, reply: &Reply) -> Result<()> {
         assert_eq!(reply.status, StatusCode::OK);
         assert!(!has_peer_headers(&reply.headers), "{reply:?}");
@@ -169,8 +172,8 @@ impl Vm {
     }
 }
 
-/// Replaces what the bootstrap's comment tells people to change: ports and
-/// addresses; and has the log tell calls apart.
+/// Replaces what the bootstrap's comment says to change, ports and addresses;
+/// and adds the call to the log.
 fn settle(lab: &Lab, mesh: &Mesh, bootstrap: &mut Value) -> Result<()> {
     bootstrap["admin"]["address"]["socket_address"]["port_value"] = 0.into();
     let resources = &mut bootstrap["static_resources"];
@@ -186,7 +189,7 @@ fn settle(lab: &Lab, mesh: &Mesh, bootstrap: &mut Value) -> Result<()> {
     {
         let to = match cluster["name"].as_str().context("no name")? {
             "skywalking" => lab.collector().address,
-            // The sidecars of the mesh have a cluster of that name, too.
+            // The sidecars of the mesh also have a cluster of this name.
             "app" => mesh.address("own-app")?,
             name => mesh.address(name)?,
         };
@@ -214,7 +217,7 @@ pub(crate) fn address(address: SocketAddr) -> Value {
 async fn it_exchanges(lab: &Lab) -> Result<()> {
     let vm = Vm::start(lab, |_| Ok(())).await?;
     vm.assert_exchanges(lab).await?;
-    // What SkyWalking names the local side from.
+    // SkyWalking names the local side by it.
     let entry = lab
         .collector()
         .wait_for("the VM", 1, |entry| entry.reporter.log == INBOUND_LOG)
@@ -229,7 +232,7 @@ async fn it_exchanges(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The service outside the mesh learns nothing, and is not believed.
+/// The service outside the mesh receives nothing, and is not believed.
 async fn it_tells_nobody_outside(lab: &Lab) -> Result<()> {
     let vm = Vm::start(lab, |_| Ok(())).await?;
     let called = vm.calls(PAYMENTS).await?;

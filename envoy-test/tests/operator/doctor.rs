@@ -1,4 +1,4 @@
-//! `mxctl doctor` and real Envoys with one fault each.
+//! `mxctl doctor` with real Envoys that have one problem each.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -42,7 +42,7 @@ envoy_test::stories!(
 
 const NATIVE: &str = "istio.metadata_exchange";
 
-/// Stands for Istio's own exchange, which only Istio's Envoy has: by its name.
+/// A stand-in for Istio's own exchange, which only Istio's Envoy has, with its name.
 fn native() -> Value {
     named(NATIVE)
 }
@@ -53,7 +53,7 @@ fn named(name: &str) -> Value {
     filter
 }
 
-/// A sidecar of which nothing is wrong.
+/// A correct sidecar.
 fn sidecar() -> Result<Workload> {
     Ok(sound(Workload::sidecar("ratings", Node::pod_server()?)))
 }
@@ -75,7 +75,7 @@ fn sound(workload: Workload) -> Workload {
         })
 }
 
-/// Starts the workload, and one without proxy that can call it.
+/// Starts the workload, and one without a proxy that can call it.
 async fn start(lab: &Lab, workload: Workload) -> Result<Mesh> {
     lab.start([Workload::bare("outsider"), workload]).await
 }
@@ -102,7 +102,7 @@ fn findings(done: &Done) -> Result<Vec<String>> {
     findings.iter().map(line).collect()
 }
 
-/// The doctor finds that, and nothing else.
+/// Asserts that the doctor finds exactly `expected`.
 fn assert_found(mesh: &Mesh, expected: &[&str]) -> Result<()> {
     let done = doctor(mesh)?;
     assert_eq!(findings(&done)?, expected, "{done:?}");
@@ -113,7 +113,7 @@ fn assert_found(mesh: &Mesh, expected: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The doctor finds that in a workload that is otherwise sound.
+/// Asserts that the doctor finds exactly `expected` in an otherwise correct workload.
 async fn assert_finds(
     lab: &Lab,
     listener: &str,
@@ -133,7 +133,7 @@ async fn nothing_is_wrong(lab: &Lab) -> Result<()> {
     let done = run(&["doctor", address], b"")?;
     assert_eq!(done.stdout, format!("{address}: nothing is wrong\n"));
 
-    // One that cannot be asked does not hide the others.
+    // An unreachable Envoy does not hide the others.
     let done = run(&["doctor", "--json", "https://nowhere", address], b"")?;
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     let reports = done.json()?;
@@ -142,8 +142,8 @@ async fn nothing_is_wrong(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Answers each request with the JSON that `answer` has for its path, and closes,
-/// until it gives none.
+/// Answers each request with the JSON that `answer` returns for its path and closes the connection,
+/// until `answer` returns none.
 fn closing(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -168,7 +168,7 @@ fn closing(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Result<S
     Ok(address)
 }
 
-/// As behind a proxy that keeps no connections.
+/// As behind a proxy that does not keep connections open.
 async fn an_answer_ends_with_its_connection(lab: &Lab) -> Result<()> {
     let mesh = start(lab, sidecar()?).await?;
     let admin = mesh.envoy("ratings")?.admin_url();
@@ -198,8 +198,7 @@ fn what_is_no_envoy_is_not_examined() -> Result<()> {
         let error = &done.json()?[0]["error"];
         let error = error.as_str().context("no error")?;
         assert!(
-            error.contains("neither a config_dump nor a bootstrap")
-                || error.contains("not that of an Envoy"),
+            error.contains("not the config_dump or bootstrap") || error.contains("not an Envoy"),
             "{error}"
         );
     }
@@ -207,7 +206,7 @@ fn what_is_no_envoy_is_not_examined() -> Result<()> {
 }
 
 async fn a_filter_is_missing(lab: &Lab) -> Result<()> {
-    // Another Wasm filter is not ours.
+    // Another Wasm filter does not count.
     let other = |listener: &mut Listener| {
         "other".clone_into(&mut listener.plugin.filter);
         "other".clone_into(&mut listener.plugin.name);
@@ -283,7 +282,7 @@ async fn a_filter_is_disabled(lab: &Lab) -> Result<()> {
     let refused = format!("peers_refused {refused}");
     assert_found(&mesh, &[&refused])?;
 
-    // Of two routes one enables it.
+    // One of two routes enables it.
     found(
         &|manager| {
             let routes = &mut manager["route_config"];
@@ -299,7 +298,7 @@ async fn a_filter_is_disabled(lab: &Lab) -> Result<()> {
     .await?;
     assert_eq!(first_severity(&mesh)?, "warning");
 
-    // What is disabled disturbs nothing.
+    // A disabled filter does not matter.
     found(
         &|manager| {
             let mut other = named("other");
@@ -313,7 +312,7 @@ async fn a_filter_is_disabled(lab: &Lab) -> Result<()> {
     .await
 }
 
-/// Configures the plugin of this listener, which then needs a name of its own.
+/// Configures the plugin of this listener, which then needs its own name.
 fn configure_alone(listener: &mut Listener, configuration: Value) {
     "of_one_listener".clone_into(&mut listener.plugin.name);
     listener.plugin.configuration = configuration;
@@ -357,7 +356,7 @@ fn grpc_log(keys: &[&str]) -> Value {
 
 async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
     let mesh = start(lab, sidecar()?.watching_listeners()).await?;
-    // Each step changes what is found, so that no step sees the one before.
+    // Each step changes the findings, so that no step passes with the previous ones.
     let log = async |listener: &str, logs: &[&Value], expected: &str| {
         mesh.change_listeners("ratings", |json| {
             if json["name"] == listener {
@@ -395,7 +394,7 @@ async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
     log("inbound", &[], none).await?;
     log("inbound", &[&of_caller], SOUND).await?;
     log("inbound", &[&status, &of_callee], none).await?;
-    // SkyWalking does not read the text.
+    // SkyWalking does not read the text log.
     let lacks =
         "error: the gRPC access log does not name wasm.downstream_peer, wasm.downstream_peer_id";
     log("inbound", &[&no_keys, &of_caller], lacks).await?;
@@ -415,10 +414,10 @@ async fn keys_are_not_logged(lab: &Lab) -> Result<()> {
     log("outbound", &[&grpc_log(&[up, up_id])], SOUND).await
 }
 
-/// What the doctor tells of an Envoy without fault.
+/// What the doctor reports for a correct Envoy.
 const SOUND: &str = "nothing";
 
-/// On a gateway the filter stores peers of both sides.
+/// On a gateway, the filter stores peers of both sides.
 async fn keys_of_one_side_are_not_logged(lab: &Lab) -> Result<()> {
     let [down, down_id] = ["wasm.downstream_peer", "wasm.downstream_peer_id"];
     let one_side = |listener: &mut Listener| {
@@ -511,7 +510,7 @@ async fn a_configuration_is_refused(lab: &Lab) -> Result<()> {
     let put = |listener: &mut Listener| listener.plugin = watched(json!({}));
     let mesh = start(lab, sidecar()?.listener("inbound", put)).await?;
     assert_found(&mesh, &[])?;
-    // A configuration that has served is in force, and what follows is an update.
+    // A configuration that has served is in force, so the next one is an update.
     mesh.call("outsider", "ratings")?.send().await?;
     mesh.reconfigure("ratings", &watched(json!({ "mode": "x" })))
         .await?;
@@ -522,10 +521,10 @@ async fn a_configuration_is_refused(lab: &Lab) -> Result<()> {
     assert_found(&mesh, &[refused, &counted])?;
     assert_eq!(first_severity(&mesh)?, "error");
 
-    // What is mended is told, for Envoy counts on.
+    // A corrected problem is still reported, because Envoy's counter keeps its value.
     mesh.reconfigure("ratings", &watched(json!({ "accept_own": true })))
         .await?;
-    until("the mended configuration", async || {
+    until("the corrected configuration", async || {
         Ok((first_severity(&mesh)? == "warning").then_some(()))
     })
     .await?;
@@ -536,7 +535,7 @@ fn first_severity(mesh: &Mesh) -> Result<Value> {
     Ok(doctor(mesh)?.json()?[0]["findings"][0]["severity"].clone())
 }
 
-/// It leaves the filter idle.
+/// An invalid first configuration leaves the filter idle.
 async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
     let put = |listener: &mut Listener| listener.plugin = watched(json!({ "mode": "x" }));
     let mesh = start(lab, sidecar()?.listener("inbound", put)).await?;
@@ -552,7 +551,7 @@ async fn a_first_configuration_is_refused(lab: &Lab) -> Result<()> {
     .await
 }
 
-/// A discovered module that is not there, with and without a filter in its place.
+/// A discovered module that does not exist, with and without a stand-in filter.
 async fn a_discovered_module_is_missing(lab: &Lab) -> Result<()> {
     for default_config in [None, Some(pass_through())] {
         let put = |listener: &mut Listener| {
@@ -592,8 +591,7 @@ async fn configurations_come_as_text_or_bytes(lab: &Lab) -> Result<()> {
     given("BytesValue", json!("eyJtb2RlIjoib2JzZXJ2ZSJ9"), &observing).await?;
     given("BytesValue", json!("e30="), &[]).await?;
     given("StringValue", json!(r#"{"mode":"observe"}"#), &observing).await?;
-    // Envoy does not make JSON of it. The filter refuses what it is given, or is idle
-    // with it.
+    // Envoy does not convert it to JSON. The filter refuses it, or is idle.
     mesh.change_listeners("ratings", |listener| {
         if listener["name"] == "inbound" {
             let plugin = &mut manager(listener)["http_filters"][0]["typed_config"]["config"];
@@ -611,7 +609,7 @@ async fn configurations_come_as_text_or_bytes(lab: &Lab) -> Result<()> {
     .await
 }
 
-/// Another module in the filter's place, that of this text.
+/// Another module in place of the filter, from this text.
 fn other_module(lab: &Lab, wat: &str, policy: FailurePolicy) -> Result<impl Fn(&mut Listener)> {
     let path = lab.dir().join("other.wasm");
     std::fs::write(&path, wat::parse_str(wat)?)?;
@@ -622,7 +620,7 @@ fn other_module(lab: &Lab, wat: &str, policy: FailurePolicy) -> Result<impl Fn(&
     })
 }
 
-/// It dies when it is told to, and counts seconds from its first request until then.
+/// A module that dies on request, and counts seconds from its first request until then.
 const MORTAL: &str = include_str!("../../../envoy-test/tests/scenarios/mortal.wat");
 
 async fn a_vm_died(lab: &Lab) -> Result<()> {
@@ -631,8 +629,8 @@ async fn a_vm_died(lab: &Lab) -> Result<()> {
     assert_found(&mesh, &["not_fail_open metadata_exchange"])?;
     let call = mesh.call("outsider", "ratings")?;
     call.header("x-kill", "now")?.send().await?;
-    until("the VM to be loaded again", async || {
-        // A request has Envoy load it.
+    until("the VM to be reloaded", async || {
+        // A request makes Envoy reload it.
         mesh.call("outsider", "ratings")?.send().await?;
         let stats = mesh.envoy("ratings")?.stats().await?;
         let reloads = stats.get("wasm.metadata_exchange.vm_reload_success");
@@ -646,7 +644,7 @@ async fn a_vm_died(lab: &Lab) -> Result<()> {
     assert_found(&mesh, &found)
 }
 
-/// What Envoy does not count.
+/// A death that Envoy does not count.
 async fn a_vm_died_for_good(lab: &Lab) -> Result<()> {
     let mortal = other_module(lab, MORTAL, FailurePolicy::Open)?;
     let workload = sidecar()?.listener("inbound", &mortal);
@@ -674,7 +672,7 @@ async fn another_module_runs(lab: &Lab) -> Result<()> {
     assert_found(&mesh, &["vm_failed wasmcustom"])
 }
 
-/// As Kuma has it.
+/// As in Kuma.
 async fn the_admin_is_at_a_unix_socket(lab: &Lab) -> Result<()> {
     let mesh = start(lab, sidecar()?).await?;
     let admin = mesh.envoy("ratings")?.admin();
@@ -703,8 +701,8 @@ async fn the_admin_is_at_a_unix_socket(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A listener of a type that this Envoy lacks, as a control plane sends it: in
-/// protobuf, for Envoy reads no JSON of what it does not know.
+/// A listener with a type that this Envoy lacks, as a control plane sends it: in protobuf, because
+/// Envoy cannot read an unknown type from JSON.
 async fn a_refused_listener_leaves_no_json(lab: &Lab) -> Result<()> {
     use envoy_types::pb::envoy::config::core::v3::address::Address as Kind;
     use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -834,18 +832,18 @@ async fn the_collector_is_away(lab: &Lab) -> Result<()> {
     mesh.call("outsider", "ratings")?.send().await?;
     assert_found(&mesh, &[])?;
     lab.collector().go_away().await?;
-    let mut told = Value::Null;
+    let mut report = Value::Null;
     let found = until("the failed connection", async || {
-        // An entry has Envoy connect again.
+        // An entry makes Envoy connect again.
         mesh.call("outsider", "ratings")?.send().await?;
         let done = doctor(&mesh)?;
-        told = done.json()?;
+        report = done.json()?;
         let found = findings(&done)?;
         let is_it = found.contains(&"collector_unreachable access-log-collector".to_owned());
         Ok(is_it.then_some(()))
     })
     .await;
-    found.with_context(|| told.to_string())
+    found.with_context(|| report.to_string())
 }
 
 async fn the_collector_is_not_spoken_to_in_http2(lab: &Lab) -> Result<()> {

@@ -1,14 +1,14 @@
-//! The operator's tool reads what real Envoys say and log.
+//! `mxctl` with real Envoys: their admin interface and their logs.
 
 // Caller and callee are the terms of the field.
 #![allow(clippy::similar_names)]
 
 mod doctor;
 mod mesh;
-// The tests of mxctl itself use all of it.
+// mxctl's own tests use all of it.
 #[allow(dead_code)]
 #[path = "../../../mxctl/tests/mxctl/tool.rs"]
 mod tool;
 
-/// The tool, as mxctl/src/main.rs makes it.
+/// The tool, built from mxctl/src/main.rs.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mxctl-under-test");

@@ -1,4 +1,4 @@
-//! The tool reads what real Envoys log.
+//! `mxctl` with the logs of real Envoys.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ fn edges(graph: &Value) -> Result<Vec<String>> {
         ))
     };
     edges
-        .map(|edge| line(edge).context("an edge without ends"))
+        .map(|edge| line(edge).context("an edge without caller or callee"))
         .collect()
 }
 
@@ -45,7 +45,7 @@ fn topology(path: &str, reading: &str) -> Result<Value> {
 async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("calls.jsonl");
-    let path = path.to_str().context("a path that is no text")?;
+    let path = path.to_str().context("a path that is not UTF-8")?;
     let mut tool = Tool::start(&["collect", "--listen", "127.0.0.1:0", "--out", path])?;
     let lab = Lab::new(&Release::Newest.binary()?)
         .await?
@@ -58,7 +58,7 @@ async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
             Workload::bare("legacy"),
         ])
         .await?;
-    // Entries of a gateway, two sidecars and one.
+    // Entries of a gateway, two sidecars and a single one.
     for (from, to, path) in [
         ("gateway", "productpage", "/status/200"),
         ("productpage", "ratings", "/status/503"),
@@ -103,7 +103,8 @@ async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
     assert!(graph["edges"][1]["client"]["latency_ms"]["p50"].is_number());
     assert_eq!(graph["notes"], Value::from(Vec::<Value>::new()));
 
-    // SkyWalking draws no edge for a caller without metadata, but before a gateway.
+    // SkyWalking draws no edge for a caller without metadata, except in front
+    // of a gateway.
     let edges_of_skywalking = edges(&topology(path, "skywalking")?)?;
     assert_eq!(edges_of_skywalking.len(), 3, "{edges_of_skywalking:?}");
     assert!(

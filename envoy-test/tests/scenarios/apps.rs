@@ -1,4 +1,4 @@
-//! What apps do, from careless to forging: they cannot speak for a proxy.
+//! Careless and forging apps, which cannot impersonate a proxy.
 
 use anyhow::Result;
 use envoy_test::client::{PEER_HEADERS, has_peer_headers};
@@ -81,7 +81,8 @@ async fn an_app_echoes_its_request_headers(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What comes back is the caller's own metadata: no peer, and no self edge.
+/// The response carries the caller's own metadata: no peer is stored, and no
+/// edge to itself results.
 async fn an_app_without_sidecar_echoes_its_request_headers(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([

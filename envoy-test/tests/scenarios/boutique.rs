@@ -1,4 +1,4 @@
-//! A whole mesh: its topology out of access logs is its call graph.
+//! A whole mesh: the topology from its access logs equals its call graph.
 
 use anyhow::Result;
 use envoy_test::{Release, boutique};
@@ -10,7 +10,7 @@ async fn the_topology_is_the_call_graph() -> Result<()> {
     assert_eq!(report.faults(), Vec::<String>::new(), "{report}");
     for phase in &report.phases {
         assert!(phase.journeys > 0, "{report}");
-        // 16 calls, one of them to the outside, and one from there.
+        // 16 calls, one of them to the outside and one from there.
         for edges in [&phase.client, &phase.server] {
             assert_eq!((edges.expected, edges.found), (16, 16), "{report}");
         }

@@ -1,5 +1,5 @@
-//! The callee of a call is named, above all when the call fails: by whatever else
-//! knows it than its answer.
+//! The callee is named even if the call fails or has no answer, by other
+//! sources.
 
 use std::net::SocketAddr;
 
@@ -28,8 +28,8 @@ envoy_test::stories!(
     grpcs_own_metadata_name_the_caller,
 );
 
-/// A filter that replies to requests with this header, in place of those behind
-/// it.
+/// A filter that replies to requests with this header, instead of the filters
+/// behind it.
 fn replying_filter(header: &str) -> Value {
     lua_filter(&format!(
         r#"function envoy_on_request(handle)
@@ -40,14 +40,14 @@ fn replying_filter(header: &str) -> Value {
     ))
 }
 
-/// What Istio says of the cluster of a service in the namespace `shop`.
+/// Istio's metadata of the cluster of a service in the namespace `shop`.
 fn of_service(name: &str) -> Value {
     json!({ "filter_metadata": { "istio": { "services": [{
         "host": format!("{name}.shop.svc.cluster.local"), "name": name, "namespace": "shop",
     }] } } })
 }
 
-/// The callee of an entry, which must have no id.
+/// The callee in an entry, which must have no id.
 fn callee(entry: &Entry) -> Result<Option<Value>> {
     assert_eq!(entry.id(Side::Upstream)?, None, "{entry:?}");
     Ok(entry.peer(Side::Upstream)?.cloned())
@@ -72,7 +72,7 @@ async fn the_callee_is_named_after_any_end(lab: &Lab) -> Result<()> {
     let nobody =
         json!({ "fallback_policy": "NO_FALLBACK", "subset_selectors": [{ "keys": ["x"] }] });
     let no_room = json!({ "thresholds": [{ "max_pending_requests": 0 }] });
-    for (name, key, besides) in [
+    for (name, key, overrides) in [
         ("no-host", "lb_subset_config", nobody),
         ("overflow", "circuit_breakers", no_room),
         ("refused", "metadata", of_service("refused")),
@@ -80,7 +80,7 @@ async fn the_callee_is_named_after_any_end(lab: &Lab) -> Result<()> {
         ("silent", "metadata", of_service("silent")),
     ] {
         let mut cluster = json!({ "metadata": of_service(name) });
-        cluster[key] = besides;
+        cluster[key] = overrides;
         caller = caller.cluster(name, cluster);
     }
     let mesh = lab
@@ -124,7 +124,7 @@ async fn the_callee_is_named_after_any_end(lab: &Lab) -> Result<()> {
         assert_eq!(callee(&entry)?, Some(service(service_name)), "{entry:?}");
     }
 
-    let call = abandon(mesh.exit("productpage")?, "silent").await?;
+    let call = abandon(mesh.outbound("productpage")?, "silent").await?;
     let entry = lab.entry("productpage/outbound", &call).await?;
     assert!(
         entry.details.starts_with("downstream_remote_disconnect"),
@@ -136,7 +136,7 @@ async fn the_callee_is_named_after_any_end(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Sends a request and goes away, once it has arrived at the proxy.
+/// Sends a request, and closes the connection once it has reached the proxy.
 async fn abandon(to: SocketAddr, authority: &str) -> Result<String> {
     let call = format!("abandoned-{authority}");
     let mut stream = TcpStream::connect(to).await?;
@@ -237,7 +237,7 @@ async fn a_host_outside_the_mesh_is_named_by_its_host(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The second stands nearer to the callee, so that the first never sees its
+/// The second filter is nearer to the callee, so the first never sees the
 /// answer.
 async fn a_second_filter_does_not_overwrite_the_callee(lab: &Lab) -> Result<()> {
     let server = Node::vm_server()?;
@@ -285,7 +285,7 @@ async fn an_answer_that_names_nobody_yields_to_the_endpoint(lab: &Lab) -> Result
     assert_clean(&mesh, "ratings", &reply)
 }
 
-/// The first callee answers who it is, and sends the call on.
+/// The first callee sends its metadata, and redirects the call.
 async fn a_redirected_call_names_its_last_callee(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
@@ -319,8 +319,7 @@ async fn a_redirected_call_names_its_last_callee(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// `SkyWalking` counts a gateway's call from outside only if its entry has any
-/// key. It is an empty id: nobody.
+/// `SkyWalking` counts a gateway's call from outside only if its entry has a key. The filter stores an empty id, which names nobody.
 async fn a_gateways_entry_has_a_key(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
@@ -376,8 +375,8 @@ async fn a_waypoint_is_a_gateway(lab: &Lab) -> Result<()> {
     assert_clean(&mesh, "ratings", &reply)
 }
 
-/// A `google.protobuf.Struct` as gRPC's client-side exchange sends it, without an
-/// id, and in base64: `workload_name`, `namespace_name`, `canonical_service`.
+/// A `google.protobuf.Struct` as gRPC's own exchange sends it, in base64 and
+/// without an id: `workload_name`, `namespace_name`, `canonical_service`.
 const OF_GRPC: &str = "ChkKDXdvcmtsb2FkX25hbWUSCBoGcGF5LXYxChgKDm5hbWVzcGFjZV9uYW1lEgYaBHNob3AKGgoRY2Fub25pY2FsX3NlcnZpY2USBRoDcGF5";
 
 async fn grpcs_own_metadata_name_the_caller(lab: &Lab) -> Result<()> {
@@ -410,7 +409,7 @@ struct Server {
 }
 
 impl Server {
-    /// It keeps its connections open.
+    /// A server that keeps its connections open.
     async fn silent() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         Ok(Self::of(listener.local_addr()?, async move {
@@ -421,12 +420,12 @@ impl Server {
         }))
     }
 
-    /// It closes them once something has arrived.
+    /// A server that closes connections once data has arrived.
     async fn resetting() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         Ok(Self::of(listener.local_addr()?, async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // What arrived is not read, so that the connection is reset.
+                // The data is not read, so the connection is reset.
                 let _ = stream.readable().await;
             }
         }))

@@ -1,5 +1,5 @@
-//! CEL over every peer that the filter stores, in each place where Envoy evaluates it: no expression ends Envoy, and
-//! no request fails. An absent vector of a `FlatNode` would be dereferenced (`labels['app']`, `has(...)`, `in`).
+//! CEL over every peer that the filter stores, wherever Envoy evaluates it: no expression crashes Envoy, and no request
+//! fails. Envoy would dereference an absent vector of a `FlatNode` (`labels['app']`, `has(...)`, `in`).
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ envoy_test::stories!(
     every_local_node_is_read,
 );
 
-/// Peers as they come: each key alone, none of the maps, one of them, empty ones, and whole nodes.
+/// Varied peers: each key alone, no maps, one map, empty maps, and whole nodes.
 fn peers() -> Result<Vec<Value>> {
     let mut peers = vec![
         json!({"NAME": "a"}),
@@ -47,7 +47,7 @@ fn peers() -> Result<Vec<Value>> {
     Ok(peers)
 }
 
-/// What a formatter reads under `key`: each expression, and the object as Envoy writes it in each of its forms.
+/// What formatters read under `key`: each expression, and the object in each of Envoy's forms.
 fn formats(key: &str, expressions: &[Expression]) -> Vec<(String, String)> {
     let of_expression = |expression: &Expression| {
         (
@@ -79,7 +79,7 @@ fn log_of(formats: &[(String, String)], path: &Path) -> Value {
     file_log(path, &Value::Object(formats.collect()))
 }
 
-/// Adds a header per formatter to what passes the route; not the object as it is, for it is no text.
+/// Adds a header per formatter to messages on the route; except the raw object, which is not text.
 fn headers_of(formats: &[(String, String)]) -> Value {
     let header = |(index, (_, format)): (usize, &(String, String))| {
         json!({
@@ -93,8 +93,8 @@ fn headers_of(formats: &[(String, String)]) -> Value {
     texts.enumerate().map(header).collect()
 }
 
-/// Evaluates each expression as the condition of a policy that never matches: an error is no match, and neither is a
-/// comparison with another type.
+/// Evaluates each expression as the condition of a policy that never matches: neither an error nor a comparison with
+/// another type matches.
 fn policies_of(expressions: &[Expression]) -> Value {
     let policy = |(index, expression): (usize, &Expression)| {
         let condition = json!({ "call_expr": {
@@ -119,7 +119,7 @@ fn policies_of(expressions: &[Expression]) -> Value {
     })
 }
 
-/// Expressions by peers, on the log, in a policy, in request headers and in response headers.
+/// Each expression over each peer, in the log, in a policy, in request headers and in response headers.
 async fn every_received_peer_is_read(lab: &Lab) -> Result<()> {
     let expressions = over("wasm.downstream_peer");
     let formats = formats("wasm.downstream_peer", &expressions);
@@ -177,7 +177,7 @@ async fn every_received_peer_is_read(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A callee that its endpoint's metadata name has no labels, or one.
+/// A callee named by its endpoint's metadata has no labels, or one.
 async fn every_callee_that_its_endpoint_names_is_read(lab: &Lab) -> Result<()> {
     let expressions = over("wasm.upstream_peer");
     let formats = formats("wasm.upstream_peer", &expressions);
@@ -213,7 +213,7 @@ async fn every_callee_that_its_endpoint_names_is_read(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// `record_local_node` stores nodes that state little.
+/// `record_local_node` stores nodes with few fields.
 async fn every_local_node_is_read(lab: &Lab) -> Result<()> {
     let expressions = over("wasm.upstream_peer");
     let formats = formats("wasm.upstream_peer", &expressions);

@@ -1,5 +1,5 @@
-//! A configuration that changes under load, and an update that is refused. First
-//! configurations with an error are in [`crate::idle`].
+//! A configuration that changes under load, and an update that is refused.
+//! [`crate::idle`] tests invalid first configurations.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ envoy_test::stories!(
     a_changed_configuration_is_refused,
 );
 
-/// Calls that are answered under each configuration before the next one comes.
+/// The number of calls under each configuration before the next one.
 const CALLS_PER_CHANGE: usize = 50;
 
 async fn a_configuration_changes_under_load(lab: &Lab) -> Result<()> {
@@ -92,7 +92,7 @@ fn watched(configuration: Value) -> Plugin {
     }
 }
 
-/// Calls until the callee's entries hold its local node, or do no longer.
+/// Calls until the callee's entries contain its local node, or no longer do.
 async fn until_recording(lab: &Lab, mesh: &Mesh, recording: bool) -> Result<()> {
     until(
         &format!("record_local_node to be {recording}"),

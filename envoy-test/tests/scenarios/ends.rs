@@ -1,6 +1,6 @@
-//! Where the promises end: requests and responses, or parts of them, that Envoy
-//! does not show the filter. Where Envoy's own configuration closes such an end,
-//! the same story shows it closed.
+//! Where the promises end: requests and responses, or parts of them, that the
+//! filter does not see. Where Envoy's configuration closes such a gap, the same
+//! story shows it.
 
 use anyhow::Result;
 use envoy_test::bootstrap::{
@@ -26,8 +26,8 @@ envoy_test::stories!(
     another_filter_changes_the_route,
 );
 
-/// Envoy removes headers of requests behind all filters, and those of responses
-/// before them: so an inbound listener may always remove them.
+/// Envoy removes headers from requests after all filters, and from responses
+/// before them, so an inbound listener can always remove them.
 async fn removal_does_not_disturb_the_exchange(lab: &Lab) -> Result<()> {
     let (client, server) = (Node::pod_client()?, Node::vm_server()?);
     let mesh = lab
@@ -100,8 +100,7 @@ async fn an_upgrade_has_filters_of_its_own(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The listener of `ratings` with a virtual host and a connection manager of the
-/// story's own.
+/// Starts `ratings` with overrides for its virtual host and connection manager.
 async fn behind(lab: &Lab, virtual_host: Value, connection_manager: Value) -> Result<Mesh> {
     let ratings = Workload::sidecar("ratings", Node::vm_server()?);
     let ratings = ratings.listener("inbound", |listener| {
@@ -111,7 +110,7 @@ async fn behind(lab: &Lab, virtual_host: Value, connection_manager: Value) -> Re
     lab.start([Workload::bare("outsider"), ratings]).await
 }
 
-/// A call with a peer header, to which the app answers with both.
+/// A call with a peer header, which the app answers with both headers.
 async fn call_forged(mesh: &Mesh) -> Result<Reply> {
     let [metadata, _] = PEER_HEADERS;
     let call = mesh.call("outsider", "ratings")?.path("/forged");
@@ -129,8 +128,8 @@ fn leaks(mesh: &Mesh, reply: &Reply) -> Result<(bool, bool)> {
     Ok((request, reply.headers.get(id).is_some_and(|id| id == "x")))
 }
 
-/// The filter leaves trailers alone; those of a request come back here as those
-/// of its response.
+/// The filter does not touch trailers; here the request's trailers come back as
+/// the response's.
 async fn trailers_pass(lab: &Lab) -> Result<()> {
     for is_closed in [false, true] {
         let ratings = Workload::sidecar("ratings", Node::vm_server()?);
@@ -155,8 +154,8 @@ async fn trailers_pass(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Envoy shows filters of this kind no response before the final one. It passes
-/// those on only if it is told to.
+/// Envoy does not pass informational responses to Wasm filters, and forwards
+/// them only if configured to.
 async fn informational_responses_pass(lab: &Lab) -> Result<()> {
     let callee = TcpListener::bind("127.0.0.1:0").await?;
     let address = callee.local_addr()?;
@@ -185,7 +184,7 @@ async fn informational_responses_pass(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A callee that puts peer headers into an informational response and into the
+/// A callee that sends peer headers in an informational response and in the
 /// final one.
 async fn hint_and_answer(callee: TcpListener) -> Result<()> {
     loop {
@@ -247,20 +246,21 @@ async fn a_mirror_is_told_what_the_callee_is_told(lab: &Lab) -> Result<()> {
 
         let reply = mesh.call("productpage", "inside")?.send().await?;
 
-        let told = |service: &str| -> Result<Option<bool>> {
+        let received = |service: &str| -> Result<Option<bool>> {
             let received = mesh.app(service)?.received(&reply.call);
             Ok(received.first().map(|one| has_peer_headers(&one.headers)))
         };
-        assert_eq!(told("inside")?, Some(true));
-        let mirror = envoy_test::until("the mirrored request", async || told("external")).await?;
+        assert_eq!(received("inside")?, Some(true));
+        let mirror =
+            envoy_test::until("the mirrored request", async || received("external")).await?;
         assert_eq!(mirror, is_told);
     }
     Ok(())
 }
 
-/// The filter decides by the cluster that Envoy has found when it runs. A filter
-/// behind it may have another one found; and so may one ahead of it, for then
-/// Envoy finds the cluster only when it is needed, by the router at the latest.
+/// The filter decides by the cluster that Envoy has selected when it runs. A
+/// filter behind it may change the route; and if one ahead of it clears the
+/// route, Envoy selects the cluster later, in the router at the latest.
 async fn another_filter_changes_the_route(lab: &Lab) -> Result<()> {
     let change = lua_filter(
         "function envoy_on_request(request)

@@ -1,5 +1,5 @@
-//! What Envoy does with requests when the VM of a plugin has died. No input is
-//! known that kills the filter's own, so another module dies in its place.
+//! What Envoy does with requests once a plugin's VM has died. No input is known
+//! that kills the filter's VM, so another module dies instead.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ envoy_test::stories!(
     reloading_heals,
 );
 
-/// What became of a request with a peer header.
+/// The outcome of a request with a peer header.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     /// 503, and the app was not called.
@@ -59,8 +59,8 @@ async fn failing_open_with_removal_lets_none_pass(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Until the VM runs again, at most about a second, requests are refused; none
-/// passes without the plugin.
+/// Until the VM runs again, about a second at most, requests fail; none passes
+/// without the plugin.
 async fn reloading_heals(lab: &Lab) -> Result<()> {
     let mesh = with_mortal_plugin(lab, FailurePolicy::Reload, json!({})).await?;
     kill(&mesh).await?;
@@ -101,7 +101,7 @@ pub(crate) fn mortal_module(lab: &Lab) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whatever the policy, the request in which the VM dies is lost.
+/// With any policy, the request in which the VM dies is lost.
 pub(crate) async fn kill(mesh: &Mesh) -> Result<()> {
     let call = mesh.call("outsider", "ratings")?.header("x-kill", "now")?;
     let reply = call.send().await?;

@@ -1,4 +1,4 @@
-//! A callee that says nothing: the control plane's word for its endpoint.
+//! A callee that sends nothing is named by the metadata of its endpoint.
 
 use anyhow::Result;
 use envoy_test::{Entry, Lab, Node, Side, Workload};
@@ -13,8 +13,8 @@ envoy_test::stories!(
     a_gateway_knows_the_endpoint_too,
 );
 
-/// Whether the entry names the callee as the endpoint's metadata do, without
-/// an id: so a reader can tell.
+/// Asserts that the entry names the callee by the endpoint's metadata, without
+/// an id, so that readers can tell.
 fn assert_endpoint(entry: &Entry) -> Result<()> {
     let peer = entry.peer(Side::Upstream)?.cloned();
     let expected = json!({
@@ -58,7 +58,7 @@ async fn an_endpoint_stands_for_a_silent_callee(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The reply is the proxy's own, but a host had been chosen.
+/// The proxy itself replies, but a host had been selected.
 async fn an_endpoint_that_refuses_connections_is_named(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([

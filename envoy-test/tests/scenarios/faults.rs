@@ -1,5 +1,5 @@
-//! What goes wrong around the filter, under load: no request fails because of it,
-//! and no entry ever names another request's caller.
+//! Faults around the filter, under load: no request fails because of the
+//! filter, and no entry names another request's caller.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,10 +27,10 @@ envoy_test::stories!(
 const CALLERS: NonZeroUsize = NonZeroUsize::new(50).unwrap();
 const SEED: u64 = 4;
 
-/// So many requests are answered before something happens, and after it.
+/// The number of requests that are answered before and after each event.
 const WHILE: u64 = 1000;
 
-/// More than any story sends.
+/// The most requests; no story sends as many.
 const LIMIT: u64 = 1 << 20;
 
 const CONNECTIONS: usize = 8;
@@ -49,7 +49,7 @@ async fn the_collector_goes_away_and_comes_back(lab: &Lab) -> Result<()> {
 
     let summary = load.finish("the entries that are left", |_| true).await?;
     assert_all_answered(&summary);
-    // Lost is what was logged while nobody was there.
+    // Entries logged while the collector was gone are lost.
     assert_ne!(summary.unlogged, 0, "{summary:?}");
     Ok(())
 }
@@ -84,7 +84,7 @@ async fn clients_disconnect_in_mid_request(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Each connection is closed after a reply, and none is accepted any more.
+/// Each connection is closed after a reply, and no new ones are accepted.
 async fn the_listeners_are_drained(lab: &Lab) -> Result<()> {
     let load = Load::start(lab, sidecar()?.counting()).await?;
 
@@ -103,7 +103,7 @@ async fn the_listeners_are_drained(lab: &Lab) -> Result<()> {
         summary.entries >= answered_200(summary)
     });
     let summary = summary.await?;
-    // A connection that the kernel had accepted and Envoy had not is reset.
+    // A connection that the kernel but not Envoy had accepted is reset.
     assert!(summary.unanswered <= CONNECTIONS as u64, "{summary:?}");
     assert_eq!(
         answered_200(&summary),
@@ -139,8 +139,8 @@ async fn the_listeners_change(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Unlike a change of filters, a change of the listener itself starts a new one,
-/// and the old one is drained.
+/// Unlike a change of filters, a change of the listener itself starts a new
+/// listener and drains the old one.
 async fn the_listeners_are_replaced(lab: &Lab) -> Result<()> {
     let load = Load::start(lab, sidecar()?.counting().watching_listeners()).await?;
 
@@ -214,7 +214,7 @@ fn is_all_logged(summary: &Summary) -> bool {
     summary.unlogged == 0
 }
 
-/// Many callers that call one workload all the time.
+/// Many callers that call one workload continuously.
 struct Load {
     mesh: Mesh,
     to: SocketAddr,
@@ -233,7 +233,7 @@ impl Load {
         Ok(Self { mesh, to, ledger })
     }
 
-    /// Sends requests until `story` has ended.
+    /// Sends requests while `story` runs.
     async fn while_running(&self, story: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
         let shape = Shape {
             protocol: Protocol::Http1,
@@ -241,9 +241,9 @@ impl Load {
             at_a_time: 1,
         };
         let story = async {
-            let told = story().await;
+            let outcome = story().await;
             self.ledger.stop();
-            told
+            outcome
         };
         tokio::try_join!(send(self.to, shape, &self.ledger), story)?;
         Ok(())
@@ -265,7 +265,7 @@ impl Load {
         .await
     }
 
-    /// What was seen, once that is `enough`. Nothing of it may be wrong.
+    /// The summary once it is `enough`. It must have no mismatches.
     async fn finish(&self, what: &str, enough: impl Fn(&Summary) -> bool) -> Result<Summary> {
         let summary = until(what, async || {
             let summary = self.ledger.summary();
@@ -280,8 +280,9 @@ impl Load {
 }
 
 /// An app that answers some requests of a connection and resets it before the
-/// next reply, or, now and then, in the middle of it. (Now and then, for Envoy
-/// takes a second to close the connection of the client that got half a reply.)
+/// next reply, or occasionally in the middle of it. (Only occasionally, because
+/// Envoy takes a second to close the connection of a client that received half
+/// a reply.)
 struct ResettingApp {
     address: SocketAddr,
     server: tokio::task::AbortHandle,
@@ -323,7 +324,7 @@ async fn answer_and_reset(mut stream: TcpStream, begins_to_answer: bool) -> std:
     stream.set_zero_linger()
 }
 
-/// Reads a request without body.
+/// Reads a request without a body.
 async fn read_request(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! Gateways: one proxy between two others, without an app of its own.
+//! Gateways: a proxy between two others, without an app.
 
 use anyhow::Result;
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
@@ -52,8 +52,8 @@ async fn through_a_gateway(lab: &Lab, gateway: Workload) -> Result<()> {
     Ok(())
 }
 
-/// Somebody outside sends forged metadata: an edge neither stores nor forwards
-/// it, nor tells who it is itself.
+/// A client outside sends forged metadata: an edge gateway neither stores nor
+/// forwards it, nor sends its own.
 async fn an_istio_gateway_answers_nobody_outside(lab: &Lab) -> Result<()> {
     let (gateway, server) = (Node::gateway()?, Node::vm_server()?);
     let mesh = lab
@@ -78,8 +78,8 @@ async fn an_istio_gateway_answers_nobody_outside(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Envoy runs the redirected request through the filter again, with the
-/// headers that the first pass has set: the caller is still the first one.
+/// Envoy runs the redirected request through the filter again, with the headers
+/// that the first pass set: the caller stays the first one.
 async fn a_gateway_follows_a_redirect(lab: &Lab) -> Result<()> {
     let (client, server) = (Node::pod_client()?, Node::vm_server()?);
     let mesh = lab

@@ -1,6 +1,5 @@
-//! What is served without the filter is served with it, also close to the header
-//! limits of the proxies: the same messages pass two chains of Envoys, one with
-//! the filter and one without.
+//! What is served without the filter is served with it, also close to the proxies' header limits:
+//! the same messages pass two chains of Envoys, one with the filter and one without.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -45,9 +44,9 @@ async fn a_thousand_messages_near_the_limits(lab: &Lab) -> Result<()> {
 
     println!("{sweep}");
     assert_eq!(sweep.differences, [""; 0]);
-    // The sweep reaches past both limits, and far below them peers are told.
+    // The sweep exceeds both limits, and far below them peers are exchanged.
     assert!(sweep.refused_without > 100, "{sweep}");
-    assert!(sweep.told > 300, "{sweep}");
+    assert!(sweep.exchanged > 300, "{sweep}");
     assert!(sweep.too_large > 100, "{sweep}");
     Ok(())
 }
@@ -61,7 +60,7 @@ async fn messages_near_raised_limits(lab: &Lab) -> Result<()> {
     println!("{sweep}");
     assert_eq!(sweep.differences, [""; 0]);
     assert!(sweep.refused_without > 25, "{sweep}");
-    assert!(sweep.told > 75, "{sweep}");
+    assert!(sweep.exchanged > 75, "{sweep}");
     Ok(())
 }
 
@@ -74,12 +73,12 @@ async fn messages_near_lowered_limits(lab: &Lab) -> Result<()> {
     println!("{sweep}");
     assert_eq!(sweep.differences, [""; 0]);
     assert!(sweep.refused_without > 25, "{sweep}");
-    assert!(sweep.told > 75, "{sweep}");
+    assert!(sweep.exchanged > 75, "{sweep}");
     Ok(())
 }
 
-/// Metadata of 68 KiB: beyond the limits by default, and beyond what HTTP/2 takes
-/// of one header under limits that would leave them room.
+/// Metadata of 68 KiB: beyond the default limits, and, with raised limits, beyond HTTP/2's limit on
+/// a single header.
 async fn metadata_that_are_longer_than_any_header(lab: &Lab) -> Result<()> {
     let pods = pods()?.map(|node| node.with("OWNER", "o".repeat(50_000).into()));
     for limits in [Limits::DEFAULT, Limits { kb: 96, count: 100 }] {
@@ -91,7 +90,7 @@ async fn metadata_that_are_longer_than_any_header(lab: &Lab) -> Result<()> {
         println!("{sweep}");
         assert_eq!(sweep.differences, [""; 0]);
         assert_eq!(sweep.refused_without, 0, "{sweep}");
-        assert_eq!(sweep.told, 0, "{sweep}");
+        assert_eq!(sweep.exchanged, 0, "{sweep}");
     }
     Ok(())
 }
@@ -100,7 +99,7 @@ fn pods() -> Result<[Node; 2]> {
     Ok([Node::pod_client()?, Node::pod_server()?])
 }
 
-/// What an operator sets in Envoy, and tells the filter.
+/// Limits that are set in Envoy and in the filter.
 #[derive(Clone, Copy)]
 struct Limits {
     kb: usize,
@@ -110,7 +109,7 @@ struct Limits {
 impl Limits {
     const DEFAULT: Self = Self { kb: 60, count: 100 };
 
-    /// What the filter is told.
+    /// The filter's configuration.
     fn configuration(&self) -> Value {
         let mut configuration = json!({ "max_sent_bytes": 1_048_576 });
         if (self.kb, self.count) != (60, 100) {
@@ -153,16 +152,16 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Request,
-    /// Of the oldest HTTP.
+    /// A request in HTTP/1.0.
     OldRequest,
-    /// That asks for an upgrade.
+    /// A request for an upgrade.
     Upgrade,
     Response,
-    /// A gRPC response that is nothing but headers.
+    /// A gRPC response that consists of headers only.
     TrailersOnly,
 }
 
-/// A message with so many headers of its own, of so many bytes altogether.
+/// A message with this number of headers and total bytes.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     message: Message,
@@ -177,7 +176,7 @@ impl Case {
     }
 }
 
-/// `count` headers of `bytes` altogether, or of the fewest that there can be.
+/// `count` headers of `bytes` in total, or of the fewest bytes possible.
 fn filler(count: usize, bytes: usize) -> HeaderMap {
     const NAME: usize = "x-0000".len();
     let values = bytes.saturating_sub(count * NAME);
@@ -197,7 +196,7 @@ fn cases(limits: Limits) -> Vec<Case> {
     let around = |end: usize, step: usize, number: usize| {
         (0..number).map(move |place| end.saturating_sub(step * place))
     };
-    // Of a hop's own: pseudo-headers, x-request-id and what else Envoy adds.
+    // Headers that a hop adds: pseudo-headers, x-request-id and others.
     let largest = max + 200;
     let mut shapes: Vec<(usize, usize)> = Vec::new();
     shapes.extend(around(largest, max / 1000, 60).map(|bytes| (6, bytes)));
@@ -210,8 +209,8 @@ fn cases(limits: Limits) -> Vec<Case> {
     each_way(shapes)
 }
 
-/// Messages with so many headers of so many bytes, requests and responses over
-/// HTTP/1.1 and HTTP/2.
+/// Messages with these numbers of headers and bytes: requests and responses over HTTP/1.1 and
+/// HTTP/2.
 fn each_way(shapes: impl IntoIterator<Item = (usize, usize)>) -> Vec<Case> {
     let shapes: Vec<_> = shapes.into_iter().collect();
     let ways = [
@@ -244,11 +243,11 @@ fn every_fourth(cases: Vec<Case>) -> Vec<Case> {
     cases.into_iter().step_by(4).collect()
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     Answered(u16),
-    /// By the gRPC status, under the status 200.
+    /// Failed by its gRPC status, with the HTTP status 200.
     Failed(String),
     Broken,
 }
@@ -263,18 +262,18 @@ impl fmt::Display for End {
     }
 }
 
-/// What a sweep found.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 struct Sweep {
     cases: usize,
-    /// How many ended how: without the filter, and with it.
+    /// The number of messages by outcome: without the filter, and with it.
     ends: BTreeMap<(String, String), usize>,
     refused_without: usize,
-    /// Callers and callees that were told to the other side.
-    told: usize,
-    /// Messages that the filter found too large.
+    /// Callers and callees that were stored on the other side.
+    exchanged: usize,
+    /// Messages that the filter counted as too large.
     too_large: usize,
-    /// Messages that ended otherwise than without the filter.
+    /// Messages whose outcome differs from that without the filter.
     differences: Vec<String>,
 }
 
@@ -287,13 +286,13 @@ impl fmt::Display for Sweep {
         let differences = self.differences.len();
         write!(
             f,
-            "{differences} differences, {} told, {} too large",
-            self.told, self.too_large
+            "{differences} differences, {} exchanged, {} too large",
+            self.exchanged, self.too_large
         )
     }
 }
 
-/// Two chains of a caller's and a callee's Envoy before one app.
+/// Two chains of a caller's and a callee's Envoy in front of one app.
 struct Chains {
     mesh: Mesh,
     _app: LargeApp,
@@ -342,8 +341,8 @@ impl Chains {
 
     async fn sweep(&self, cases: &[Case]) -> Result<Sweep> {
         const AT_A_TIME: usize = 8;
-        let with = (self.mesh.exit(CALLER)?, CALLEE);
-        let without = (self.mesh.exit(PLAIN_CALLER)?, PLAIN_CALLEE);
+        let with = (self.mesh.outbound(CALLER)?, CALLEE);
+        let without = (self.mesh.outbound(PLAIN_CALLER)?, PLAIN_CALLEE);
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         let mut ends = JoinSet::new();
         for case in cases.iter().copied() {
@@ -360,7 +359,7 @@ impl Chains {
             let (without, with) = (without?, with?);
             sweep.cases += 1;
             sweep.refused_without += usize::from(without != End::Answered(200));
-            // A message that is refused in either chain may be refused in other words.
+            // A message that is refused in both chains may be refused differently.
             if without == End::Answered(200) && with != without {
                 sweep
                     .differences
@@ -372,12 +371,12 @@ impl Chains {
         for name in [CALLER, CALLEE] {
             sweep.too_large += self.counted(name, "too_large_to_send").await?;
         }
-        sweep.told = self.counted(CALLEE, "downstream_peer_stored").await?
+        sweep.exchanged = self.counted(CALLEE, "downstream_peer_stored").await?
             + self.counted(CALLER, "upstream_peer_stored").await?;
         Ok(sweep)
     }
 
-    /// What the filter has counted so far, once it has published that.
+    /// The filter's counter, once published.
     async fn counted(&self, name: &str, counter_name: &str) -> Result<usize> {
         let envoy = self.mesh.envoy(name)?;
         let ticks = counter(envoy, "ticks", 1).await?;
@@ -469,12 +468,12 @@ async fn end(response: hyper::Result<Response<Incoming>>) -> Result<End> {
     }
 }
 
-/// What the app and the client themselves take.
+/// The header limit of the app and the client.
 const MANY: usize = 1000;
 const LARGE: usize = 1 << 20;
 
-/// An app that takes every request, and answers `/COUNT/BYTES/plain` with so many
-/// headers, `/COUNT/BYTES/grpc` with these and the end of a gRPC response.
+/// An app that accepts every request, and answers `/COUNT/BYTES/plain` with this number of headers
+/// and bytes, and `/COUNT/BYTES/grpc` with the same and the end of a gRPC response.
 struct LargeApp {
     address: SocketAddr,
     server: AbortHandle,

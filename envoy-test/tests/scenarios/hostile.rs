@@ -1,4 +1,5 @@
-//! Headers that no proxy sends: stripped and refused, and the request served.
+//! Headers that no proxy sends are removed and refused, and the request is
+//! served.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,7 +27,7 @@ envoy_test::stories!(
     what_http_forbids_does_not_arrive_over_http_2,
 );
 
-/// Values of the metadata header that mean nothing, with the counter of each.
+/// Invalid values of the metadata header, with the counter of each.
 const MALFORMED: [(&[u8], Option<&str>); 6] = [
     (b"", None),
     (b"!!!!", Some("refused_base64")),
@@ -68,7 +69,7 @@ async fn malformed_headers_come_in(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The first of several headers counts, and all are stripped.
+/// The first of several headers counts, and all are removed.
 async fn duplicate_headers_come_in(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([Workload::sidecar("ratings", Node::vm_server()?)])
@@ -92,8 +93,8 @@ async fn duplicate_headers_come_in(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Where the limits are raised: Envoy gives random numbers for the cache's keys in
-/// pieces only, and the VM so much memory and no more.
+/// With raised limits: Envoy returns random numbers for the cache's keys only
+/// in pieces, and limits the VM's memory.
 async fn the_longest_headers_come_in(lab: &Lab) -> Result<()> {
     const PEERS: usize = 300;
     let raised = json!({ "max_received_bytes": 1_048_576, "max_peer_cache_size": 10_000_000 });
@@ -146,7 +147,7 @@ async fn thousands_are_hostile_over_http_2(lab: &Lab) -> Result<()> {
     thousands_are_hostile(lab, Protocol::Http2, 8_000).await
 }
 
-/// Half of the requests are hostile, no two of them alike.
+/// Half of the requests are hostile, and no two of these are alike.
 async fn thousands_are_hostile(lab: &Lab, protocol: Protocol, requests: u64) -> Result<()> {
     let options = Options {
         requests,
@@ -164,7 +165,7 @@ async fn thousands_are_hostile(lab: &Lab, protocol: Protocol, requests: u64) -> 
 
     println!("{report}");
     assert_eq!(report.faults(), [""; 0]);
-    // Every reason to refuse a header was met.
+    // Every reason to refuse a header occurred.
     let refusals = report.counts.iter();
     let unmet = refusals
         .filter(|(name, count)| name.starts_with("refused_") && **count == 0)
@@ -178,7 +179,7 @@ async fn thousands_are_hostile(lab: &Lab, protocol: Protocol, requests: u64) -> 
     Ok(())
 }
 
-/// Values that no header may have. Envoy refuses such a request by itself.
+/// Values that no header may have. Envoy itself rejects such a request.
 const FORBIDDEN: [&[u8]; 4] = [b"a\0b", b"a\nb", b"a\x1bb", b"a\x7fb"];
 
 async fn what_http_forbids_does_not_arrive_over_http_1(lab: &Lab) -> Result<()> {
@@ -231,7 +232,7 @@ async fn what_http_forbids_does_not_arrive_over_http_2(lab: &Lab) -> Result<()> 
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)
 }
 
-/// What becomes of a request over HTTP/2.
+/// The outcome of a request over HTTP/2.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     /// The first byte of the header block.
@@ -240,7 +241,7 @@ enum Answer {
     Refused,
 }
 
-/// Sends a request whose metadata header is `value`, in frames made by hand, for
+/// Sends a request whose metadata header is `value` in handmade frames, because
 /// libraries refuse to send what HTTP forbids.
 async fn http2(to: SocketAddr, value: &[u8]) -> Result<Answer> {
     // GET, http, `/`, and the authority as a literal without indexing.

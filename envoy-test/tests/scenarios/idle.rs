@@ -1,5 +1,4 @@
-//! Plugin configurations that the filter cannot use: the first one leaves it
-//! idle, an update is refused, and no request is lost.
+//! Invalid plugin configurations: the first one leaves the filter idle, an update is refused, and no request is lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,7 +35,7 @@ fn good() -> Value {
     json!({})
 }
 
-/// How a configuration comes to a running Envoy.
+/// How a configuration reaches a running Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// In an extension configuration that the listener names.
@@ -45,14 +44,14 @@ enum Way {
     Lds,
 }
 
-/// What becomes of a configuration.
+/// The effect of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Accepted, and peers are stored.
     Exchanges,
     /// Accepted, and the filter does nothing.
     Idle,
-    /// Refused: as before.
+    /// Refused: the previous one stays in force.
     Refused,
 }
 
@@ -68,7 +67,7 @@ async fn bad_and_good_in_turns(lab: &Lab, way: Way) -> Result<()> {
     for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
         let rollout = Rollout::start(lab, way, policy, bad()).await?;
         rollout.lies("bad, first", Fate::Idle).await?;
-        // Of requests that nobody waits for, too.
+        // Also for requests that run in the background.
         let done = AtomicBool::new(false);
         let load = async || {
             while !done.load(Ordering::Relaxed) {
@@ -98,7 +97,7 @@ async fn bad_and_good_in_turns(lab: &Lab, way: Way) -> Result<()> {
     Ok(())
 }
 
-/// A callee whose inbound plugin gets one configuration after the other.
+/// A callee whose inbound plugin receives one configuration after the other.
 struct Rollout<'a> {
     lab: &'a Lab,
     mesh: Mesh,
@@ -128,7 +127,7 @@ impl<'a> Rollout<'a> {
         })
     }
 
-    /// Returns when Envoy has taken the configuration, or refused it.
+    /// Delivers a configuration; returns once Envoy has accepted or refused it.
     async fn bring(&self, configuration: Value, fate: Fate) -> Result<()> {
         let outcome = match fate {
             Fate::Refused => "update_rejected",
@@ -165,7 +164,7 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Waits until the callee is as its configuration has it.
+    /// Waits until the callee behaves as expected.
     async fn lies(&self, what: &str, fate: Fate) -> Result<()> {
         let exchanges = fate != Fate::Idle;
         until_exchanging(self.lab, &self.mesh, exchanges).await?;
@@ -200,8 +199,7 @@ fn http_filters(listener: &mut Value) -> &mut Vec<Value> {
         .expect("HTTP filters")
 }
 
-/// Calls until the callee's entries name the caller, or nobody. Idle, the filter
-/// leaves all headers as they are.
+/// Calls until the callee's entries name the caller, or no longer do. An idle filter leaves all headers unchanged.
 async fn until_exchanging(lab: &Lab, mesh: &Mesh, exchanges: bool) -> Result<()> {
     until(&format!("peers to be stored: {exchanges}"), async || {
         let reply = mesh.call("productpage", "ratings")?.send().await?;
@@ -218,11 +216,11 @@ async fn until_exchanging(lab: &Lab, mesh: &Mesh, exchanges: bool) -> Result<()>
     .await
 }
 
-/// The gauge by which an operator finds an idle filter. While a listener that was
-/// replaced lives on, the requests of the new one tell which is which.
+/// Waits for the gauge that shows an idle filter. While a replaced listener drains, requests distinguish it from the
+/// new one.
 async fn until_idle(mesh: &Mesh, workload: &str, is_idle: bool) -> Result<()> {
     let name = "wasmcustom.metadata_exchange.configuration_idle";
-    until(&format!("{name} to tell {is_idle}"), async || {
+    until(&format!("{name} to show {is_idle}"), async || {
         let reply = mesh.call("productpage", "ratings")?.send().await?;
         assert_eq!(reply.status, StatusCode::OK);
         let stats = mesh.envoy(workload)?.stats().await?;
@@ -232,7 +230,7 @@ async fn until_idle(mesh: &Mesh, workload: &str, is_idle: bool) -> Result<()> {
     .await
 }
 
-/// Also where both have one name. Before, this Envoy did not start.
+/// Also if both have the same name.
 async fn a_bootstrap_with_a_good_and_a_bad_listener(lab: &Lab) -> Result<()> {
     for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
         let named = |name: &'static str, configuration: Value| {
@@ -251,7 +249,7 @@ async fn a_bootstrap_with_a_good_and_a_bad_listener(lab: &Lab) -> Result<()> {
             .listener("inbound", named("one", good()))
             .listener("outbound", named("another", bad()));
         let mesh = lab.start([productpage, ratings]).await?;
-        // Longer than the good one needs to tell that it is in force.
+        // Longer than the good one needs to mark itself as in force.
         for name in ["ratings", "productpage"] {
             until_idle(&mesh, name, true).await?;
         }
@@ -269,7 +267,7 @@ async fn a_bootstrap_with_a_good_and_a_bad_listener(lab: &Lab) -> Result<()> {
             let outbound = lab.entry("ratings/outbound", &reply.call).await?;
             assert!(outbound.peer(Side::Upstream)?.is_some());
         }
-        // Nothing is answered and nothing is removed.
+        // The filter answers and removes nothing.
         let [header, _] = PEER_HEADERS;
         let call = Call::new(mesh.address("ratings")?, "ratings");
         let reply = call.header(header, METADATA_OF_NAME_X)?.send().await?;
@@ -281,15 +279,18 @@ async fn a_bootstrap_with_a_good_and_a_bad_listener(lab: &Lab) -> Result<()> {
         let envoy = mesh.envoy("ratings")?;
         assert!(counter(envoy, "configuration_errors", 1).await? >= 1);
         let log = envoy.log().await?;
-        let told = |line: &&str| line.contains("[error]") && line.contains("trsut");
-        let told = log.lines().find(told).context("the error is not logged")?;
-        assert!(told.contains("the filter is idle"), "{told}");
+        let is_error = |line: &&str| line.contains("[error]") && line.contains("trsut");
+        let error = log
+            .lines()
+            .find(is_error)
+            .context("the error is not logged")?;
+        assert!(error.contains("the filter is idle"), "{error}");
     }
     Ok(())
 }
 
-/// By LDS, to an Envoy whose other listener has been at work for a while. Two that
-/// are named alike cannot be told apart: the new one is refused as an update is.
+/// By LDS, to an Envoy whose other listener has been serving for a while. Listeners with the same plugin name are
+/// indistinguishable: the new one is refused like an update.
 async fn a_bad_listener_comes_beside_a_good_one(lab: &Lab) -> Result<()> {
     let productpage = Workload::sidecar("productpage", Node::pod_client()?);
     let ratings = Workload::sidecar("ratings", Node::vm_server()?).watching_listeners();
@@ -333,7 +334,7 @@ async fn a_bad_listener_comes_beside_a_good_one(lab: &Lab) -> Result<()> {
     until_exchanging(lab, &mesh, true).await?;
 
     come("named-alike", "inbound", &good()).await?;
-    let address = until("the mended listener", async || {
+    let address = until("the corrected listener", async || {
         Ok(envoy.listener("named-alike").await.ok())
     })
     .await?;
@@ -352,7 +353,7 @@ async fn removed_and_made_anew_by_lds(lab: &Lab) -> Result<()> {
     removed_and_made_anew(lab, Way::Lds).await
 }
 
-/// Without a `vm_id`, as under Istio, so that another plugin keeps what they share.
+/// Without a `vm_id`, as in Istio, so that another plugin keeps the shared data alive.
 async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
     let other = Plugin {
         filter: "other".to_owned(),
@@ -380,7 +381,7 @@ async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
         .listener("outbound", |listener| {
             "apart".clone_into(&mut listener.plugin.vm_id);
         });
-    // Envoy closes the connections of a listener that it has drained, with a request on the way or not.
+    // Envoy closes the connections of a drained listener even if a request is in flight.
     let retries = json!({ "retry_policy": { "retry_on": "reset" } });
     let productpage =
         Workload::sidecar("productpage", Node::pod_client()?).listener("outbound", |listener| {

@@ -1,5 +1,5 @@
-//! What `make image` built: the image, taken apart as Istio does it, and what
-//! goes with it.
+//! The output of `make image`: the image, unpacked as Istio does, and the files
+//! beside it.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -123,7 +123,7 @@ fn what_is_linked_in_comes_with_its_licence() -> Result<()> {
     );
     let texts = read("LICENSES.txt")?;
     let libraries = bill["components"].as_array().context("no components")?;
-    // Some that are surely linked in, and one that only this harness uses.
+    // Some that are certainly linked in, and one that only this harness uses.
     let names: Vec<_> = libraries.iter().map(|one| &one["name"]).collect();
     for name in ["flatbuffers", "serde_json", "rust-std", "wasi-libc"] {
         assert!(names.contains(&&json!(name)), "{name} in {names:?}");

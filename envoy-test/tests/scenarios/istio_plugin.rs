@@ -1,5 +1,6 @@
-//! What Istio makes of a `WasmPlugin`: an extension configuration, discovered
-//! apart from the listeners, one for inbound and outbound, without a VM id.
+//! What Istio generates from a `WasmPlugin`: an extension configuration that is
+//! discovered separately from the listeners, the same one for inbound and
+//! outbound, without a VM id.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,8 @@ envoy_test::stories!(
     a_listener_waits_for_its_plugin,
 );
 
-/// The resource's names: since there are `WasmPlugin`s, and since Istio 1.30.
+/// The resource's names: in all releases with `WasmPlugin`, and since Istio
+/// 1.30.
 const NAMES: [&str; 2] = [
     "extensions.istio.io/wasmplugin/istio-system.metadata-exchange",
     "extensions.istio.io/trafficextension/istio-system.metadata-exchange~istio-translated-wasmplugin",
@@ -84,7 +86,7 @@ async fn one_resource_serves_both_listeners(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// One that is refused reaches neither, and costs nothing.
+/// A refused update reaches neither listener, and costs nothing.
 async fn an_update_reaches_both_listeners(lab: &Lab) -> Result<()> {
     let (client, server) = (Node::pod_client()?, Node::vm_server()?);
     let [_, name] = NAMES;
@@ -126,8 +128,8 @@ async fn an_update_reaches_both_listeners(lab: &Lab) -> Result<()> {
     assert_peer(&outbound, Side::Downstream, &server)
 }
 
-/// A first configuration with an error: no peer header reaches the app all the
-/// same, if Envoy removes them by itself.
+/// With an invalid first configuration, still no peer header reaches the app if
+/// Envoy removes them itself.
 async fn removal_strips_where_the_filter_is_idle(lab: &Lab) -> Result<()> {
     let idle = plugin(NAMES[1], json!({ "max_sent_byts": 1 }));
     let mesh = with_removal(lab, &idle).await?;
@@ -141,8 +143,8 @@ async fn removal_strips_where_the_filter_is_idle(lab: &Lab) -> Result<()> {
     until_accepted(lab, &mesh, StatusCode::OK).await
 }
 
-/// Failing open is of plugins whose VM has died. Here there never was one, and
-/// Envoy knows no filter that it could leave out.
+/// Failing open applies to plugins whose VM has died. Here there never was a
+/// VM, and Envoy has no filter to skip.
 async fn a_missing_module_costs_every_request(lab: &Lab) -> Result<()> {
     let mesh = refused_at_first(lab, None).await?;
 
@@ -156,7 +158,7 @@ async fn a_missing_module_costs_every_request(lab: &Lab) -> Result<()> {
     until_accepted(lab, &mesh, StatusCode::INTERNAL_SERVER_ERROR).await
 }
 
-/// And no peer header reaches the app, if Envoy removes them by itself.
+/// Also, no peer header reaches the app if Envoy removes them itself.
 async fn a_default_lets_requests_pass_meanwhile(lab: &Lab) -> Result<()> {
     let mesh = refused_at_first(lab, Some(pass_through())).await?;
 
@@ -169,7 +171,7 @@ async fn a_default_lets_requests_pass_meanwhile(lab: &Lab) -> Result<()> {
     until_accepted(lab, &mesh, StatusCode::OK).await
 }
 
-/// Where the proxy logs why it answered by itself.
+/// The file to which the proxy logs why it answered itself.
 const FLAGS: &str = "flags.log";
 
 async fn refused_at_first(lab: &Lab, default_config: Option<Value>) -> Result<Mesh> {
@@ -185,7 +187,7 @@ async fn refused_at_first(lab: &Lab, default_config: Option<Value>) -> Result<Me
     Ok(mesh)
 }
 
-/// A callee with that plugin, whose Envoy removes peer headers by itself.
+/// A callee with this plugin, whose Envoy removes peer headers itself.
 async fn with_removal(lab: &Lab, plugin: &Plugin) -> Result<Mesh> {
     let ratings = Workload::sidecar("ratings", Node::vm_server()?);
     let ratings = ratings.listener("inbound", |listener| {
@@ -198,12 +200,12 @@ async fn with_removal(lab: &Lab, plugin: &Plugin) -> Result<Mesh> {
     lab.start([productpage, ratings]).await
 }
 
-/// Mends the configuration. Until it is there, requests are answered with
+/// Corrects the configuration. Until it applies, requests are answered with
 /// `meanwhile`.
 async fn until_accepted(lab: &Lab, mesh: &Mesh, meanwhile: StatusCode) -> Result<()> {
     mesh.reconfigure("ratings", &plugin(NAMES[1], json!({})))
         .await?;
-    let inbound = until("the mended configuration", async || {
+    let inbound = until("the corrected configuration", async || {
         let reply = mesh.call("productpage", "ratings")?.send().await?;
         let inbound = lab.entry("ratings/inbound", &reply.call).await?;
         if inbound.peer(Side::Downstream)?.is_none() {
@@ -217,8 +219,8 @@ async fn until_accepted(lab: &Lab, mesh: &Mesh, meanwhile: StatusCode) -> Result
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)
 }
 
-/// A plugin that comes to running listeners: a listener that waits for it is not
-/// served, and the one before serves on.
+/// A plugin that arrives at running listeners: a listener that waits for it
+/// does not serve yet, and the previous one keeps serving.
 async fn a_listener_waits_for_its_plugin(lab: &Lab) -> Result<()> {
     let (client, server) = (Node::pod_client()?, Node::vm_server()?);
     let control_plane = ControlPlane::start().await?;
@@ -248,8 +250,8 @@ async fn a_listener_waits_for_its_plugin(lab: &Lab) -> Result<()> {
     let envoy = mesh.envoy("ratings")?;
     let warming = "listener_manager.total_listeners_warming";
     assert_eq!(envoy.counts(warming, 1).await?, 1);
-    // It is the plugin that the listener waits for.
-    until("several questions for the plugin", async || {
+    // The listener is waiting for the plugin.
+    until("several requests for the plugin", async || {
         Ok((control_plane.asked() >= 3).then_some(()))
     })
     .await?;
@@ -271,7 +273,7 @@ async fn a_listener_waits_for_its_plugin(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A call that was answered, and what both proxies logged of it.
+/// An answered call, and its entries in both proxies' logs.
 struct Called {
     reply: Reply,
     outbound: Arc<Entry>,
@@ -294,8 +296,9 @@ pub(crate) fn statistic(filter: &str, name: &str) -> String {
     format!("extension_config_discovery.http_filter.{filter}.{name}")
 }
 
-/// The discovery of one extension configuration, over HTTP: unlike a file, it can
-/// be there and have nothing to say yet. To all else it answers 200, as an app.
+/// Discovery of one extension configuration over HTTP: unlike a file, it can be
+/// reachable without having a configuration yet. It answers everything else
+/// with 200, like an app.
 struct ControlPlane {
     address: SocketAddr,
     shared: Arc<Discovery>,
@@ -320,8 +323,8 @@ impl ControlPlane {
         Ok(Self { address, shared })
     }
 
-    /// Where the proxy finds it, whose app it is. Like Istio's, the source has no
-    /// timeout.
+    /// The configuration source of the proxy, whose app it is. Like Istio's, it
+    /// has no timeout.
     fn source() -> Value {
         json!({
             "resource_api_version": "V3",

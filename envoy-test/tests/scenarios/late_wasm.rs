@@ -1,5 +1,5 @@
-//! The filter comes to an Envoy that runs and has no Wasm yet: by the listener or by extension discovery, as it is
-//! rolled out. Envoy up to 1.37 ends then, on a CPU with memory protection keys, unless V8 was started first.
+//! The filter arrives at a running Envoy without Wasm, by its listener or by extension discovery, as in a rollout.
+//! Envoy up to 1.37 then crashes on a CPU with memory protection keys, unless V8 was started first.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -50,7 +50,8 @@ async fn discovery_brings_it(lab: &Lab) -> Result<()> {
     running.is_given_and_lives(By::Discovery, survives).await
 }
 
-/// The order for Istio: apply the filter, then restart the proxies. A proxy that starts gets it before its workers run.
+/// The order for Istio: apply the filter, then restart the proxies. A starting proxy receives it before its workers
+/// run.
 async fn it_is_there_at_the_start(lab: &Lab) -> Result<()> {
     let running = Running::start(lab, false, true).await?;
     running.serves_with_the_filter().await
@@ -65,8 +66,8 @@ enum By {
     Discovery,
 }
 
-/// An Envoy in front of an app. Its two listeners come from a file: one without the filter, one that discovers it and
-/// passes requests meanwhile.
+/// An Envoy in front of an app. Its two listeners come from a file: one without the filter, and one that discovers it
+/// and passes requests until then.
 struct Running<'a> {
     lab: &'a Lab,
     app: App,
@@ -104,7 +105,7 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// Whether this Envoy lives, on this CPU, without V8 at its start.
+    /// Whether this Envoy survives on this CPU without V8 at its start.
     async fn survives_late_wasm(&self) -> Result<bool> {
         let version = self.envoy.version().await?;
         let minor = version
@@ -121,7 +122,7 @@ impl<'a> Running<'a> {
         self.is_given_and_lives(by, true).await
     }
 
-    /// Requests run while the filter arrives: all are answered, and then it works.
+    /// Requests run while the filter arrives: all are answered, and then the filter works.
     async fn is_given_and_lives(&self, by: By, survives: bool) -> Result<()> {
         for _ in 0..20 {
             ensure!(!self.call(self.plain).await?, "the filter is there already");
@@ -169,7 +170,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Makes a call, which must be answered, and tells whether the filter was there: it strips the caller.
+    /// Makes a call, which must be answered; returns whether the filter ran, which removes the caller's headers.
     async fn call(&self, to: SocketAddr) -> Result<bool> {
         let call = Call::new(to, "app").header(PEER_HEADERS[0], CALLER)?;
         let reply = call.send().await?;

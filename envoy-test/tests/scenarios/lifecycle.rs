@@ -1,4 +1,4 @@
-//! The harness itself: the demonstration, and that nothing of it stays behind.
+//! The harness itself: the demonstration, which leaves nothing behind.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! The local node: too large to send, or wanted in the entry beside the peer.
+//! The local node: too large to send, or stored beside the peer.
 
 use anyhow::Result;
 use envoy_test::client::PEER_HEADERS;
@@ -40,7 +40,7 @@ async fn a_node_has_60_kib_of_labels(lab: &Lab) -> Result<()> {
     let received = mesh.app("legacy")?.received(&reply.call);
     assert!(received.iter().all(|one| one.headers[value].len() <= 16384));
 
-    // Said when a plugin starts, and never by a request.
+    // Logged when a plugin starts, and never for a request.
     let log = mesh.envoy("productpage")?.log().await?;
     let lines_with = |text| log.lines().filter(|line| line.contains(text)).count();
     let starts = lines_with(" started, node id ");
@@ -74,7 +74,7 @@ async fn one_entry_names_both_sides(lab: &Lab) -> Result<()> {
         assert_peer(&entry, Side::Upstream, &server)?;
     }
 
-    // The local node is there even if the other side is not known.
+    // The local node is stored even if the other side is unknown.
     let reply = mesh.call("outsider", "ratings")?.send().await?;
     let entry = lab.entry("ratings/inbound", &reply.call).await?;
     assert_no_peer(&entry, Side::Downstream)?;

@@ -1,4 +1,5 @@
-//! No app answers, or not at once: the proxies still say who called whom.
+//! The app does not answer, or not at once: the proxies still log which
+//! workload called which.
 
 use anyhow::Result;
 use envoy_test::bootstrap::abort_filter;

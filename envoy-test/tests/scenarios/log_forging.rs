@@ -1,5 +1,5 @@
-//! Peers' texts reach access logs as they are: no caller may end a line with
-//! one and begin another.
+//! Peers' texts reach access logs unescaped: no caller may end a line and begin
+//! another.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ envoy_test::stories!(
 
 const FORGED: &str = "200 paid-by-somebody-else";
 
-/// What could end a line, hide or overwrite one, in the eyes of some reader.
+/// Characters that could end, hide or overwrite a line for some reader.
 const CONTROL_CHARACTERS: [char; 10] = [
     '\n',     // a new line
     '\r',     // back to the start of the line
@@ -35,7 +35,7 @@ const CONTROL_CHARACTERS: [char; 10] = [
     '\u{9b}', // commands of a terminal, of C1
 ];
 
-/// Envoy escapes nothing in a text log: here a text of the operator's own.
+/// Envoy escapes nothing in a text log, here a text of the operator.
 async fn a_text_log_takes_any_text(lab: &Lab) -> Result<()> {
     let path = lab.dir().join("access.log");
     let node = Node::vm_server()?.with("NOTE", format!("x\n{FORGED}").into());
@@ -74,8 +74,8 @@ async fn a_caller_forges_no_line(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Characters that Unicode calls separators or marks of direction are texts like
-/// others: they end no line of a log, but a viewer may show them so.
+/// Unicode's line separators and direction marks pass like other characters:
+/// they end no line of a log, although a viewer may show them so.
 async fn other_characters_pass(lab: &Lab) -> Result<()> {
     let path = lab.dir().join("access.log");
     let format = "%CEL(filter_state['wasm.downstream_peer'].workload_name)%";

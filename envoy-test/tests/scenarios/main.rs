@@ -1,4 +1,4 @@
-//! The metadata exchange through real Envoys, told as stories.
+//! The metadata exchange between real Envoys, as stories.
 
 // Caller and callee are the terms of the field.
 #![allow(clippy::similar_names)]
@@ -40,22 +40,22 @@ use envoy_test::scenario::assert_peer;
 use envoy_test::{Entry, Envoy, Mesh, Reply, Side};
 use serde_json::{Value, json};
 
-/// The entry names nobody on that side.
+/// Asserts that the entry names no peer on that side.
 fn assert_no_peer(entry: &Entry, side: Side) -> Result<()> {
     assert_eq!(entry.peer(side)?, None);
     assert_eq!(entry.id(side)?, None);
     Ok(())
 }
 
-/// What the filter has counted as `name`, once that is at least `least`.
+/// The filter's counter `name`, once it is at least `least`.
 async fn counter(envoy: &Envoy, name: &str, least: usize) -> Result<usize> {
     let name = format!("wasmcustom.metadata_exchange.{name}");
     let count = envoy.counts(&name, u64::try_from(least)?).await?;
     Ok(usize::try_from(count)?)
 }
 
-/// What a virtual host has so that Envoy itself removes the headers of the
-/// exchange: from requests behind all filters, from responses before them.
+/// Virtual host settings that make Envoy itself remove the headers of the
+/// exchange: from requests after all filters, from responses before them.
 fn removal_of_peer_headers() -> Value {
     json!({
         "request_headers_to_remove": PEER_HEADERS,
@@ -63,7 +63,8 @@ fn removal_of_peer_headers() -> Value {
     })
 }
 
-/// Neither the called app nor the calling one has seen a header of the exchange.
+/// Asserts that neither the called app nor the calling one has seen a header of
+/// the exchange.
 fn assert_clean(mesh: &Mesh, server: &str, reply: &Reply) -> Result<()> {
     let received = mesh.app(server)?.received(&reply.call);
     assert!(!received.is_empty(), "{server} was not called");

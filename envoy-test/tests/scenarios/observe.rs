@@ -1,8 +1,10 @@
-//! Observe mode beside Istio's own filter, which a Lua filter stands in for: it
-//! exchanges the metadata, ours stores what it would strip.
+//! Observe mode beside Istio's own filter, for which a Lua filter stands in: it
+//! exchanges the metadata, and this filter stores the peers that it would
+//! remove.
 //!
-//! On inbound listeners ours stands ahead of it, on outbound ones behind it,
-//! directly before the router, for responses pass the filters in reverse.
+//! On inbound listeners this filter is ahead of it; on outbound ones it is
+//! behind it, directly before the router, because responses pass the filters in
+//! reverse.
 
 use anyhow::Result;
 use envoy_test::bootstrap::lua_filter;
@@ -50,7 +52,8 @@ async fn both_sides_are_observed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// One side with Istio's exchange and an observer, the other with ours alone.
+/// One side with Istio's exchange and an observer, the other with this filter
+/// alone.
 async fn a_mesh_is_mixed(lab: &Lab) -> Result<()> {
     let native = Native::of(Node::pod_client()?);
     let ours = Node::vm_server()?;
@@ -84,8 +87,8 @@ async fn a_mesh_is_mixed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Istio's gateways report outbound, and so they are observed as sidecars are
-/// that call.
+/// Istio's gateways report outbound, so they are observed like calling
+/// sidecars.
 async fn a_gateway_is_observed(lab: &Lab) -> Result<()> {
     let gateway = Native::of(Node::gateway()?);
     let server = Native::of(Node::vm_server()?);
@@ -109,7 +112,7 @@ async fn a_gateway_is_observed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Why the order matters: whoever is first on the way of the headers sees them.
+/// Why the order matters: the first filter on the headers' path sees them.
 async fn in_the_other_order_nothing_is_seen(lab: &Lab) -> Result<()> {
     let (client, server) = (
         Native::of(Node::pod_client()?),
@@ -129,16 +132,16 @@ async fn in_the_other_order_nothing_is_seen(lab: &Lab) -> Result<()> {
     assert_no_peer(&inbound, Side::Downstream)?;
     let outbound = lab.entry("productpage/outbound", &reply.call).await?;
     assert_no_peer(&outbound, Side::Upstream)?;
-    // The exchange of the other filter is not disturbed even so.
+    // The other filter's exchange still works.
     assert_clean(&mesh, "ratings", &reply)?;
     client.assert_seen_by_callee(&mesh, &reply)?;
     server.assert_seen(&reply.headers);
     Ok(())
 }
 
-/// Istio's filter tells everybody by default, and so it is not enough for a
-/// callee to have been told. What counts is the cluster that answers, also if a
-/// filter behind ours has chosen it.
+/// Istio's filter sends metadata to every callee by default, so having been
+/// sent metadata is not enough to be believed. The cluster that answers
+/// decides, even if a filter behind this one has selected it.
 async fn an_answer_from_outside_the_mesh_is_not_believed(lab: &Lab) -> Result<()> {
     let reroute = lua_filter(
         "function envoy_on_request(request)
@@ -182,8 +185,8 @@ async fn an_answer_from_outside_the_mesh_is_not_believed(lab: &Lab) -> Result<()
     Ok(())
 }
 
-/// An app without sidecar sends back what Istio's filter told it, which is not
-/// what ours would have told.
+/// An app without a sidecar echoes what Istio's filter sent, which differs from
+/// what this filter would send.
 async fn an_echo_is_no_peer(lab: &Lab) -> Result<()> {
     let client = Native::of(Node::pod_client()?);
     let mesh = lab
@@ -220,10 +223,10 @@ async fn assert_both_logged(lab: &Lab, reply: &Reply, client: &Node, server: &No
     assert_no_peer(&inbound, Side::Upstream)
 }
 
-/// A workload whose proxy exchanges metadata by Istio's own filter: a few fields,
-/// as that sends since Istio 1.24.
+/// A workload whose proxy exchanges metadata with Istio's own filter, which
+/// sends few fields since Istio 1.24.
 struct Native {
-    /// The node as its peers come to know it.
+    /// The node as its peers know it.
     node: Node,
     header: String,
 }
@@ -241,7 +244,7 @@ impl Native {
 
     /// A sidecar with Istio's filter and an observer.
     fn observed(&self, name: &str) -> Workload {
-        // The proxy itself knows more of its node than Istio's filter tells.
+        // The proxy itself has more metadata than Istio's filter sends.
         let node = self.node.clone().with("CLUSTER_ID", "east".into());
         Workload::sidecar(name, node)
             .configured(&observing())
@@ -249,7 +252,7 @@ impl Native {
             .listener("outbound", |listener| listener.before.push(self.outbound()))
     }
 
-    /// Strips what the caller sent, and answers each header that it sent.
+    /// Removes what the caller sent, and answers each header that it sent.
     fn inbound(&self) -> Value {
         self.filter(
             "function envoy_on_request(request)
@@ -265,7 +268,7 @@ impl Native {
         )
     }
 
-    /// Sends both headers, and strips those of the answer.
+    /// Sends both headers, and removes those of the answer.
     fn outbound(&self) -> Value {
         self.filter(
             "function envoy_on_request(request)
@@ -277,7 +280,7 @@ impl Native {
         )
     }
 
-    /// What it takes from the peer it leaves under another name, for the story.
+    /// It keeps what it removes under another name, for the test.
     fn filter(&self, script: &str) -> Value {
         let [metadata, id] = PEER_HEADERS;
         let (header, node_id) = (&self.header, &self.node.id);
@@ -293,7 +296,8 @@ impl Native {
         ))
     }
 
-    /// Istio's filter of the called proxy has received what this one sends.
+    /// Asserts that Istio's filter in the callee's proxy has received what this
+    /// one sends.
     fn assert_seen_by_callee(&self, mesh: &Mesh, reply: &Reply) -> Result<()> {
         for request in mesh.app("ratings")?.received(&reply.call) {
             self.assert_seen(&request.headers);
@@ -301,7 +305,7 @@ impl Native {
         Ok(())
     }
 
-    /// Istio's filter has left in `headers` what this one sends.
+    /// Asserts that `headers` contain what this one sends.
     fn assert_seen(&self, headers: &HeaderMap) {
         let [metadata, id] = PEER_HEADERS;
         assert_eq!(headers[&*seen(metadata)], self.header);

@@ -1,4 +1,4 @@
-//! What leaves a proxy, and to whom.
+//! What leaves a proxy, and where it goes.
 
 use anyhow::Result;
 use envoy_test::client::{METADATA_OF_NAME_X, PEER_HEADERS, has_peer_headers};
@@ -17,10 +17,10 @@ envoy_test::stories!(
 );
 
 /// Callees outside the mesh: by Istio's name, by Istio's metadata, and by two
-/// names of the operator's.
+/// configured names.
 const OUTSIDE: [&str; 4] = ["PassthroughCluster", "external", "database", "ext-api"];
 
-/// A callee in the mesh with which Istio forbids the exchange.
+/// A callee in the mesh for which Istio disables the exchange.
 const FORBIDDEN: &str = "over-hbone";
 
 async fn clusters_outside_the_mesh_are_told_nothing(lab: &Lab) -> Result<()> {
@@ -58,7 +58,7 @@ async fn mesh_with_an_outside(lab: &Lab, configuration: &Value) -> Result<Mesh> 
     lab.start(workloads).await
 }
 
-/// Calls with forged headers a callee that answers with forged headers.
+/// Calls, with forged headers, a callee that answers with forged headers.
 async fn call_forged(mesh: &Mesh, callee: &str) -> Result<Reply> {
     let [metadata, id] = PEER_HEADERS;
     let call = mesh.call("productpage", callee)?.path("/forged");
@@ -68,7 +68,8 @@ async fn call_forged(mesh: &Mesh, callee: &str) -> Result<Reply> {
     Ok(reply)
 }
 
-/// The callee was told who calls, or nothing; the calling app learns nothing.
+/// Asserts that the callee received `caller`, or nothing, and that the calling
+/// app received nothing.
 fn assert_told(mesh: &Mesh, callee: &str, reply: &Reply, caller: Option<&Node>) -> Result<()> {
     assert!(!has_peer_headers(&reply.headers), "{callee}");
     let received = mesh.app(callee)?.received(&reply.call);
@@ -90,7 +91,7 @@ async fn assert_answer_is_believed(lab: &Lab, reply: &Reply) -> Result<()> {
     Ok(())
 }
 
-/// The filter looks at the metadata of clusters every ten seconds.
+/// The filter reads the metadata of clusters again every ten seconds.
 async fn a_replaced_cluster_is_noticed(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
@@ -112,8 +113,8 @@ async fn a_replaced_cluster_is_noticed(lab: &Lab) -> Result<()> {
     .await
 }
 
-/// Envoy finds the route again when the filter has changed headers: to the same
-/// cluster.
+/// Envoy selects the route again after the filter has changed headers, with the
+/// same cluster.
 async fn a_weighted_route_is_told_by_the_cluster_that_it_chose(lab: &Lab) -> Result<()> {
     let caller = Workload::sidecar("productpage", Node::pod_client()?);
     let caller = caller.configured(&json!({ "external_cluster_names": ["external"] }));
@@ -155,8 +156,8 @@ async fn is_told(mesh: &Mesh, callee: &str) -> Result<bool> {
     Ok(received.iter().any(|one| has_peer_headers(&one.headers)))
 }
 
-/// Each header is answered if its counterpart came, by a sidecar and by an
-/// inner gateway.
+/// A sidecar and an inner gateway answer each header whose counterpart they
+/// received.
 async fn nobody_is_answered_more_than_they_asked(lab: &Lab) -> Result<()> {
     let gateway = Workload::gateway("egress", Node::gateway()?);
     let mesh = lab

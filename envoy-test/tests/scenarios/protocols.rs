@@ -1,4 +1,4 @@
-//! The exchange is the same over every HTTP.
+//! The exchange works the same over every version of HTTP.
 
 use anyhow::Result;
 use envoy_test::client::{Protocol, has_peer_headers};

@@ -1,4 +1,4 @@
-//! Who else can read the peer: formatters of a file access log.
+//! Other readers of the peer: formatters of a file access log.
 
 use anyhow::{Context as _, Result};
 use envoy_test::bootstrap::file_log;

@@ -1,5 +1,4 @@
-//! `docs/troubleshooting.md`: each symptom is caused, and the command that the
-//! document gives is run. What it prints must be what the document quotes.
+//! `docs/troubleshooting.md`: each test causes a symptom and runs the document's command, whose output must match the document.
 
 use std::collections::BTreeMap;
 use std::convert::identity;
@@ -78,7 +77,7 @@ impl Quote {
         quote.with_context(|| format!("docs/troubleshooting.md has no block {name}"))
     }
 
-    /// What the command prints at the proxy whose files are in `dir`.
+    /// The command's output for the proxy whose files are in `dir`.
     async fn run(&self, dir: &Path, admin: Option<SocketAddr>) -> Result<String> {
         let mut command = self.command.clone();
         if let Some(admin) = admin {
@@ -95,7 +94,7 @@ impl Quote {
         Ok(trimmed(str::from_utf8(&output.stdout)?))
     }
 
-    /// Whether `output` is what is quoted; `...` stands for any text.
+    /// Whether `output` matches the quote; `...` stands for any text.
     fn is(&self, output: &str) -> bool {
         let Some((first, others)) = self.printed.split_once("...") else {
             return self.printed == output;
@@ -121,20 +120,21 @@ fn trimmed(text: &str) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// The command of the block `name` prints at `envoy` what the document quotes.
+/// Asserts that the command of the block `name` prints for `envoy` what the
+/// document quotes.
 async fn shows(envoy: &Envoy, name: &str) -> Result<()> {
     prints(&Quote::of(name)?, envoy.dir(), Some(envoy.admin())).await
 }
 
-/// The doctor finds this cause at `envoy`, whatever else it finds.
+/// Asserts that the doctor finds this cause in `envoy`, among others.
 async fn finds(envoy: &Envoy, code: &str) -> Result<()> {
-    let mut told = Vec::new();
+    let mut codes = Vec::new();
     let found = until("the doctor's finding", async || {
-        told = findings(envoy).await?;
-        Ok(told.contains(&code).then_some(()))
+        codes = findings(envoy).await?;
+        Ok(codes.contains(&code).then_some(()))
     })
     .await;
-    found.with_context(|| format!("no {code}: {told:?}"))
+    found.with_context(|| format!("no {code}: {codes:?}"))
 }
 
 async fn findings(envoy: &Envoy) -> Result<Vec<&'static str>> {
@@ -143,14 +143,14 @@ async fn findings(envoy: &Envoy) -> Result<Vec<&'static str>> {
     Ok(findings.iter().map(|finding| finding.code.name()).collect())
 }
 
-/// The same of the one Envoy of the lab, which has refused to start.
+/// The same for the only Envoy of the lab, which has failed to start.
 async fn showed(lab: &Lab, name: &str) -> Result<()> {
     let dirs = lab.envoy_dirs();
     ensure!(dirs.len() == 1, "not one Envoy: {dirs:?}");
     prints(&Quote::of(name)?, &dirs[0], None).await
 }
 
-/// Counters are published with a delay, and logs are flushed with one.
+/// Counters are published and logs are flushed with a delay.
 async fn prints(quote: &Quote, dir: &Path, admin: Option<SocketAddr>) -> Result<()> {
     let mut output = String::new();
     let shown = until("what is quoted", async || {
@@ -188,7 +188,7 @@ fn dots_stand_for_any_text() {
     assert!(!quote("").is("a b c"));
 }
 
-/// So each command tells a cause from its absence.
+/// This shows that each command distinguishes its cause.
 async fn a_healthy_mesh_shows_no_cause(lab: &Lab) -> Result<()> {
     let (productpage, ratings) = pair()?;
     let mesh = lab.start([productpage, ratings]).await?;
@@ -204,14 +204,14 @@ async fn a_healthy_mesh_shows_no_cause(lab: &Lab) -> Result<()> {
             let output = quote.run(envoy.dir(), Some(envoy.admin())).await?;
             assert!(!quote.is(&output), "{cause} at {name}: {output}");
         }
-        // What the harness leaves open, so that a fault of the filter is seen.
-        let told = findings(envoy).await?;
-        assert_eq!(told, ["not_fail_open", "headers_not_removed"], "{name}");
+        // The harness leaves these open, so that problems of the filter show.
+        let found = findings(envoy).await?;
+        assert_eq!(found, ["not_fail_open", "headers_not_removed"], "{name}");
     }
     Ok(())
 }
 
-/// As Istio's default has it since 1.24.
+/// As in Istio's default since 1.24.
 async fn the_log_names_other_keys_only(lab: &Lab) -> Result<()> {
     let (productpage, ratings) = pair()?;
     let ratings = ratings.listener("inbound", |listener| {
@@ -345,7 +345,7 @@ async fn a_peer_is_over_a_limit(lab: &Lab) -> Result<()> {
     finds(inbound.envoy("ratings")?, "peers_refused").await
 }
 
-/// A mesh whose callee has refused a caller for its `configuration`.
+/// A mesh whose callee has refused a caller because of its `configuration`.
 async fn refused(lab: &Lab, configuration: &Value) -> Result<Mesh> {
     let (productpage, ratings) = pair()?;
     let ratings = ratings.configured(configuration);
@@ -370,7 +370,7 @@ async fn a_message_has_no_room(lab: &Lab) -> Result<()> {
     finds(mesh.envoy("productpage")?, "header_limit").await
 }
 
-/// The filter believes that the path takes more headers than it does.
+/// The filter is configured with higher limits than the path has.
 async fn a_header_limit_is_passed(lab: &Lab) -> Result<()> {
     let (productpage, ratings) = pair()?;
     let productpage = productpage.configured(&json!({ "max_request_headers_count": 1000 }));
@@ -387,7 +387,7 @@ async fn a_header_limit_is_passed(lab: &Lab) -> Result<()> {
     finds(mesh.envoy("ratings")?, "header_limit").await
 }
 
-/// So many headers, nearly as many as a proxy takes by default.
+/// This number of headers, close to a proxy's default limit.
 fn headers(count: usize) -> HeaderMap {
     let name = |number: usize| HeaderName::try_from(format!("x-{number}"));
     let headers = (0..count).filter_map(|number| Some((name(number).ok()?, HeaderValue::from(1))));
@@ -518,7 +518,7 @@ async fn a_listener_has_the_wrong_direction(lab: &Lab) -> Result<()> {
     finds(mesh.envoy("ratings")?, "wrong_direction").await
 }
 
-/// So the commands serve where a control plane sends the listeners, too.
+/// The commands also work if a control plane sends the listeners.
 async fn a_discovered_listener_has_no_direction(lab: &Lab) -> Result<()> {
     let mesh = directed(lab, None, Workload::watching_listeners).await?;
     let mut quote = Quote::of("no-direction")?;
@@ -529,8 +529,8 @@ async fn a_discovered_listener_has_no_direction(lab: &Lab) -> Result<()> {
     prints(&quote, ratings.dir(), Some(ratings.admin())).await
 }
 
-/// A mesh whose callee has an inbound listener of that direction, and is changed.
-/// Its app sees headers.
+/// A mesh whose callee has an inbound listener with this direction and a
+/// change. Its app sees headers.
 async fn directed(
     lab: &Lab,
     direction: Option<Direction>,
@@ -611,7 +611,7 @@ async fn with_refused(lab: &Lab, plugin: Plugin) -> Result<Mesh> {
     Ok(mesh)
 }
 
-/// Where no module is.
+/// A path without a module.
 const MISSING: &str = "/etc/envoy/missing.wasm";
 
 async fn there_is_no_module(lab: &Lab) -> Result<()> {
@@ -623,7 +623,7 @@ async fn there_is_no_module(lab: &Lab) -> Result<()> {
     showed(lab, "no-module").await
 }
 
-/// Wasmtime is what the Envoys of the harness lack.
+/// The harness's Envoys lack Wasmtime.
 async fn envoy_lacks_the_runtime(lab: &Lab) -> Result<()> {
     let mut resource = filter_resource(&Plugin::default(), lab.module());
     let mut config = resource["resources"][0]["typed_config"].take();
@@ -635,7 +635,7 @@ async fn envoy_lacks_the_runtime(lab: &Lab) -> Result<()> {
     showed(lab, "no-runtime").await
 }
 
-/// Two workloads that know each other once they have called.
+/// Two workloads that know each other after a call.
 fn pair() -> Result<(Workload, Workload)> {
     Ok((
         Workload::sidecar("productpage", Node::pod_client()?),
@@ -643,7 +643,7 @@ fn pair() -> Result<(Workload, Workload)> {
     ))
 }
 
-/// A call that is answered.
+/// Makes a call, which must be answered.
 async fn called(mesh: &Mesh, from: &str, to: &str) -> Result<String> {
     let reply = mesh.call(from, to)?.send().await?;
     assert_eq!(reply.status, StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Whom a proxy believes, over real TLS: callers by `trust`, callees by
+//! Which peers a proxy believes, over real TLS: callers by `trust`, callees by
 //! `upstream_trust`.
 
 use anyhow::Result;
@@ -22,11 +22,11 @@ envoy_test::stories!(
     a_cluster_without_validation_makes_upstream_trust_worthless,
 );
 
-/// Somebody with a certificate, and who believes that they speak for the
+/// A peer with a certificate, and the trust settings that accept it for the
 /// namespace `default`.
 struct Peer {
     name: &'static str,
-    /// The URI SAN, if a certificate is presented.
+    /// The URI SAN, if it presents a certificate.
     uri_san: Option<&'static str>,
     believed_by: &'static [&'static str],
 }
@@ -54,8 +54,7 @@ const PEERS: [Peer; 4] = [
     },
 ];
 
-/// Workloads by whom they believe, with the configuration of `key`, and the
-/// reason for which that refuses.
+/// Workloads with each value of `key`, and the counter of their refusals.
 fn believers(key: &str) -> [(&'static str, Value, Option<&'static str>); 5] {
     let here = json!({ key: "spiffe", "trust_domains": ["cluster.local"] });
     [
@@ -71,7 +70,7 @@ fn believers(key: &str) -> [(&'static str, Value, Option<&'static str>); 5] {
     ]
 }
 
-/// What the certificate of a callee says that is not the point of a story.
+/// The certificate of a callee where it does not matter.
 const SERVER: &str = "spiffe://cluster.local/ns/default/sa/ratings";
 
 async fn callers_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
@@ -122,7 +121,7 @@ async fn callers_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
                 assert_no_peer(&outbound, Side::Upstream)?;
             }
         }
-        // TLS itself turns this one away, whatever the filter trusts.
+        // TLS itself rejects this one, whatever the filter trusts.
         let reply = mesh.call("of-unknown-authority", callee)?.send().await?;
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(mesh.app(callee)?.received(&reply.call).is_empty());
@@ -130,7 +129,7 @@ async fn callers_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
     refusals_are_counted(&mesh, "trust").await
 }
 
-/// Each refusal is counted, by the reason of whoever refuses.
+/// Asserts that each refusal is counted by its reason.
 async fn refusals_are_counted(mesh: &Mesh, key: &str) -> Result<()> {
     for (believer, _, reason) in believers(key) {
         let refused = PEERS
@@ -142,7 +141,7 @@ async fn refusals_are_counted(mesh: &Mesh, key: &str) -> Result<()> {
             continue;
         };
         let (reason, refused) = if reason == "refused_trust_spiffe" {
-            // Without a certificate there is nothing to compare with.
+            // Without a certificate there is nothing to compare.
             let missing = refused.clone().filter(without_certificate).count();
             assert_eq!(
                 counter(envoy, "refused_trust_mtls", missing).await?,
@@ -166,7 +165,7 @@ async fn refusals_are_counted(mesh: &Mesh, key: &str) -> Result<()> {
 
 async fn callees_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
     let (client, server) = (Node::pod_client()?, Node::vm_server()?);
-    // The namespace of this node is `default`, too.
+    // The namespace of this node is also `default`.
     let authority = Authority::new()?;
     let mut callers = believers("upstream_trust")
         .map(|(name, trust, _)| Workload::sidecar(name, client.clone()).configured(&trust));
@@ -202,7 +201,7 @@ async fn callees_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
             } else {
                 assert_no_peer(&outbound, Side::Upstream)?;
             }
-            // What is believed of answers changes nothing of what is sent.
+            // `upstream_trust` does not change what is sent.
             let inbound = lab
                 .entry(&format!("{}/inbound", peer.name), &reply.call)
                 .await?;
@@ -212,8 +211,7 @@ async fn callees_are_believed_by_their_certificate(lab: &Lab) -> Result<()> {
     refusals_are_counted(&mesh, "upstream_trust").await
 }
 
-/// The verdict is of the request's own connection, although the peer is known
-/// byte for byte.
+/// The request's own connection decides, although the peer is in the cache.
 async fn a_known_peer_is_refused_over_another_certificate(lab: &Lab) -> Result<()> {
     let node = Node::pod_client()?;
     let authority = Authority::new()?;
@@ -275,7 +273,7 @@ async fn metadata_without_namespace_is_not_vouched_for(lab: &Lab) -> Result<()> 
     Ok(())
 }
 
-/// The attributes on which `mtls` and `spiffe` rest.
+/// The attributes on which `mtls` and `spiffe` depend.
 async fn attributes_tell_who_presented_a_certificate(lab: &Lab) -> Result<()> {
     let (seen_by_caller, seen_by_callee) = (
         lab.dir().join("outbound.log"),
@@ -350,8 +348,8 @@ async fn lines<const COUNT: usize>(lab: &Lab, path: &std::path::Path) -> Result<
         .map_err(|lines| anyhow::anyhow!("not {COUNT} lines: {lines:?}"))
 }
 
-/// Such a listener asks for a certificate and takes any: whoever signs one for
-/// themselves speaks for every namespace.
+/// Such a listener requests a certificate and accepts any: with a self-signed
+/// one, a client can claim every namespace.
 async fn a_listener_that_accepts_untrusted_certificates_makes_trust_worthless(
     lab: &Lab,
 ) -> Result<()> {
@@ -365,8 +363,8 @@ async fn a_listener_that_accepts_untrusted_certificates_makes_trust_worthless(
     assert_peer(&inbound, Side::Downstream, &Node::pod_client()?)
 }
 
-/// Such a listener asks for no certificate, although it says that it needs one:
-/// nobody is believed.
+/// Such a listener requests no certificate, although it requires one: nobody is
+/// believed.
 async fn a_listener_without_validation_believes_nobody(lab: &Lab) -> Result<()> {
     let mesh = with_forger(lab, &Authority::new()?, None).await?;
 
@@ -379,8 +377,8 @@ async fn a_listener_without_validation_believes_nobody(lab: &Lab) -> Result<()> 
     Ok(())
 }
 
-/// A caller whose certificate nobody has signed but itself, and a callee with
-/// `trust: spiffe` that checks certificates by `validation`.
+/// A caller with a self-signed certificate, and a callee with `trust: spiffe`
+/// that verifies certificates by `validation`.
 async fn with_forger(lab: &Lab, authority: &Authority, validation: Option<&Value>) -> Result<Mesh> {
     let forged = Authority::new()?.certify(&["spiffe://cluster.local/ns/default/sa/shop"])?;
     let socket = tls::cluster(Some(&forged), Some(&authority.validation()));
@@ -398,11 +396,11 @@ async fn with_forger(lab: &Lab, authority: &Authority, validation: Option<&Value
     .await
 }
 
-/// Such a cluster checks no certificate: whoever is at the address speaks for
+/// Such a cluster verifies no certificate: a server at the address can claim
 /// every namespace.
 async fn a_cluster_without_validation_makes_upstream_trust_worthless(lab: &Lab) -> Result<()> {
     let server = Node::vm_server()?;
-    let own = Authority::new()?;
+    let forger = Authority::new()?;
     let callee = Workload::sidecar("ratings", server.clone());
     let socket = tls::cluster(None, None);
     let mesh = lab
@@ -413,7 +411,7 @@ async fn a_cluster_without_validation_makes_upstream_trust_worthless(lab: &Lab) 
                     "upstream_trust": "spiffe",
                     "trust_domains": ["cluster.local"],
                 })),
-            secured(callee, &listener(&own, Callers::Any)?),
+            secured(callee, &listener(&forger, Callers::Any)?),
         ])
         .await?;
 
@@ -425,7 +423,8 @@ async fn a_cluster_without_validation_makes_upstream_trust_worthless(lab: &Lab) 
     Ok(())
 }
 
-/// Identities have one URI SAN each; of several Envoy shows the first.
+/// Identities have one URI SAN each; if there are several, Envoy reports the
+/// first.
 async fn of_several_uri_sans_the_first_counts(lab: &Lab) -> Result<()> {
     let authority = Authority::new()?;
     let right = "spiffe://cluster.local/ns/default/sa/shop";

@@ -1,4 +1,4 @@
-//! VMs of the proxy-wasm kind: one per worker, and several plugins in one.
+//! Wasm VMs: one per worker, and several plugins in one.
 
 use anyhow::{Context as _, Result};
 use envoy_test::{Lab, Mesh, Node, Side, Workload};
@@ -8,8 +8,8 @@ use crate::{assert_no_peer, assert_peer};
 
 envoy_test::stories!(two_workers_serve, two_plugins_share_a_vm);
 
-/// More calls than two workers could have missed by chance: each call comes
-/// over a connection of its own, and the kernel spreads those.
+/// Enough calls that both workers certainly get some: each call has its own
+/// connection, and the kernel distributes connections.
 const CALLS: usize = 64;
 
 async fn two_workers_serve(lab: &Lab) -> Result<()> {
@@ -29,7 +29,7 @@ async fn two_workers_serve(lab: &Lab) -> Result<()> {
         assert_peer(&inbound, Side::Downstream, &client)?;
     }
 
-    // Each worker has met the callee once and knew it ever after.
+    // Each worker decoded the callee once and had it cached from then on.
     let envoy = mesh.envoy("productpage")?;
     let hits = u64::try_from(CALLS - 2)?;
     let name = "wasmcustom.metadata_exchange.cache_hit";
@@ -71,7 +71,7 @@ async fn two_plugins_share_a_vm(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// How many VMs the proxy of a workload runs.
+/// The number of VMs in the proxy of a workload.
 pub(crate) async fn vms(mesh: &Mesh, workload: &str) -> Result<u64> {
     let stats = mesh.envoy(workload)?.stats().await?;
     let vms = stats.get("wasm.envoy.wasm.runtime.v8.active");

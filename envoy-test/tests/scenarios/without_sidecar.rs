@@ -1,4 +1,4 @@
-//! One side takes no part in the exchange: the other is none the worse for it.
+//! One side has no exchange, which does not harm the other.
 
 use anyhow::Result;
 use envoy_test::client::{PEER_HEADERS, has_peer_headers};
@@ -9,8 +9,8 @@ use crate::{assert_clean, assert_peer};
 
 envoy_test::stories!(the_caller_has_no_sidecar, the_callee_has_no_sidecar);
 
-/// A request without metadata leaves no trace, nor does it show the peer of the
-/// request before it.
+/// A request without metadata stores nothing, and does not show the previous
+/// request's peer.
 async fn the_caller_has_no_sidecar(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
@@ -32,7 +32,8 @@ async fn the_caller_has_no_sidecar(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The callee is told, for no proxy can know that it does not listen.
+/// The callee receives the headers, because no proxy can know that it has no
+/// sidecar.
 async fn the_callee_has_no_sidecar(lab: &Lab) -> Result<()> {
     let client = Node::pod_client()?;
     let mesh = lab

@@ -1,10 +1,11 @@
-//! Stories of every kind, told to a real OAP.
+//! Runs all stories against a real OAP.
 
 use anyhow::Result;
 use envoy_test::Release;
 use envoy_test::skywalking::{self, Named};
 
-/// One test, for one OAP: it takes half a minute to start, and half a gigabyte.
+/// A single test with a single OAP, which takes half a minute to start, and
+/// half a gigabyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_drawn_is_what_was_called() -> Result<()> {
     let Some(named) = Named::for_test()? else {

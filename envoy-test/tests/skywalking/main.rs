@@ -1,5 +1,5 @@
-//! What `SkyWalking` makes of access logs: a real OAP, and `mxctl`'s reading of its
-//! rules, held against it.
+//! What `SkyWalking` makes of access logs: tests a real OAP, and compares
+//! `mxctl`'s implementation of its rules with it.
 
 mod judge;
 mod reading;

@@ -1,5 +1,4 @@
-//! `mxctl topology --as skywalking` beside what a real OAP has drawn of the same
-//! messages.
+//! Compares `mxctl topology --as skywalking` with what a real OAP has drawn from the same messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,11 +8,11 @@ use envoy_test::repository;
 use envoy_test::skywalking::Recording;
 use mxctl::topology::{Snapshot, TallyView};
 
-/// How many characters the table of the cases has of a service, and of an instance.
+/// How many characters of a service's name the table of cases keeps, and of an instance's.
 const SERVICE: usize = 60;
 const INSTANCE: usize = 30;
 
-/// An edge as one side has reported it.
+/// An edge as reported by one side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Side {
     calls: u64,
@@ -21,14 +20,14 @@ struct Side {
     rate: u64,
 }
 
-/// Calls by the client's side and the server's.
+/// Calls by the client's and the server's side.
 type Edges = BTreeMap<(String, String), [Side; 2]>;
 
 fn file(name: &str) -> PathBuf {
     repository("testdata/skywalking").join(name)
 }
 
-/// What is read of a recording.
+/// The topology of a recording.
 async fn read(recording: &str) -> Result<Snapshot> {
     Recording::read(&file(recording))?.as_read().await
 }
@@ -53,7 +52,7 @@ fn edges(snapshot: &Snapshot) -> Edges {
     edges.collect()
 }
 
-/// A name as the table of the cases has it.
+/// A name as in the table of cases.
 fn as_in_the_table(name: &str, length: usize) -> String {
     let one_line = name.replace('\n', " ");
     one_line.chars().take(length).collect()
@@ -104,8 +103,7 @@ async fn of_94_handmade_cases_every_edge_count_and_name_is_the_oaps() -> Result<
     let snapshot = read("cases.jsonl").await?;
     let (expected, instances) = drawn()?;
     let mut found = edges(&snapshot);
-    // The table has nothing of this one, whose name holds a NUL; the OAP that
-    // `judge` runs draws it.
+    // The table lacks this one, whose name contains a NUL; the OAP that `judge` runs draws it.
     let nul = ("l-5u2.t".to_owned(), "p-5u2\0x.t".to_owned());
     assert!(found.remove(&nul).is_some());
     let differences: Vec<_> = expected
@@ -117,7 +115,7 @@ async fn of_94_handmade_cases_every_edge_count_and_name_is_the_oaps() -> Result<
     assert!(differences.is_empty(), "{differences:#?}");
     for workload in &snapshot.workloads {
         let service = as_in_the_table(&workload.name, SERVICE);
-        // The caller that nobody knows has no node.
+        // The unknown caller has no node.
         if service == "UNKNOWN" || service.contains("5u2") {
             continue;
         }

@@ -26,32 +26,32 @@ use access_log::{Entry, Named, Protocol, Side};
 
 /// Receive access logs, HTTP and TCP, and print each entry.
 ///
-/// A line says when, who called whom, what for, how it went, and which log says
-/// so. With --json it is a JSON line, which `mxctl topology` reads. Nothing is
-/// dropped here: if the output is read slowly, Envoys wait, and at last drop
-/// and count themselves (access_logs.grpc_access_log.logs_dropped).
+/// Each line shows the time, caller and callee, the request, its result, and the log that reported
+/// it. With --json it is a JSON line that `mxctl topology` reads. mxctl drops nothing: if the
+/// output is read slowly, Envoys wait, and finally drop and count entries themselves
+/// (access_logs.grpc_access_log.logs_dropped).
 #[derive(Debug, Args)]
 pub(super) struct Collect {
     /// Where Envoys send their gRPC access logs
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:11800")]
     listen: SocketAddr,
-    /// Write JSON lines to this file, besides what is printed; it is added to
+    /// Also append the entries to this file, as JSON lines
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print nothing; for --out
+    /// Print nothing; only write --out
     #[arg(long, requires = "out")]
     quiet: bool,
-    /// Only entries that name this service, instance or workload at either end;
-    /// a name, or its start with a *
+    /// Only entries that name this service, instance or workload on either side; a name, or a
+    /// prefix with a *
     #[arg(long, value_name = "NAME", value_parser = pattern)]
     workload: Option<Pattern>,
-    /// Only requests for this path, or its start with a *
+    /// Only requests for this path; a path, or a prefix with a *
     #[arg(long, value_name = "PATH", value_parser = pattern)]
     path: Option<Pattern>,
-    /// Only these statuses: 404, 5xx or 400-499, several with commas; 0 is none
+    /// Only these statuses: 404, 5xx or 400-499, separated by commas; 0 means no response
     #[arg(long, value_name = "STATUS", value_delimiter = ',')]
     status: Vec<Statuses>,
-    /// End after so many seconds
+    /// Stop after this many seconds
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
     #[command(flatten)]
@@ -92,15 +92,17 @@ impl FromStr for Statuses {
             Some((first, last)) if is_status(&first) && is_status(&last) => {
                 Ok(Self { first, last })
             }
-            Some(_) => {
-                Err("statuses are 100 to 599, and 0 for none: as 404, 5xx or 400-499".to_owned())
-            }
-            None => Err("neither a status, as 404, nor 5xx, nor 400-499".to_owned()),
+            Some(_) => Err(
+                "a status is between 100 and 599, or 0 for no response: for example 404, 5xx \
+                     or 400-499"
+                    .to_owned(),
+            ),
+            None => Err("not a status: write for example 404, 5xx or 400-499".to_owned()),
         }
     }
 }
 
-/// How long what was received may take to be written, at the end.
+/// At shutdown, how long writing the received entries may take.
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Collect {
@@ -128,11 +130,11 @@ impl Collect {
         };
         let mut done = printer.start(entries);
         let early = tokio::select! {
-            told = live::told_to_end(seconds) => { told?; None }
+            stopped = live::until_stopped(seconds) => { stopped?; None }
             ended = &mut done => Some(ended),
         };
         let streams = Arc::clone(&server.counts);
-        // Streams end only when their entries are taken.
+        // A stream ends only after its entries have been consumed.
         let (stopped, written) = tokio::join!(server.stop(), async {
             match early {
                 Some(ended) => Ok(ended),
@@ -147,11 +149,11 @@ impl Collect {
             "{seen} entries of {begun} streams, {shown} of them written; {refused} streams refused, {broken} broken off"
         ));
         let Ok(written) = written else {
-            bail!("the output is not read: not all that was received is written");
+            bail!("the output is not being read: some received entries were not written");
         };
-        written.context("the printer has died")??;
+        written.context("the printer thread panicked")??;
         if let Err(error) = stopped {
-            // All that was received is written all the same.
+            // Everything received is still written.
             say(&format!("{error:#}"));
         }
         Ok(())
@@ -190,8 +192,7 @@ struct Written {
     shown: AtomicU64,
 }
 
-/// Writes entries, on a thread of its own: a reader that is slow, or has
-/// stopped, blocks this thread only.
+/// Writes entries on its own thread, so that a slow or stopped reader blocks only this thread.
 struct Printer {
     stdout: Option<BufWriter<io::Stdout>>,
     file: Option<BufWriter<File>>,
@@ -202,14 +203,14 @@ struct Printer {
 }
 
 impl Printer {
-    /// Until the queue ends, or an output fails.
+    /// Runs until the queue ends or an output fails.
     fn start(
         mut self,
         mut entries: mpsc::Receiver<live::Received>,
     ) -> oneshot::Receiver<Result<()>> {
         let (done, is_done) = oneshot::channel();
         std::thread::spawn(move || {
-            // Nobody may be there to hear it any more.
+            // The receiver may be gone.
             let _ = done.send(self.print(&mut entries));
         });
         is_done
@@ -220,7 +221,7 @@ impl Printer {
             let batch = match entries.try_recv() {
                 Ok(batch) => batch,
                 Err(TryRecvError::Empty) => {
-                    // Live: what is there is shown before waiting.
+                    // Live output: flush before waiting for more.
                     self.flush()?;
                     match entries.blocking_recv() {
                         Some(batch) => batch,
@@ -242,7 +243,7 @@ impl Printer {
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let line = plain_json(&entry.to_line());
-        // The file first: it is whole even if nobody reads what is printed.
+        // The file first, so that it is complete even if standard output is closed.
         if let Some(file) = &mut self.file {
             writeln!(file, "{line}")?;
         }
@@ -263,7 +264,7 @@ impl Printer {
         Ok(())
     }
 
-    /// The file keeps what was written, whatever became of the other output.
+    /// Flushes the file even though the other output failed.
     fn flushed_after(&mut self, error: io::Error) -> anyhow::Error {
         match self.file.as_mut().map(Write::flush) {
             Some(Err(second)) => anyhow!("{error}, and the file: {second}"),
@@ -299,8 +300,7 @@ fn human(entry: &Entry, naming: &Naming) -> String {
     visible(&line)
 }
 
-/// `a.shop -> b.shop`, through a gateway `a.shop -> gateway.edge -> b.shop`; and who
-/// logged, if that does not say it. What the entry does not tell is `?`.
+/// `a.shop -> b.shop`, or `a.shop -> gateway.edge -> b.shop` through a gateway; and the reporter, if it is neither. `?` stands for what the entry does not show.
 fn sides(entry: &Entry, naming: &Naming) -> (String, String) {
     const UNTOLD: &str = "?";
     let sides = Sides::of(entry, naming);

@@ -14,38 +14,38 @@ use super::print_json;
 use crate::doctor::{Evidence, FILTER, Finding, Severity, examine, gather, unexamined};
 use crate::escape::visible;
 
-/// Find what is wrong with Envoys, and say what to do.
+/// Find problems in Envoys' configuration and statistics, with their remedies.
 ///
-/// Reads the configuration and the statistics of Envoys that run, these twice
-/// within three seconds, or a config_dump or a bootstrap in a file. Changes
-/// nothing. The exit status is 0 if no error was found, 1 if one was, and 2 if an
-/// Envoy or a file could not be read. Warnings alone exit with 0, unless
-/// --fail-on says otherwise.
+/// Reads the configuration and the statistics of running Envoys (the statistics
+/// twice, three seconds apart), or a config_dump or bootstrap from a file. It
+/// changes nothing. The exit status is 0 if no error was found, 1 if one was,
+/// and 2 if an Envoy or a file could not be read. Warnings alone exit with 0,
+/// unless --fail-on says otherwise.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The admin interfaces, as 127.0.0.1:15000 or unix:/run/envoy/admin.sock
+    /// Admin interfaces, such as 127.0.0.1:15000 or unix:/run/envoy/admin.sock
     #[arg(value_name = "ADMIN", required_unless_present = "files")]
     admins: Vec<String>,
-    /// A config_dump or a bootstrap, JSON or YAML, whole or in parts; - is
+    /// A config_dump or bootstrap in JSON or YAML, whole or in part; - reads
     /// standard input
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The name of the filter, of its plugin or its root id
+    /// The name of the filter, its plugin or its root id
     #[arg(long, value_name = "NAME", default_value = FILTER)]
     filter: String,
-    /// From which severity on findings exit with 1
+    /// The lowest severity that exits with 1
     #[arg(long, value_name = "SEVERITY", value_enum, default_value = "error")]
     fail_on: Severity,
 }
 
-/// What is wrong with one Envoy.
+/// The findings for one Envoy.
 #[derive(Serialize)]
 struct Report {
     #[serde(flatten)]
     source: Source,
     #[serde(flatten)]
     result: Outcome,
-    /// What the source has no word on.
+    /// What the source does not contain.
     not_examined: Vec<&'static str>,
 }
 
@@ -80,7 +80,7 @@ impl Report {
 
 impl Arguments {
     pub(super) async fn run(&self, json: bool) -> ExitCode {
-        // All at once, for each takes a while.
+        // In parallel, because each takes a few seconds.
         let ask = |admin: &String| {
             let admin = admin.clone();
             tokio::spawn(async move { gather::of_admin(&admin).await })
@@ -123,7 +123,7 @@ const COULD_NOT_LOOK: u8 = 2;
 impl Report {
     fn status(&self, fail_on: Severity) -> u8 {
         match &self.result {
-            // The worst is the least.
+            // The worst severity sorts first.
             Outcome::Findings(findings) => {
                 let is_wrong = findings.iter().any(|one| one.severity <= fail_on);
                 u8::from(is_wrong) * WRONG
@@ -156,7 +156,10 @@ fn text(report: &Report) -> String {
     }
     if !report.not_examined.is_empty() {
         let parts = report.not_examined.join(", ");
-        let _ = writeln!(text, "{source}: not examined, for it is not there: {parts}");
+        let _ = writeln!(
+            text,
+            "{source}: not examined because it is not in the file: {parts}"
+        );
     }
     text
 }
@@ -176,7 +179,7 @@ mod tests {
         }
     }
 
-    /// Listeners, filters and clusters are named by whoever configures an Envoy.
+    /// Names of listeners, filters and clusters are untrusted text.
     #[test]
     fn names_do_not_reach_the_terminal_as_they_are() {
         let hostile = "in\u{1b}[2Jbound\nan-envoy: nothing is wrong";

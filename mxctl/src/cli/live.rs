@@ -1,4 +1,4 @@
-//! Entries as they come in.
+//! Entries as they arrive.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use super::say;
 use access_log::server::{Batch, Gone, Room, Server, Sink};
 use access_log::{Entry, Limits, Reporter};
 
-/// How many messages wait for their reader before the streams do.
+/// How many messages may queue before the streams have to wait.
 const QUEUE: usize = 64;
 
-/// The entries of a message, and the room that they take.
+/// The entries of a message, and the memory they occupy.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) entries: Vec<Entry>,
     _room: Room,
 }
 
-/// Hands entries to one reader, and waits for it.
+/// Passes entries to one reader, with backpressure.
 struct Queue(mpsc::Sender<Received>);
 
 impl Sink for Queue {
     type Source = Reporter;
 
     fn identify(&self, identifier: Identifier, first: Option<&Arc<Reporter>>) -> Reporter {
-        Reporter::told(identifier, first)
+        Reporter::identified(identifier, first)
     }
 
     async fn take(&self, batch: Batch<Reporter>) -> Result<(), Gone> {
@@ -43,7 +43,7 @@ impl Sink for Queue {
     }
 }
 
-/// A server, and the entries that it receives.
+/// Starts a server; returns it with the queue of received entries.
 pub(super) async fn receive(
     address: SocketAddr,
     limits: Limits,
@@ -51,7 +51,7 @@ pub(super) async fn receive(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let listener = listen(address).await?;
     let server = Server::start(listener, limits, Queue(sender))?;
-    say(&format!("access logs are taken at {}", server.address));
+    say(&format!("receiving access logs at {}", server.address));
     Ok((server, receiver))
 }
 
@@ -61,9 +61,9 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("cannot listen at {address}"))
 }
 
-/// Returns at SIGINT or SIGTERM, or after so many seconds. A signal from then on
+/// Returns on SIGINT or SIGTERM, or after that many seconds. Any later signal
 /// ends the process at once.
-pub(super) async fn told_to_end(after: Option<u64>) -> Result<()> {
+pub(super) async fn until_stopped(after: Option<u64>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let time_is_up = async {
@@ -82,7 +82,7 @@ pub(super) async fn told_to_end(after: Option<u64>) -> Result<()> {
             _ = interrupt.recv() => SignalKind::interrupt(),
             _ = terminate.recv() => SignalKind::terminate(),
         };
-        // As shells tell of who was ended by a signal.
+        // The exit status by which shells report a signal.
         std::process::exit(128 + signal.as_raw_value());
     });
     Ok(())

@@ -2,7 +2,7 @@
 
 // These comments are the help that users read.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)]
-// They panic where nobody reads.
+// These macros panic if the reader is gone.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 use std::fmt::Write as _;
@@ -30,15 +30,15 @@ mod doctor;
 mod live;
 mod topology;
 
-/// Reads what Envoys log of a mesh: who called whom.
+/// Shows which workload called which, from Envoys' access logs.
 ///
-/// Envoy's gRPC access log tells each request to a collector; the metadata
-/// exchange adds which workload was at the other end. This tool is such a
-/// collector, and draws the graph of who calls whom, live or from a recording.
+/// Envoy's gRPC access log sends each request to a collector; the metadata exchange adds the
+/// workload on the other side. mxctl is such a collector, and draws the call graph, live or from a
+/// recording.
 #[derive(Debug, Parser)]
 #[command(name = "mxctl", version, after_help = EXAMPLES)]
 struct Arguments {
-    /// Print JSON, for machines; errors, too
+    /// Print JSON, errors included
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -65,63 +65,62 @@ enum Command {
     Encode(Encode),
     Doctor(doctor::Arguments),
     CheckConfig(CheckConfig),
-    /// Print the completions of a shell: source <(mxctl completions bash)
+    /// Print a shell's completions: source <(mxctl completions bash)
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
 }
 
-/// Show what a header, a FlatNode or an access-log message says, as JSON.
+/// Decode a header, a FlatNode or an access-log message to JSON.
 ///
-/// Takes a header as it was pasted: with its name, quotes, brackets or line
-/// breaks. What is broken is told with the byte at which it breaks, and what it
-/// looks like. Control characters are shown escaped. The exit status is 1 if it is
-/// broken and 2 if it is empty.
+/// Accepts a header as pasted: with its name, quotes, brackets or line breaks. For invalid input it
+/// prints the byte at which decoding fails, and what the input looks like. Control characters are
+/// escaped. The exit status is 1 if the input is invalid and 2 if it is empty.
 #[derive(Debug, Args)]
 struct Decode {
-    /// What it is
+    /// The form of the input
     form: Form,
-    /// The text; without it, standard input is read
+    /// The text to decode; without it, standard input is read
     value: Option<String>,
 }
 
-/// Show the header that a node would send, with its size, by the filter's code.
+/// Show the header that a node would send, and its size, with the filter's own code.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
 struct Encode {
-    /// JSON or YAML, which is read as Envoy does: a bootstrap, an admin's
-    /// config_dump, a node, or node metadata; - is standard input
+    /// A bootstrap, config_dump, node or node metadata in JSON or YAML, parsed as Envoy does; -
+    /// reads standard input
     #[arg(group = "source")]
     file: Option<PathBuf>,
-    /// Ask the admin of an Envoy that runs, as http://127.0.0.1:9901 or
+    /// Ask a running Envoy's admin interface, such as http://127.0.0.1:9901 or
     /// unix:/run/envoy/admin.sock
     #[arg(long, value_name = "URL", group = "source")]
     admin: Option<String>,
-    /// The plugin's configuration, which says what is shared
+    /// The plugin configuration, which decides what is shared
     #[arg(long, value_name = "FILE")]
     plugin_config: Option<PathBuf>,
 }
 
-/// Check a plugin's configuration, by the filter's code.
+/// Check a plugin configuration with the filter's own code.
 ///
-/// The exit status is 0 if the filter takes it, 1 if it would refuse it, and 2 if
-/// the file cannot be read.
+/// The exit status is 0 if the filter accepts it, 1 if it would reject it, and 2 if the file cannot
+/// be read.
 #[derive(Debug, Args)]
 struct CheckConfig {
-    /// The configuration in JSON, or a WasmPlugin in YAML; - is standard input
+    /// The configuration in JSON, or a WasmPlugin in YAML; - reads standard input
     file: PathBuf,
 }
 
-/// Where entries come from, live.
+/// Limits on live entries.
 #[derive(Debug, Args)]
 struct Limits {
-    /// How many streams at a time; an Envoy has one for each worker and log
+    /// The most concurrent streams; an Envoy opens one for each worker and log
     #[arg(long, value_name = "COUNT", default_value_t = limits::Limits::default().streams,
         value_parser = up_to(limits::MAX_STREAMS))]
     max_streams: usize,
-    /// The longest message. What is received takes at most 128 MiB of memory, or
-    /// some 70 times this if that is more; each stream may hold twice this besides
+    /// The longest message. Received messages take at most 128 MiB of memory, or about 70 times
+    /// this value if that is more; in addition, each stream may hold twice this value
     #[arg(long, value_name = "BYTES", default_value_t = limits::Limits::default().message_bytes,
         value_parser = up_to(limits::MAX_MESSAGE_BYTES))]
     max_message: usize,
@@ -160,7 +159,7 @@ impl Mapping {
     }
 }
 
-/// There is nothing in the input. As a wrong argument, it ends with status 2.
+/// The input is empty. Like a wrong argument, this exits with status 2.
 #[derive(Debug)]
 pub(super) struct Empty;
 
@@ -172,7 +171,7 @@ impl std::fmt::Display for Empty {
 
 impl std::error::Error for Empty {}
 
-/// Runs the command of this process.
+/// Runs the command line of this process.
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -204,10 +203,10 @@ pub async fn main() -> ExitCode {
     }
 }
 
-/// The exit status if there was nothing to work on, as of wrong arguments.
+/// The exit status if the input cannot be read, the same as for wrong arguments.
 const UNREADABLE: u8 = 2;
 
-/// There was nothing to work on.
+/// The input could not be read.
 #[derive(Debug)]
 struct Unreadable(String);
 
@@ -219,24 +218,23 @@ impl std::fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Tells what is wrong with the arguments; or shows the help, if that is what was
-/// asked for.
+/// Prints what is wrong with the arguments, or the help if that was requested.
 fn misused(error: &clap::Error) -> ExitCode {
     let mut arguments = std::env::args_os().take_while(|argument| argument != "--");
     if error.use_stderr() && arguments.any(|argument| argument == "--json") {
-        let told = error.render().to_string();
-        let told = told.trim_end();
-        let object = json!({ "error": told.strip_prefix("error: ").unwrap_or(told) });
+        let text = error.render().to_string();
+        let text = text.trim_end();
+        let object = json!({ "error": text.strip_prefix("error: ").unwrap_or(text) });
         say_line(&plain_json(&object.to_string()));
     } else {
-        // Nobody may be there to read it any more.
+        // The reader may be gone.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn report(error: &anyhow::Error, json: bool) {
-    // A reader that has gone is no error of ours.
+    // A closed pipe is not an error of this program.
     if let Some(io) = error.downcast_ref::<io::Error>()
         && io.kind() == io::ErrorKind::BrokenPipe
     {
@@ -253,8 +251,7 @@ fn report(error: &anyhow::Error, json: bool) {
     }
 }
 
-/// Says something on standard error. Nobody may be there to hear it any more,
-/// which ends nothing.
+/// Writes to standard error. A closed standard error is ignored.
 fn say(what: &str) {
     say_line(&format!("mxctl: {what}"));
 }
@@ -270,7 +267,7 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     Ok(())
 }
 
-/// The longest input that is read whole.
+/// The longest input that is read into memory.
 const MAX_INPUT: u64 = 64 << 20;
 
 fn stdin() -> Result<Vec<u8>> {
@@ -296,15 +293,15 @@ fn file(path: &Path) -> Result<String> {
     }
 }
 
-/// JSON for people and machines alike: control characters are escaped by JSON,
-/// the other hidden ones here, as JSON allows.
+/// Prints JSON that is safe on a terminal: JSON escapes control characters, and this function the
+/// other invisible ones.
 fn print_json(value: &Value) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", plain_json(&serde_json::to_string_pretty(value)?))?;
     Ok(())
 }
 
-/// The same JSON without characters that a terminal hides or obeys.
+/// Escapes characters that a terminal hides or interprets.
 fn plain_json(json: &str) -> String {
     let mut plain = String::with_capacity(json.len());
     for char in json.chars() {
@@ -345,11 +342,11 @@ impl Encode {
                 let name = path.display().to_string();
                 let content = file(path)?;
                 if content.trim().is_empty() {
-                    return Err(Unreadable(format!("{name} is empty: there is no node")).into());
+                    return Err(Unreadable(format!("{name} is empty: it contains no node")).into());
                 }
                 envoy_yaml::parse_file(&name, &content).context(name)?
             }
-            (None, None) => bail!("neither a file nor --admin"),
+            (None, None) => bail!("give a file or --admin"),
         };
         let config = match &self.plugin_config {
             Some(path) => {

@@ -29,38 +29,38 @@ use crate::topology::{NoteView, Reading, Snapshot, Topology};
 use access_log::Entry;
 use access_log::server::{Counts, Server};
 
-/// Draw who calls whom, from recorded entries (files), live ones (--listen), or
+/// Draw the call graph from recorded entries (files), live ones (--listen), or
 /// both.
 ///
-/// An edge is what one workload calls of another. Either end's proxy may have
-/// logged it: where both did and differ, figures are client / server. Errors
-/// are requests without response or with status 500 and more. Pods, VMs,
-/// gateways and unknown ends are told apart by node id, OWNER, APP_CONTAINERS
-/// and labels.
+/// An edge stands for the calls from one workload to another. Either side's
+/// proxy may have logged them: where both did and differ, figures read client /
+/// server. Errors are requests without a response or with status 500 and above.
+/// Pods, VMs, gateways and unknown workloads are distinguished by node id,
+/// OWNER, APP_CONTAINERS and labels.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// JSON lines of `mxctl collect`; - is standard input
+    /// JSON lines from `mxctl collect`; - reads standard input
     files: Vec<PathBuf>,
     /// Where Envoys send their gRPC access logs
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// End after so many seconds, instead of at an interrupt
+    /// Stop after this many seconds, instead of at an interrupt
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Show a page that follows the graph at this address, as 127.0.0.1:8080
+    /// Serve a live page of the graph at this address, such as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     serve: Option<SocketAddr>,
-    /// What to make of the graph; --json is the same as json
+    /// The output format; --json is the same as json
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Write it to this file
+    /// Write the output to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// By whose rules entries become edges
+    /// The rules by which entries become edges
     #[arg(long = "as", value_enum, default_value_t)]
     reading: Reading,
-    /// Say why SkyWalking draws an edge as it does, or not at all, instead of
-    /// drawing: CALLER->CALLEE, by its names
+    /// Instead of drawing, explain why SkyWalking draws an edge or does not:
+    /// CALLER->CALLEE, by its names
     #[arg(long, value_name = "EDGE", conflicts_with_all = ["serve", "format"])]
     explain: Option<Question>,
     #[command(flatten)]
@@ -69,17 +69,17 @@ pub(super) struct Arguments {
     limits: Limits,
 }
 
-/// What to make of the graph.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// A table for the terminal
     #[default]
     Table,
-    /// All figures, all instances with their metadata
+    /// All figures, and all instances with their metadata
     Json,
     /// A picture
     Svg,
-    /// A page that needs nothing else
+    /// A self-contained page
     Html,
     /// For Graphviz
     Dot,
@@ -87,16 +87,16 @@ enum Format {
     Mermaid,
 }
 
-/// The graph while it grows, with what did not come into it.
+/// The graph while it grows, and what was left out of it.
 struct Graph {
     topology: Mutex<Topology>,
-    /// What is asked of an edge.
+    /// The edge to explain.
     explanation: Option<Mutex<Explanation>>,
-    /// Lines of files that are no entries.
+    /// Lines of files that are not entries.
     bad_lines: AtomicU64,
-    /// Of the server, if there is one.
+    /// The server's counts, if there is a server.
     counts: OnceLock<Arc<Counts>>,
-    /// Held while a page is drawn: a drawing takes a whole core.
+    /// Held while a page is drawn, because drawing occupies a whole core.
     drawing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -124,7 +124,7 @@ impl Graph {
         snapshot
     }
 
-    /// What did not come into the graph, and how often.
+    /// What was left out of the graph, and how often.
     fn lost(&self) -> [(&'static str, u64); 4] {
         let count = |of: fn(&Counts) -> &AtomicU64| {
             let count = self.counts.get().map(|counts| of(counts));
@@ -134,19 +134,20 @@ impl Graph {
         let broken = count(|counts| &counts.broken).saturating_sub(too_large);
         [
             (
-                "a line of a file that is no entry: left out",
+                "a line of a file that is not an entry: skipped",
                 self.bad_lines.load(Ordering::Relaxed),
             ),
             (
-                "a stream beyond --max-streams: refused, its entries are missing",
+                "a stream beyond --max-streams: refused, and its entries are missing",
                 count(|counts| &counts.refused),
             ),
             (
-                "a message beyond --max-message, or of too many entries: left out, and its stream broken off",
+                "a message beyond --max-message, or with too many entries: skipped, and its stream \
+                 closed",
                 too_large,
             ),
             (
-                "a stream that broke off: what its Envoy had yet to send is missing",
+                "a stream that ended early: entries that its Envoy had not sent yet are missing",
                 broken,
             ),
         ]
@@ -170,7 +171,7 @@ impl Arguments {
             self.format = Format::Json;
         }
         if self.files.is_empty() && self.listen.is_none() {
-            bail!("neither a file nor --listen: where are the entries?");
+            bail!("give a file or --listen to read entries from");
         }
         let naming = self.mapping.naming()?;
         let explanation = self.explain.take();
@@ -181,7 +182,7 @@ impl Arguments {
         });
         for path in &self.files {
             match read(path, &graph) {
-                // More is to come.
+                // Live entries may follow.
                 Err(error) if error.is::<Empty>() && self.listen.is_some() => {}
                 read => read.with_context(|| path.display().to_string())?,
             }
@@ -199,12 +200,12 @@ impl Arguments {
         if live.is_some() || self.serve.is_some() {
             let redrawing = self.redraw(&graph);
             tokio::select! {
-                told = live::told_to_end(self.seconds) => told?,
+                stopped = live::until_stopped(self.seconds) => stopped?,
                 failed = redrawing => failed?,
             }
         }
         if let Some(live) = live {
-            // What was received is shown all the same.
+            // What was received is still shown.
             if let Err(error) = live.end().await {
                 say(&format!("{error:#}"));
             }
@@ -218,7 +219,7 @@ impl Arguments {
         }
     }
 
-    /// Shows the table again and again, if a person looks at it.
+    /// Redraws the table periodically, if the output is a terminal.
     async fn redraw(&self, graph: &Graph) -> Result<()> {
         const EVERY: Duration = Duration::from_secs(2);
         let is_watched = graph.explanation.is_none()
@@ -267,16 +268,16 @@ impl Arguments {
     }
 }
 
-/// The terminal's, as far as it says so.
+/// The terminal's width, if known.
 fn width() -> Option<u16> {
     terminal_size::terminal_size().map(|(width, _)| width.0)
 }
 
-/// The longest line that is read: some times the longest entry.
+/// The longest line that is read: several times the longest entry.
 const MAX_LINE: u64 = 32 << 20;
 
-/// A recording may have been cut off: a line that is no entry is told, and the
-/// others are read. A file without any entry is no recording.
+/// Reads a recording, which may have been cut off: a line that is not an entry
+/// is reported and skipped. A file without any entry is an error.
 fn read(path: &Path, graph: &Graph) -> Result<()> {
     let lines: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
@@ -292,22 +293,23 @@ fn read(path: &Path, graph: &Graph) -> Result<()> {
     let why = visible(&why);
     ensure!(
         good > 0,
-        "no line is an entry, so this is no recording of `mxctl collect --json` or `--out`; line {number}: {why}"
+        "no line is an entry, so this is not a recording of `mxctl collect --json` or `--out`; \
+         line {number}: {why}"
     );
     let path = path.display();
     say(&format!("{path}:{number}: no entry: {why}"));
     if bad > 1 {
-        say(&format!("{path}: {bad} lines are no entries"));
+        say(&format!("{path}: {bad} lines are not entries"));
     }
     Ok(())
 }
 
-/// What the lines of a file are.
+/// How many lines of a file are entries, and how many are not.
 #[derive(Debug, Default)]
 struct Lines {
     good: u64,
     bad: u64,
-    /// The first bad one: its number, and why it is bad.
+    /// The first bad line: its number, and why it is bad.
     first: Option<(u64, String)>,
 }
 
@@ -322,7 +324,7 @@ fn read_lines(mut from: impl BufRead, mut each: impl FnMut(Entry)) -> Result<Lin
         }
         ensure!(
             (line.len() as u64) < MAX_LINE,
-            "line {number} is longer than {MAX_LINE} bytes: no recording of `mxctl collect` has such lines"
+            "line {number} is longer than {MAX_LINE} bytes, which no line of `mxctl collect` is"
         );
         if line.trim_ascii().is_empty() {
             continue;
@@ -360,7 +362,7 @@ impl Live {
 
     async fn end(self) -> Result<()> {
         self.server.stop().await?;
-        // With the server, the queue has ended.
+        // The queue ended with the server.
         Ok(self.recorder.await?)
     }
 }
@@ -378,7 +380,7 @@ async fn serve(listener: TcpListener, graph: Shared) {
         .with_state(graph)
         .layer(middleware::from_fn(only_for_addresses));
     if let Err(error) = axum::serve(listener, router).await {
-        say(&format!("the page is gone: {error}"));
+        say(&format!("the page's server failed: {error}"));
     }
 }
 
@@ -393,23 +395,23 @@ async fn data(State(graph): State<Shared>) -> Response {
     }
 }
 
-/// Draws on a thread of its own: it takes its time, which others need not wait
-/// for, nor does the end of the process. One at a time, even if nobody waits for
-/// it any more.
+/// Draws on its own thread, because drawing is slow: neither other requests nor
+/// the end of the process wait for it. Only one drawing runs at a time, even if
+/// its client is gone.
 async fn draw(graph: Shared) -> Result<String> {
     let turn = Arc::clone(&graph.drawing).lock_owned().await;
     let (drawn, is_drawn) = oneshot::channel();
     std::thread::spawn(move || {
         let data = html::data(&graph.snapshot());
         drop(turn);
-        // Nobody may be there to see it any more.
+        // The client may be gone.
         let _ = drawn.send(data);
     });
-    is_drawn.await.context("the drawing has died")?
+    is_drawn.await.context("the drawing thread panicked")?
 }
 
-/// Answers requests to an address or to localhost only: another name may be a
-/// web site's that leads here to read the mesh through a browser.
+/// Accepts only requests whose Host is an address or localhost. This prevents
+/// DNS rebinding, by which a web site could read the graph through a browser.
 async fn only_for_addresses(headers: HeaderMap, request: Request, next: Next) -> Response {
     let host = headers
         .get(header::HOST)
@@ -417,7 +419,7 @@ async fn only_for_addresses(headers: HeaderMap, request: Request, next: Next) ->
     if host.is_some_and(is_address) {
         next.run(request).await
     } else {
-        let how = "ask by address, as http://127.0.0.1:PORT/, or as localhost\n";
+        let how = "use an address, such as http://127.0.0.1:PORT/, or localhost\n";
         (StatusCode::MISDIRECTED_REQUEST, how).into_response()
     }
 }
@@ -452,14 +454,15 @@ mod tests {
         draw(graph).await.unwrap();
     }
 
-    /// A runtime that ends waits for what blocks it, and so does the process.
+    /// A runtime waits for its blocking tasks when it ends, and so would the
+    /// process.
     #[test]
     fn the_end_does_not_wait_for_a_drawing() {
         let graph = empty();
         let topology = graph.topology.lock();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let drawing = runtime.spawn(draw(Arc::clone(&graph)));
-        // The drawing waits for the graph, which it does not get.
+        // The drawing waits for a lock that is never released.
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while graph.drawing.try_lock().is_ok() {
             assert!(std::time::Instant::now() < deadline, "nothing is drawn");

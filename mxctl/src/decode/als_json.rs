@@ -1,8 +1,8 @@
-//! Access-log messages in the JSON form of protobuf, as proxies of gRPC and
-//! debuggers print them: `{"identifier": ..., "httpLogs": {"logEntry": [...]}}`.
+//! Access-log messages in Protobuf's JSON form, as gRPC proxies and debuggers
+//! print them: `{"identifier": ..., "httpLogs": {"logEntry": [...]}}`.
 //!
-//! Read is what an entry is made of. Names of fields are those of the declaration
-//! or of JSON, `http_logs` or `httpLogs`.
+//! Reads the fields that an entry consists of. Field names are declared or JSON
+//! names, `http_logs` or `httpLogs`.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
@@ -30,11 +30,11 @@ use super::BASE64;
 use crate::declared_names::with_declared_names;
 use access_log::json::struct_of_json;
 
-/// The messages in `text`: one, several after each other, or a list of them.
+/// The messages in `text`: one, several in sequence, or a list.
 pub(super) fn messages(text: &[u8]) -> Result<Vec<StreamAccessLogsMessage>> {
     let mut messages = Vec::new();
     for value in serde_json::Deserializer::from_slice(text).into_iter::<Value>() {
-        match with_declared_names(value.context("no JSON")?) {
+        match with_declared_names(value.context("not JSON")?) {
             Value::Array(values) => {
                 for value in values {
                     messages.push(message(&value)?);
@@ -87,7 +87,7 @@ fn identifier(value: &Value) -> Result<Identifier> {
     })
 }
 
-/// The same message in the types of Envoy's messages.
+/// Converts metadata to the type that Envoy's messages use.
 fn metadata(value: &Value) -> Result<Struct> {
     let message = struct_of_json(value)?.encode_to_vec();
     Ok(Struct::decode(message.as_slice())?)
@@ -140,7 +140,7 @@ fn common(value: &Value) -> Result<AccessLogCommon> {
         let any = any(value).with_context(|| format!("filter state {key}"));
         Ok((key.clone(), any?))
     });
-    #[allow(deprecated)] // As old Envoys say it.
+    #[allow(deprecated)] // The field that older Envoys set.
     Ok(AccessLogCommon {
         downstream_remote_address: address(&value["downstream_remote_address"]),
         upstream_remote_address: address(&value["upstream_remote_address"]),
@@ -165,7 +165,7 @@ fn any(value: &Value) -> Result<Any> {
     let kind = type_url.rsplit('.').next().unwrap_or_default();
     let bytes = match (kind, inner) {
         ("BytesValue", Value::String(text)) => {
-            let value = BASE64.decode(text).context("its value is no base64")?;
+            let value = BASE64.decode(text).context("its value is not base64")?;
             BytesValue { value }.encode_to_vec()
         }
         ("StringValue", Value::String(text)) => {
@@ -173,7 +173,7 @@ fn any(value: &Value) -> Result<Any> {
             StringValue { value }.encode_to_vec()
         }
         ("Struct", Value::Object(_)) => struct_of_json(inner)?.encode_to_vec(),
-        // An Any that nobody knew how to write.
+        // An Any whose type the writer did not know.
         (_, Value::String(text)) => BASE64.decode(text).unwrap_or_default(),
         _ => Vec::new(),
     };
@@ -183,7 +183,7 @@ fn any(value: &Value) -> Result<Any> {
     })
 }
 
-/// Response flags by their names: those that are set, in protobuf.
+/// Response flags by name: Protobuf's JSON lists those that are set.
 fn flags(value: &Value) -> Result<ResponseFlags> {
     const NAMES: [(&str, u32); 27] = [
         ("failed_local_healthcheck", 1),
@@ -244,7 +244,9 @@ fn address(value: &Value) -> Option<Address> {
 }
 
 fn timestamp(value: &Value) -> Result<Timestamp> {
-    let text = value.as_str().context("a start time that is no text")?;
+    let text = value
+        .as_str()
+        .context("a start time that is not a string")?;
     let time = OffsetDateTime::parse(text, &Rfc3339).context("a start time not in RFC 3339")?;
     Ok(Timestamp {
         seconds: time.unix_timestamp(),
@@ -256,7 +258,7 @@ fn timestamp(value: &Value) -> Result<Timestamp> {
 fn duration(value: &Value) -> Result<Duration> {
     let seconds = value.as_str().and_then(|text| text.strip_suffix('s'));
     let Some(seconds) = seconds else {
-        bail!("a duration that is no text such as \"0.003s\": {value}");
+        bail!("a duration that is not a string such as \"0.003s\": {value}");
     };
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
     let nanos = format!("{fraction:0<9}");
@@ -269,7 +271,7 @@ fn duration(value: &Value) -> Result<Duration> {
     })
 }
 
-/// A number, which JSON may have as a text, or in a wrapper.
+/// A number, which JSON may write as a string or in a wrapper.
 fn unsigned(value: &Value) -> Option<u32> {
     let number = match value {
         Value::Object(wrapper) => wrapper.get("value")?.as_u64(),

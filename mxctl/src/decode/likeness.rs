@@ -1,4 +1,4 @@
-//! What a wrong input looks like, so that its owner finds the right command.
+//! Guesses what a wrong input is, to suggest the right command.
 
 use base64::Engine as _;
 use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{BASE64, Form};
 
-/// What the text looks like that is not in the form `form`.
+/// What a text that is not in the form `form` looks like.
 pub(super) fn of_text(text: &[u8], form: Form) -> Option<&'static str> {
     let text = text.trim_ascii();
     if let Some(likeness) = of_json(text, form) {
@@ -55,7 +55,7 @@ fn of_json(text: &[u8], form: Form) -> Option<&'static str> {
         return None;
     }
     let Ok(value) = serde_json::from_slice::<Value>(text) else {
-        return Some("it begins like JSON, and is none");
+        return Some("it begins like JSON, but is not valid");
     };
     let has = |key: &str| value.get(key).is_some();
     let kind = value["@type"].as_str().unwrap_or_default();
@@ -69,13 +69,13 @@ fn of_json(text: &[u8], form: Form) -> Option<&'static str> {
         .into_iter()
         .any(has)
     {
-        "it looks like a node or its metadata: `mxctl encode` makes the header of it"
+        "it looks like a node or its metadata: `mxctl encode` makes a header from it"
     } else {
         "it looks like JSON"
     })
 }
 
-/// What the bytes look like that are not a message of the form `form`.
+/// What bytes that are not a message of the form `form` look like.
 pub(super) fn of_bytes(bytes: &[u8], form: Form) -> Option<&'static str> {
     if bytes.is_empty() {
         return None;
@@ -96,7 +96,7 @@ pub(super) fn of_bytes(bytes: &[u8], form: Form) -> Option<&'static str> {
     }
     let inner = BASE64.decode(bytes.trim_ascii());
     if bytes.len() >= 8 && inner.is_ok_and(|inner| Struct::decode(inner.as_slice()).is_ok()) {
-        return Some("it is base64 of base64: decode it once before");
+        return Some("it is base64 of base64: decode it once first");
     }
     if bytes.starts_with(&[0x1f, 0x8b]) {
         return Some("it looks compressed by gzip");
@@ -110,7 +110,7 @@ fn is_flat_node(bytes: &[u8]) -> bool {
 }
 
 fn is_log(bytes: &[u8]) -> bool {
-    // In gRPC's frame, too.
+    // Also inside a gRPC frame.
     let framed = bytes.strip_prefix(&[0]).and_then(|rest| rest.get(4..));
     [Some(bytes), framed].into_iter().flatten().any(|bytes| {
         StreamAccessLogsMessage::decode(bytes)

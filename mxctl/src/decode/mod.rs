@@ -1,4 +1,4 @@
-//! The exchange's forms, by hand: to JSON, or the byte at which they break.
+//! Decodes the forms of the exchange to JSON, or reports the byte at which decoding fails.
 
 mod als_json;
 mod likeness;
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use access_log::Reporter;
 use access_log::state::json_of_peer;
 
-/// What a text or message is said to be.
+/// The form that the input should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[allow(clippy::doc_markdown)] // These comments are help texts, too.
 pub enum Form {
@@ -38,14 +38,14 @@ pub enum Form {
     Als,
 }
 
-/// Why it is not that.
+/// Why decoding failed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Broken {
-    /// Bytes from the start, if the place is known.
+    /// The byte offset, if known.
     pub offset: Option<usize>,
-    /// Of what the offset is counted: the text, or the message that it encodes.
+    /// What the offset counts from: the text, or the message that it encodes.
     pub of: &'static str,
-    /// What is wrong there.
+    /// What is wrong.
     pub reason: String,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Broken {
-    /// What is broken if there is nothing.
+    /// [`Broken::of`] for empty input.
     const INPUT: &str = "input";
 
     /// Whether there was nothing to decode.
@@ -77,7 +77,7 @@ pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The JSON of `input`.
+/// Decodes `input` to JSON.
 pub fn decode(form: Form, input: &[u8]) -> Result<Value, Broken> {
     if pasted::flat_node(input).text.is_empty() {
         return Err(Broken {
@@ -109,7 +109,7 @@ fn decode_header(input: &[u8]) -> Result<Value, Broken> {
         return Err(of_text(None, reason));
     }
     let message = unbase64(value).map_err(|(offset, reason)| {
-        // What was taken away may be what it looks like.
+        // Check the original text too, because the cleaned one may have lost what identifies it.
         let likeness = likeness::of_text(value, Form::Header)
             .or_else(|| likeness::of_text(input, Form::Header));
         of_text(Some(offset), with_likeness(reason, likeness))
@@ -152,7 +152,7 @@ fn broken_struct(message: &[u8], reason: RejectReason) -> Broken {
             };
         }
     };
-    // The reason is known; this finds whose text it is about.
+    // The reason is known; this finds the field.
     let mut first = None;
     let _ = wire::read(decoded, usize::MAX, &mut |unusable| match unusable.text {
         Some(text) => {
@@ -170,14 +170,13 @@ fn broken_struct(message: &[u8], reason: RejectReason) -> Broken {
     }
 }
 
-/// Where in `message` the control character of `text` is, and the key under which
-/// the text is.
+/// The offset in `message` of the control character in `text`, and the key of that text.
 fn place_of(message: &[u8], unusable: Unusable<'_>, text: &str) -> (Option<usize>, String) {
     let mut keys = vec![unusable.field.key()];
     keys.extend(unusable.key);
     let path = keys.iter().map(|key| key.escape_default().to_string());
     let path = path.collect::<Vec<_>>().join(".");
-    // Behind the key of the field and that in its map, each with its length before it.
+    // After the field's key and the map's key, each preceded by its length.
     let mut start = Some(0);
     for key in keys {
         let length = u8::try_from(key.len()).unwrap_or_default();
@@ -207,7 +206,7 @@ fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
             reason: with_likeness(reason, likeness::of_text(value, Form::FlatNode)),
         })?
     };
-    // Envoy's own envelope may still be around it.
+    // It may still be wrapped in Envoy's BytesValue.
     let inner = BytesValue::decode(bytes.as_slice())
         .ok()
         .map(|message| message.value);
@@ -226,8 +225,8 @@ fn decode_flat(input: &[u8]) -> Result<Value, Broken> {
     Ok(json!({ "metadata": metadata, "bytes": bytes.len() }))
 }
 
-/// The bytes in `{"@type": "...BytesValue", "value": "..."}`, as text logs have
-/// typed filter state.
+/// The bytes in `{"@type": "...BytesValue", "value": "..."}`, the form of typed filter state in
+/// text logs.
 fn of_bytes_value(json: &[u8]) -> Result<Vec<u8>, Broken> {
     let reason = |reason: &str| Broken {
         offset: None,
@@ -246,7 +245,7 @@ fn of_bytes_value(json: &[u8]) -> Result<Vec<u8>, Broken> {
     })?;
     BASE64_STANDARD
         .decode(text)
-        .map_err(|error| reason(&format!("\"value\" is no base64: {error}")))
+        .map_err(|error| reason(&format!("\"value\" is not base64: {error}")))
 }
 
 fn broken_flat(error: &InvalidFlatbuffer, length: usize) -> Broken {
@@ -260,7 +259,7 @@ fn broken_flat(error: &InvalidFlatbuffer, length: usize) -> Broken {
             | Invalid::SignedOffsetOutOfBounds { position, .. } => Some(*position),
             _ => None,
         };
-    // Its first line is what is wrong, the others are the way there.
+    // The first line states the error, the others the path to it.
     let text = error.to_string();
     let lines: Vec<_> = text
         .lines()
@@ -268,10 +267,10 @@ fn broken_flat(error: &InvalidFlatbuffer, length: usize) -> Broken {
         .filter(|line| !line.is_empty())
         .collect();
     Broken {
-        // A wild reference is told by the reason: its place is none in the message.
+        // The offset of an out-of-range reference lies outside the message; the reason names it.
         offset: offset.filter(|offset| *offset <= length),
         of: "message",
-        reason: format!("no FlatNode: {}", lines.join("; ")),
+        reason: format!("not a FlatNode: {}", lines.join("; ")),
     }
 }
 
@@ -306,7 +305,7 @@ fn decode_als(input: &[u8]) -> Result<Value, Broken> {
         })?;
         messages.push(message);
     }
-    // Other messages decode, too: what is not known is skipped.
+    // Other messages decode as well, because unknown fields are skipped.
     let is_nothing = messages
         .iter()
         .all(|message| message.identifier.is_none() && message.log_entries.is_none());
@@ -348,12 +347,11 @@ fn is_empty_object(value: &Value) -> bool {
     value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
-/// The messages in gRPC's frames, each with its place; or the one that stands
-/// there without a frame.
+/// The messages in gRPC frames, each with its offset; or the single message without a frame.
 fn frames(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     let mut frames = Vec::new();
     let mut rest = bytes;
-    // No message begins with a zero, for no field has that number.
+    // No message begins with a zero, because no field has the number 0.
     while let Some((&[0, a, b, c, d], after)) = rest.split_first_chunk() {
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let Some((message, after)) = after.split_at_checked(length) else {
@@ -368,7 +366,7 @@ fn frames(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     frames
 }
 
-/// Decodes, and says how far that went.
+/// Decodes, and reports how far it got.
 fn whole<M: Message + Default>(bytes: &[u8]) -> Result<M, Broken> {
     let mut rest = bytes;
     M::decode(&mut rest).map_err(|error| Broken {
@@ -378,16 +376,16 @@ fn whole<M: Message + Default>(bytes: &[u8]) -> Result<M, Broken> {
     })
 }
 
-/// The bytes, or the offset at which the text breaks and why.
+/// The bytes, or the offset and reason of the failure.
 fn unbase64(text: &[u8]) -> Result<Vec<u8>, (usize, String)> {
     BASE64.decode(text).map_err(|error| {
         let (offset, reason) = match error {
             DecodeError::InvalidByte(offset, byte) => {
                 let byte = byte.escape_ascii();
-                (offset, format!("'{byte}' does not belong to it"))
+                (offset, format!("'{byte}' is not in the alphabet"))
             }
             DecodeError::InvalidLastSymbol { offset, .. } => {
-                (offset, "its last symbol says more than fits".to_owned())
+                (offset, "its last symbol has unused bits set".to_owned())
             }
             DecodeError::InvalidLength(_) => (text.len(), "its end is missing".to_owned()),
             DecodeError::InvalidPadding => (text.len(), "its padding is wrong".to_owned()),
@@ -460,7 +458,7 @@ mod tests {
         assert!(!decode(Form::Header, b"_").unwrap_err().is_empty());
     }
 
-    /// What is wrong is told by what it looks like.
+    /// The error names what the input looks like.
     #[test]
     fn a_wrong_input_is_told_by_what_it_looks_like() {
         let encoded = header::encode(&peer());
@@ -642,25 +640,26 @@ mod tests {
     #[test]
     fn a_bad_text_has_its_place_and_whose_it_is() {
         let message = wire::encode(&peer());
-        let place = message
+        let index = message
             .windows(3)
             .position(|three| three == b"pay")
             .unwrap();
         let broken_by = |byte| {
             let mut message = message.clone();
-            message[place + 1] = byte;
+            message[index + 1] = byte;
             broken(Form::Header, BASE64_STANDARD.encode(&message).as_bytes())
         };
         let (offset, reason) = broken_by(b'\n');
         assert_eq!(reason, "a control character in a text of LABELS.app");
-        assert_eq!(offset, Some(place + 1));
-        // The library says where it stopped, and that a string is not UTF-8.
+        assert_eq!(offset, Some(index + 1));
+        // The library reports where it stopped, and that a string is not UTF-8.
         let (offset, reason) = broken_by(0xFF);
         assert!(reason.contains("UTF-8"), "{reason}");
-        assert!(offset.is_some_and(|offset| offset > place), "{offset:?}");
+        assert!(offset.is_some_and(|offset| offset > index), "{offset:?}");
     }
 
-    /// Of several the first by its key is told, and none that the filter does not read.
+    /// If there are several, the first by key is reported; keys that the filter does not read are
+    /// ignored.
     #[test]
     fn of_bad_texts_the_place_is_that_of_the_one_told() {
         let text = |key: &str| {
@@ -670,7 +669,7 @@ mod tests {
             [&[10, u8::try_from(entry.len()).unwrap()], &entry[..]].concat()
         };
         let unread = text("SOMETHING_ELSE");
-        for (message, whose, place) in [
+        for (message, whose, index) in [
             (
                 [unread.clone(), text("OWNER")].concat(),
                 "OWNER",
@@ -680,7 +679,7 @@ mod tests {
         ] {
             let (offset, said) = broken(Form::Header, BASE64_STANDARD.encode(message).as_bytes());
             assert_eq!(said, format!("a control character in a text of {whose}"));
-            assert_eq!(offset, Some(place));
+            assert_eq!(offset, Some(index));
         }
     }
 
@@ -697,7 +696,7 @@ mod tests {
         }
         let (offset, reason) = broken(Form::FlatNode, b"//////8=");
         assert!(offset.is_none_or(|offset| offset <= 5), "{reason}");
-        assert!(reason.starts_with("no FlatNode: "), "{reason}");
+        assert!(reason.starts_with("not a FlatNode: "), "{reason}");
         let mut cut = flat::write(&peer());
         cut.truncate(cut.len() - 8);
         let (offset, reason) = broken(Form::FlatNode, BASE64_STANDARD.encode(&cut).as_bytes());

@@ -1,10 +1,10 @@
-//! What people paste for a header's value: out of a log, a terminal or a command.
+//! Cleans up header values pasted from a log, a terminal or a command.
 
-/// A text without what was pasted around it and within.
+/// A text without the characters that were pasted around and within it.
 pub(super) struct Pasted {
-    /// What is left.
+    /// The cleaned text.
     pub(super) text: Vec<u8>,
-    /// Where each of its bytes stood.
+    /// The original offset of each byte.
     offsets: Vec<usize>,
     /// The name of the header, if the text began with one.
     pub(super) name: Option<Name>,
@@ -20,15 +20,16 @@ pub(super) enum Name {
 const NAME: &[u8] = b"x-envoy-peer-metadata";
 const NAME_OF_ID: &[u8] = b"x-envoy-peer-metadata-id";
 
-/// Quotes, brackets and marks that may stand around a value, also those that word
-/// processors make of quotes.
+/// Quotes, brackets and punctuation that may surround a value, typographic
+/// quotes included.
 const AROUND: &str =
     "'\"`[](){}<>,;\\ \t\r\n\u{a0}\u{feff}\u{200b}\u{2018}\u{2019}\u{201c}\u{201d}\u{ab}\u{bb}$";
 
-/// White space of wrapped lines, and what terminals and editors wrap with.
+/// White space of wrapped lines, and the characters with which terminals and
+/// editors wrap.
 const WITHIN: &str = " \t\r\n\\\u{a0}\u{feff}\u{200b}";
 
-/// Takes the header's name, quotes, brackets and line breaks away.
+/// Removes the header's name, quotes, brackets and line breaks.
 pub(super) fn header(input: &[u8]) -> Pasted {
     let mut start = 0;
     let mut end = input.len();
@@ -46,10 +47,10 @@ pub(super) fn header(input: &[u8]) -> Pasted {
         .find(|(name, _)| starts_with(input, start, name));
     if let Some((name, _)) = found {
         start += name.len();
-        // As in JSON, in a command, and in Envoy's log.
+        // As in JSON, in a command, or in Envoy's log.
         let between = format!("{AROUND}:=");
         trim(input, &mut start, &mut end, &between);
-        // What `=` ends belongs to the value.
+        // Trailing `=` belongs to the value, as padding.
         while input.get(end) == Some(&b'=') {
             end += 1;
         }
@@ -63,7 +64,7 @@ pub(super) fn header(input: &[u8]) -> Pasted {
     }
 }
 
-/// The same for a `FlatNode`, or a log's JSON that holds it, which stays whole.
+/// The same for a `FlatNode`; JSON from a log that contains one is kept whole.
 pub(super) fn flat_node(input: &[u8]) -> Pasted {
     let trimmed = input.trim_ascii();
     if !trimmed.starts_with(b"{") {
@@ -78,7 +79,7 @@ pub(super) fn flat_node(input: &[u8]) -> Pasted {
 }
 
 impl Pasted {
-    /// Where the byte at `offset` of the text stood, or the text ended.
+    /// The original offset of the byte at `offset`, or of the end of the text.
     pub(super) fn offset(&self, offset: usize) -> usize {
         let end = self.offsets.last().map_or(0, |last| last + 1);
         self.offsets.get(offset).copied().unwrap_or(end)
@@ -92,7 +93,7 @@ fn starts_with(input: &[u8], start: usize, name: &[u8]) -> bool {
     part.is_some_and(|part| part.eq_ignore_ascii_case(name))
 }
 
-/// Narrows the range by those characters at both ends.
+/// Trims those characters from both ends of the range.
 fn trim(input: &[u8], start: &mut usize, end: &mut usize, characters: &str) {
     let all: Vec<&[u8]> = characters
         .char_indices()
@@ -107,7 +108,7 @@ fn trim(input: &[u8], start: &mut usize, end: &mut usize, characters: &str) {
     }
 }
 
-/// The bytes without white space, with the place of each, counted from `start`.
+/// The bytes without white space, and the offset of each, counted from `start`.
 fn unwrapped(bytes: &[u8], start: usize) -> (Vec<u8>, Vec<usize>) {
     let mut text = Vec::with_capacity(bytes.len());
     let mut offsets = Vec::with_capacity(bytes.len());

@@ -1,4 +1,4 @@
-//! Where the filter stands among the HTTP filters.
+//! The position of the filter among the HTTP filters.
 
 use metadata_exchange::config::Mode;
 use metadata_exchange::direction::Direction;
@@ -11,10 +11,10 @@ use super::filter::{HttpFilter, Kind, Sees, disables_within, is_stand_in};
 use super::finding::{Code, Finding};
 use super::json::text;
 
-/// The listener of a waypoint that ends HBONE; the requests within go to another.
+/// The listener of a waypoint that terminates HBONE; the tunnelled requests go to another listener.
 const HBONE: &str = "connect_terminate";
 
-/// Clusters of a control plane's own listeners, for probes and statistics.
+/// Clusters of the control plane's own listeners, for probes and statistics.
 const OWN_CLUSTERS: [&str; 2] = ["prometheus_stats", "agent"];
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -28,7 +28,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Code::FilterMissing,
             "all listeners",
             "there is no listener",
-            "give the proxy its listeners, with the filter in each",
+            "configure the proxy's listeners, with the filter in each",
         ));
     }
     for extension in &facts.resources.extensions {
@@ -36,7 +36,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             findings.push(Finding::error(
                 Code::ModuleReplaced,
                 text(&extension["name"]),
-                "Istio's agent could not fetch the module, and put a filter in its place that \
+                "Istio's agent could not fetch the module and replaced it with a filter that \
                  allows everything (wasm-default-allow): requests pass, and no peer is stored",
                 "look for the module's URL in the log of istio-proxy; correct `url`, `sha256` or \
                  `imagePullSecret` of the WasmPlugin",
@@ -64,8 +64,8 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
             Code::FilterTwice,
             place,
             format!(
-                "the filter stands {count} times in one filter chain: one takes the headers away \
-                 that the other waits for"
+                "the filter appears {count} times in one filter chain: the first removes the \
+                 headers that the second needs"
             ),
             "keep one; look for a second WasmPlugin, EnvoyFilter or policy that selects this proxy",
         ));
@@ -84,7 +84,7 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
             findings.push(Finding::error(
                 Code::ConfigurationRefused,
                 filter.name,
-                format!("the filter refuses its configuration: {problem}"),
+                format!("the filter rejects its configuration: {problem}"),
                 "correct it; `mxctl check-config` checks a configuration before a rollout. A \
                  configuration that was accepted before stays in force",
             ));
@@ -98,11 +98,11 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
         && other != direction
         && direction != Direction::Gateway
     {
-        // What is wrong with the order depends on the direction, which is wrong.
+        // The right order depends on the direction, which is wrong.
         return;
     }
     findings.extend(match configuration.mode {
-        // That it stands twice has been said.
+        // A second filter has already been reported.
         Mode::Exchange => exchange_order(place, direction, ahead, behind),
         Mode::Observe => observe_order(place, direction, ahead, behind),
     });
@@ -112,7 +112,7 @@ fn missing(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Finding> {
     let place = manager.listener;
     let has_stand_in = |filter: &HttpFilter<'_>| matches!(filter.kind, Kind::StandIn);
     if manager.filters.iter().any(has_stand_in) || facts.is_waypoint() {
-        // That has been said.
+        // Already reported.
         return None;
     }
     if manager.is_disabled {
@@ -120,9 +120,8 @@ fn missing(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Finding> {
             Code::FilterMissing,
             place,
             "the filter is disabled among the HTTP filters, and no route enables it",
-            "take `disabled` away from it, or have the routes enable it in \
-             typed_per_filter_config, with an empty `config` in an \
-             envoy.config.route.v3.FilterConfig",
+            "remove `disabled`, or enable the filter in the routes' typed_per_filter_config, with \
+             an empty `config` in an envoy.config.route.v3.FilterConfig",
         ));
     }
     if place == HBONE || manager.leads_nowhere() || leads_to_the_proxy_itself(facts, manager) {
@@ -132,12 +131,12 @@ fn missing(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Finding> {
         Code::FilterMissing,
         place,
         "the filter is not among the HTTP filters",
-        "put it there: first on inbound listeners, directly before the router on others; if it \
-         has another name, say so with --filter",
+        "add it: first on inbound listeners, directly before the router on others; if it has \
+         another name, give the name with --filter",
     ))
 }
 
-/// Whether all requests go to Envoy's own admin interface, or to the agent beside it.
+/// Whether all requests go to Envoy's own admin interface, or to Istio's agent.
 fn leads_to_the_proxy_itself(facts: &Facts<'_>, manager: &Manager<'_>) -> bool {
     let clusters = manager.clusters();
     let is_own = |name: &&str| {
@@ -157,7 +156,7 @@ impl Facts<'_> {
             let address = cluster.pointer(address)?;
             let is_same = |key: &str| {
                 let admin = admin.map_or(&Value::Null, |admin| &admin[key]);
-                // A pipe has a mode, too.
+                // A pipe also has a mode.
                 let part = if key == "pipe" { "/path" } else { "" };
                 let of = |value: &Value| value.pointer(part).cloned().unwrap_or_default();
                 !admin.is_null() && of(admin) == of(&address[key])
@@ -167,7 +166,7 @@ impl Facts<'_> {
     }
 }
 
-/// Requests that do not pass the filter.
+/// Requests that bypass the filter.
 fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<Finding>) {
     let place = manager.listener;
     if filter.sees == Sees::Some {
@@ -175,7 +174,7 @@ fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<F
             Code::FilterMissing,
             place,
             "the filter is disabled among the HTTP filters, and only some routes enable it",
-            "take `disabled` away from it, if the requests of other routes matter",
+            "remove `disabled` if the requests of other routes matter",
         ));
     }
     if manager
@@ -186,8 +185,9 @@ fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<F
         findings.push(Finding::warning(
             Code::FilterBypassed,
             place,
-            "a route disables the filter: peers of its requests stay unknown, and headers pass",
-            "take `disabled` away from the route's typed_per_filter_config, or remove the headers \
+            "a route disables the filter: the peers of its requests stay unknown, and the headers \
+             pass through",
+            "remove `disabled` from the route's typed_per_filter_config, or remove the headers \
              there with request_headers_to_remove and response_headers_to_remove",
         ));
     }
@@ -196,14 +196,14 @@ fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<F
             findings.push(Finding::warning(
                 Code::FilterBypassed,
                 place,
-                format!("the upgrade {upgrade} has a filter list of its own, without the filter"),
-                "put the filter into `filters` of that upgrade, too",
+                format!("the upgrade {upgrade} has its own filter list, without the filter"),
+                "add the filter to `filters` of that upgrade",
             ));
         }
     }
 }
 
-/// An exchange of its own beside it takes the headers away, or sends others.
+/// Istio's own exchange in the same chain removes the headers, or sends its own.
 fn exchange_order(
     place: &str,
     direction: Direction,
@@ -214,7 +214,10 @@ fn exchange_order(
         return Some(Finding::error(
             Code::NativeExchange,
             place,
-            format!("Istio's own exchange, {}, is on as well", native.name),
+            format!(
+                "Istio's own exchange, {}, is also in the chain",
+                native.name
+            ),
             "remove it, or configure this filter with \"mode\": \"observe\"",
         ));
     }
@@ -226,7 +229,7 @@ fn exchange_order(
             Code::WrongOrder,
             place,
             format!(
-                "{} stands ahead of the filter: the filter does not see what it answers or changes",
+                "{} is ahead of the filter: the filter does not see what it answers or changes",
                 first.name
             ),
             "put the filter first",
@@ -239,15 +242,15 @@ fn exchange_order(
         Code::WrongOrder,
         place,
         format!(
-            "{} stands between the filter and the router: if it changes the route, the filter has \
-             sent its headers to the wrong cluster",
+            "{} is between the filter and the router: if it changes the route, the filter has sent \
+             its headers to the wrong cluster",
             between.name
         ),
         "put the filter directly before the router",
     ))
 }
 
-/// It must see the headers before the other exchange takes them away.
+/// The filter must see the headers before Istio's exchange removes them.
 fn observe_order(
     place: &str,
     direction: Direction,
@@ -264,7 +267,7 @@ fn observe_order(
         return Some(Finding::error(
             Code::WrongOrder,
             place,
-            "Istio's own exchange takes the headers before this filter sees them",
+            "Istio's own exchange removes the headers before this filter sees them",
             remedy,
         ));
     }

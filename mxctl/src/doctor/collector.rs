@@ -33,34 +33,33 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             findings.push(Finding::warning(
                 Code::EntriesLost,
                 stat,
-                format!("{count} entries of gRPC access logs were lost since Envoy's start"),
-                "look whether the collector is up and takes as much as Envoy sends; \
-                 buffer_size_bytes and buffer_flush_interval say how much Envoy keeps",
+                format!("{count} gRPC access-log entries were lost since Envoy's start"),
+                "check that the collector is up and keeps up with Envoy; buffer_size_bytes and \
+                 buffer_flush_interval set how much Envoy buffers",
             ));
         }
     }
 }
 
-/// Whether the cluster is there, and in HTTP/2. Without a list of clusters nobody
-/// knows.
+/// Checks that the cluster exists and uses HTTP/2. Unknown without a list of clusters.
 fn configuration(facts: &Facts<'_>, name: &str) -> Option<Finding> {
     let clusters = facts.resources.clusters.as_ref()?;
     let Some(cluster) = clusters.iter().find(|one| text(&one["name"]) == name) else {
         return Some(Finding::error(
             Code::CollectorUnreachable,
             name,
-            "the gRPC access log goes to this cluster, and there is none of this name",
-            "give Envoy the cluster, or name another in `grpc_service` of the log; in Istio, the \
-             `service` of the provider has to be one that the mesh knows",
+            "the gRPC access log goes to this cluster, which does not exist",
+            "add the cluster, or name another one in `grpc_service` of the log; in Istio, the \
+             `service` of the provider must be one that the mesh knows",
         ));
     };
     (!speaks_http2(cluster)).then(|| {
         Finding::error(
             Code::CollectorNotHttp2,
             name,
-            "the gRPC access log goes to this cluster, and Envoy speaks HTTP/1.1 to it: gRPC needs \
+            "the gRPC access log goes to this cluster, to which Envoy speaks HTTP/1.1: gRPC needs \
              HTTP/2",
-            "give it explicit_http_config with http2_protocol_options, in \
+            "set explicit_http_config with http2_protocol_options in its \
              typed_extension_protocol_options; in Istio, name the Service's port grpc-... or \
              http2-..., or set appProtocol",
         )
@@ -80,7 +79,7 @@ fn speaks_http2(cluster: &Value) -> bool {
     })
 }
 
-/// What became of the connections to its hosts since Envoy's start.
+/// The connections to its hosts since Envoy's start.
 fn connections(facts: &Facts<'_>, name: &str) -> Option<Finding> {
     let status = list(facts.clusters?).find(|one| text(&one["name"]) == name)?;
     let mut hosts = list(&status["host_statuses"]).peekable();
@@ -88,8 +87,8 @@ fn connections(facts: &Facts<'_>, name: &str) -> Option<Finding> {
         return Some(Finding::error(
             Code::CollectorUnreachable,
             name,
-            "the gRPC access log goes to this cluster, and it has no endpoint",
-            "check the collector's name in DNS, or whether its Service has a pod that is ready",
+            "the gRPC access log goes to this cluster, which has no endpoint",
+            "check the collector's DNS name, or whether its Service has a ready pod",
         ));
     }
     let mut sums = [0; 4];
@@ -103,27 +102,28 @@ fn connections(facts: &Facts<'_>, name: &str) -> Option<Finding> {
     let protocol_errors = facts.stats.as_ref().map_or(0, |stats| {
         stats.get(&format!("cluster.{name}.upstream_cx_protocol_error"))
     });
-    // One that ends in the middle of a stream is such an error, too; but then it is
-    // away, or back.
+    // A connection that ends in the middle of a stream counts as such an error too; the collector
+    // is then gone, or back.
     if protocol_errors > 0 && failed == 0 && streams == 0 {
         return Some(Finding::error(
             Code::CollectorNotHttp2,
             name,
             format!(
-                "{protocol_errors} times what answers at the collector's address spoke no HTTP/2"
+                "the server at the collector's address did not speak HTTP/2, {protocol_errors} \
+                 times"
             ),
-            "check the port, and whether the collector wants TLS: gRPC needs HTTP/2 from end to end",
+            "check the port, and whether the collector requires TLS: gRPC needs HTTP/2 end to end",
         ));
     }
     if failed > 0 {
         let remedy = "check the address of the log's cluster, and whether the collector is up; \
-                      requests are served meanwhile, and entries are lost";
+                      requests are served meanwhile, but entries are lost";
         let message = format!("{failed} connections to the collector failed since Envoy's start");
         return Some(if active == 0 {
-            let message = format!("{message}, and none is open now");
+            let message = format!("{message}, and no connection is open now");
             Finding::error(Code::CollectorUnreachable, name, message, remedy)
         } else {
-            let message = format!("{message}; now there is one");
+            let message = format!("{message}; one is open now");
             Finding::warning(Code::CollectorUnreachable, name, message, remedy)
         });
     }
@@ -138,7 +138,7 @@ fn connections(facts: &Facts<'_>, name: &str) -> Option<Finding> {
     })
 }
 
-/// A statistic of a host. Envoy leaves out what is zero, and writes 64 bits as text.
+/// A statistic of a host. Envoy omits zeros and writes 64-bit numbers as strings.
 fn host_stat(host: &Value, name: &str) -> u64 {
     let stat = list(&host["stats"]).find(|stat| stat["name"] == name);
     let value = stat.map(|stat| &stat["value"]);

@@ -1,4 +1,4 @@
-//! Whether a listener's direction is that of what it leads to.
+//! Checks each listener's direction against where it routes to.
 
 use metadata_exchange::config::Config;
 use metadata_exchange::direction::Direction;
@@ -11,24 +11,25 @@ use super::finding::{Code, Finding};
 use super::json::text;
 use super::routes::headers_not_removed;
 
-/// What a name or a node says of a listener's direction.
+/// What a name or the node indicates about a listener's direction.
 pub(super) struct Hint {
     /// Inbound if it leads to the app, outbound if it leads to other workloads.
     pub(super) direction: Direction,
-    /// By what that is known.
+    /// What indicates it.
     pub(super) reason: String,
 }
 
-/// The direction that the filter takes the listener for.
+/// The direction that the filter assumes for the listener.
 pub(super) fn effective(
     facts: &Facts<'_>,
     manager: &Manager<'_>,
     configuration: &Config,
 ) -> Direction {
     let listeners = || {
-        // A waypoint's listener is marked INBOUND, and leads to others.
-        let own = manager.direction.filter(|_| !facts.is_waypoint());
-        own.unwrap_or(Direction::Gateway)
+        // A waypoint's listener is marked INBOUND but routes to other
+        // workloads.
+        let direction = manager.direction.filter(|_| !facts.is_waypoint());
+        direction.unwrap_or(Direction::Gateway)
     };
     configuration.direction.unwrap_or_else(listeners)
 }
@@ -38,11 +39,11 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::Waypoint,
             "node",
-            "this proxy is a waypoint: the filter takes its listeners for a gateway's, whatever \
-             their direction, and sends nothing to clusters reached by HBONE, of which Istio \
+            "this proxy is a waypoint: the filter treats its listeners as a gateway's, whatever \
+             their direction, and sends nothing to clusters reached over HBONE, for which Istio \
              disables the exchange",
-            "look for peers in the logs of the workloads' own proxies; under Istio a standard \
-             Envoy does not serve as a waypoint",
+            "look for peers in the logs of the workloads' own proxies; Istio does not run a \
+             standard Envoy as a waypoint",
         ));
     }
     for manager in &facts.managers {
@@ -78,10 +79,11 @@ fn examine_manager(
         findings.push(Finding::warning(
             Code::StrangersBelieved,
             place,
-            "the filter takes this listener for a gateway's, and others can connect to it without \
-             a certificate: it believes every caller, and tells every caller that asks who it is",
-            "at the edge of the mesh configure the filter with \"direction\": \"outbound\"; inside \
-             it, with \"trust\": \"mtls\" or \"spiffe\"",
+            "the filter treats this listener as a gateway's, and clients can connect to it without \
+             a certificate: it believes every caller, and sends its own metadata to every caller \
+             that asks",
+            "at the edge of the mesh, configure the filter with \"direction\": \"outbound\"; \
+             inside it, with \"trust\": \"mtls\" or \"spiffe\"",
         ));
     }
     if direction == Direction::Inbound {
@@ -93,15 +95,15 @@ fn no_direction(place: &str, hint: Option<&Hint>) -> Finding {
     let (message, remedy) = match hint {
         Some(hint) if hint.direction == Direction::Inbound => (
             format!(
-                "it has no traffic_direction, so that the filter takes it for a gateway: the app \
-                 is sent the headers; by {} it is inbound",
+                "it has no traffic_direction, so the filter treats it as a gateway and sends the \
+                 headers to the app; judging by {}, it is inbound",
                 hint.reason
             ),
             "set traffic_direction to INBOUND, or configure the filter with \"direction\": \
              \"inbound\"",
         ),
         _ => (
-            "it has no traffic_direction, so that the filter takes it for a gateway".to_owned(),
+            "it has no traffic_direction, so the filter treats it as a gateway".to_owned(),
             "set traffic_direction to INBOUND or OUTBOUND; on a gateway, configure the filter with \
              \"direction\": \"gateway\", or \"outbound\" at the edge of the mesh",
         ),
@@ -124,8 +126,8 @@ fn wrong(
     let (message, remedy) = match (direction, hint.direction) {
         (Direction::Inbound, Direction::Outbound) => (
             format!(
-                "it is {by} as inbound, but by {reason} it leads to other workloads: they are not \
-                 told who calls, and stay unknown"
+                "it is {by} as inbound, but judging by {reason} it leads to other workloads: the \
+                 filter sends them no metadata, and they stay unknown"
             ),
             "set traffic_direction to OUTBOUND; on a gateway whose control plane says INBOUND, \
              configure the filter with \"direction\": \"outbound\" at the edge of the mesh, or \
@@ -133,22 +135,23 @@ fn wrong(
         ),
         (Direction::Outbound | Direction::Gateway, Direction::Inbound) => (
             format!(
-                "it is {by} as {}, but by {reason} it leads to the app: the app is sent the headers",
+                "it is {by} as {}, but judging by {reason} it leads to the app: the filter sends \
+                 the headers to the app",
                 if direction == Direction::Gateway {
                     "a gateway"
                 } else {
                     "outbound"
                 }
             ),
-            "set traffic_direction to INBOUND; look for the key `direction` in the plugin's \
-             configuration, too, which goes before it",
+            "set traffic_direction to INBOUND; also check the key `direction` in the plugin \
+             configuration, which takes precedence",
         ),
         _ => return None,
     };
     Some(Finding::error(Code::WrongDirection, place, message, remedy))
 }
 
-/// What names say, the clusters' before the listener's.
+/// What names indicate: clusters first, then the node, then the listener.
 pub(super) fn hint(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Hint> {
     let clusters = manager.clusters();
     let by_cluster = || {
@@ -157,7 +160,7 @@ pub(super) fn hint(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Hint> {
             .filter_map(|cluster| Some((cluster, of_cluster(cluster)?)));
         let hints: Vec<_> = hints.collect();
         let (cluster, direction) = *hints.first()?;
-        // Of several that contradict each other none counts.
+        // If the clusters contradict each other, none counts.
         let is_same = hints.iter().all(|(_, other)| *other == direction);
         is_same.then(|| Hint {
             direction,
@@ -179,7 +182,7 @@ pub(super) fn hint(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Hint> {
     by_cluster().or_else(by_node).or_else(by_listener)
 }
 
-/// Istio's and Kuma's names of clusters.
+/// Cluster names as Istio and Kuma form them.
 fn of_cluster(name: &str) -> Option<Direction> {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     if begins(&[
@@ -214,8 +217,7 @@ fn of_listener(name: &str) -> Option<Direction> {
     }
 }
 
-/// Whether the node says that it is a gateway: in its id as Istio's do, or as
-/// Kuma's.
+/// Whether the node is a gateway, by its id in Istio or its metadata in Kuma.
 pub(super) fn is_gateway(facts: &Facts<'_>) -> bool {
     let Some(node) = &facts.node else {
         return false;

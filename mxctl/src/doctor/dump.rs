@@ -15,22 +15,22 @@ pub(super) struct Manager<'a> {
     pub(super) direction: Option<Direction>,
     /// The HTTP filters that see requests, in their order.
     pub(super) filters: Vec<HttpFilter<'a>>,
-    /// Whether the metadata exchange is among those that see none.
+    /// Whether the metadata exchange is among the disabled filters.
     pub(super) is_disabled: bool,
     /// The access logs.
     pub(super) access_logs: &'a [Value],
-    /// What has the access logs written before a request has ended.
+    /// The setting that logs requests before they end.
     pub(super) logs_in_progress: Option<&'static str>,
-    /// The route configurations that may be its own.
+    /// The route configurations that it may use.
     pub(super) routes: Vec<&'a Value>,
-    /// Whether hosts other than its own can connect, without a certificate.
+    /// Whether other hosts can connect without a certificate.
     pub(super) is_open: bool,
     /// The filter lists of its upgrades.
     pub(super) upgrades: Vec<(&'a str, Vec<HttpFilter<'a>>)>,
 }
 
-/// The setting by which a connection manager logs requests in progress, at its place
-/// of today or in older configurations.
+/// The setting by which a connection manager logs requests in progress, in the current or a
+/// deprecated field.
 fn logs_in_progress(manager: &Value) -> Option<&'static str> {
     const SETTINGS: [&str; 3] = [
         "access_log_flush_interval",
@@ -112,8 +112,8 @@ impl<'a> Reader<'_, 'a> {
         list(filters).map(move |filter| HttpFilter::read(filter, self.filter, discovered, routes))
     }
 
-    /// The routes of a connection manager. Where their name is not known, as
-    /// those of scoped routes, they may be any.
+    /// The routes of a connection manager. If their name is unknown, as with scoped routes, they
+    /// may be any.
     fn routes(&self, manager: &'a Value) -> Vec<&'a Value> {
         if let Some(routes) = manager.get("route_config") {
             return vec![routes];
@@ -136,7 +136,7 @@ fn is_reachable(address: &Value) -> bool {
 }
 
 impl<'a> Manager<'a> {
-    /// The clusters that its routes lead to, as far as they are fixed.
+    /// The clusters that its routes name.
     pub(super) fn clusters(&self) -> Vec<&'a str> {
         let mut clusters = Vec::new();
         let hosts = self
@@ -152,8 +152,7 @@ impl<'a> Manager<'a> {
         clusters
     }
 
-    /// Whether Envoy itself answers all of its requests, with redirects or fixed
-    /// answers.
+    /// Whether Envoy answers all of its requests itself, with redirects or direct responses.
     pub(super) fn leads_nowhere(&self) -> bool {
         let hosts = self
             .routes

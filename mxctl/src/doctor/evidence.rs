@@ -1,10 +1,10 @@
-//! What an Envoy or a file says.
+//! What an Envoy or a file provides.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// After what time statistics are looked at again: the filter ticks every second.
+/// When the statistics are read again: the filter ticks every second.
 pub const LATER: Duration = Duration::from_secs(3);
 
 /// What is known of an Envoy.
@@ -14,7 +14,7 @@ pub struct Evidence {
     pub documents: Vec<Value>,
     /// `/stats?format=json`, if an Envoy was asked.
     pub stats: Option<Value>,
-    /// The same [`LATER`], if there was need to wait.
+    /// The statistics [`LATER`], if it was necessary to wait.
     pub later: Option<Value>,
     /// `/server_info`, if an Envoy was asked.
     pub server_info: Option<Value>,

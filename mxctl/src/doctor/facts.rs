@@ -1,4 +1,4 @@
-//! The evidence, read: what the rules ask.
+//! The parsed evidence, which the rules query.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::input::Resources;
 use super::json::text;
 use super::statistics::Stats;
 
-/// [`Evidence`], read.
+/// Parsed [`Evidence`].
 pub(super) struct Facts<'a> {
     /// The name of the filter.
     pub(super) filter: &'a str,
@@ -37,16 +37,17 @@ impl<'a> Facts<'a> {
         let resources = Resources::read(&evidence.documents);
         if resources.is_empty() {
             bail!(
-                "neither a config_dump nor a bootstrap of an Envoy: ask Envoy's admin interface for \
+                "not the config_dump or bootstrap of an Envoy: ask Envoy's admin interface for \
                  /config_dump, in Istio's proxies at 127.0.0.1:15000"
             );
         }
         let managers = managers(&resources, filter);
         let stats = |answer: &'a Option<Value>| answer.as_ref().map(Stats::read).transpose();
-        let told = evidence.server_info.as_ref().map(|info| &info["node"]);
+        let running = evidence.server_info.as_ref().map(|info| &info["node"]);
         let node = resources.node().map(|node| Node {
-            // It may come from the command line, which the bootstrap does not show.
-            id: [told.map(|node| &node["id"]), node.get("id")]
+            // It may come from the command line, which the bootstrap does not
+            // show.
+            id: [running.map(|node| &node["id"]), node.get("id")]
                 .into_iter()
                 .flatten()
                 .map(text)
@@ -69,7 +70,7 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// The filters in question with their connection managers.
+    /// The metadata exchange filters with their connection managers.
     pub(super) fn ours(
         &self,
     ) -> impl Iterator<Item = (&Manager<'a>, &HttpFilter<'a>, &Plugin<'a>)> {
@@ -83,7 +84,7 @@ impl<'a> Facts<'a> {
         self.node.as_ref().map_or("", |node| node.id)
     }
 
-    /// By its node id, or by the listener that all of its traffic passes.
+    /// Whether the proxy is a waypoint, by its node id or its main listener.
     pub(super) fn is_waypoint(&self) -> bool {
         let mut listeners = self.resources.listeners.iter().flatten();
         let is_main = |listener: &Value| {
@@ -93,18 +94,18 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Envoy's version, as `/server_info` has it (`HASH/1.36.2/Clean/...`), or else the
-/// node.
+/// Envoy's version, from `/server_info` (`HASH/1.36.2/Clean/...`) or else from
+/// the node.
 fn version(server_info: Option<&Value>, node: Option<&Value>) -> Option<(u64, u64)> {
-    let told = server_info.and_then(|info| info["version"].as_str());
-    if let Some(version) = told.and_then(|version| version.split('/').nth(1)) {
+    let running = server_info.and_then(|info| info["version"].as_str());
+    if let Some(version) = running.and_then(|version| version.split('/').nth(1)) {
         let mut numbers = version.split('.').map(str::parse);
         if let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) {
             return Some((major, minor));
         }
     }
     let version = &node?["user_agent_build_version"]["version"];
-    // Zero is left out.
+    // Envoy omits zero.
     let minor = version["minor_number"].as_u64().unwrap_or_default();
     Some((version["major_number"].as_u64()?, minor))
 }

@@ -1,4 +1,5 @@
-//! The HTTP filters of a connection manager, and which of them are ours.
+//! The HTTP filters of a connection manager, and which of them are the metadata
+//! exchange.
 
 use base64::{DecodeError, Engine as _};
 use metadata_exchange::config::Config;
@@ -15,7 +16,7 @@ pub(super) struct HttpFilter<'a> {
     pub(super) kind: Kind<'a>,
     /// Which requests it sees.
     pub(super) sees: Sees,
-    /// Whether it comes by extension discovery.
+    /// Whether it comes from extension discovery.
     pub(super) is_discovered: bool,
     /// Its configuration.
     pub(super) config: &'a Value,
@@ -25,7 +26,7 @@ pub(super) struct HttpFilter<'a> {
 pub(super) enum Kind<'a> {
     /// The metadata exchange.
     Ours(Plugin<'a>),
-    /// What Istio's agent puts in the place of the metadata exchange if it cannot
+    /// What Istio's agent substitutes for the metadata exchange if it cannot
     /// fetch the module: an RBAC filter that allows everything.
     StandIn,
     /// Istio's own exchange.
@@ -40,14 +41,14 @@ pub(super) enum Kind<'a> {
     Other,
 }
 
-/// The metadata exchange, as it is configured.
+/// The metadata exchange as configured.
 pub(super) struct Plugin<'a> {
-    /// How it behaves, or why it does not. Of one whose configuration no document
-    /// has, as the defaults.
+    /// Its configuration, or why that is invalid; the defaults if no document
+    /// has the configuration.
     pub(super) configuration: Result<Config, String>,
     /// The plugin's name, under which Envoy counts.
     pub(super) name: &'a str,
-    /// The configuration as it stands there, for comparison.
+    /// The configuration as written, for comparison.
     pub(super) text: &'a Value,
     /// The plugin's `config`: an `envoy.extensions.wasm.v3.PluginConfig`.
     pub(super) config: &'a Value,
@@ -64,7 +65,8 @@ pub(super) enum Sees {
     None,
 }
 
-/// Types of Istio's own exchange; the second is Envoy's since it moved there.
+/// Types of Istio's own exchange; the second is its type since it moved to
+/// Envoy.
 pub(super) const NATIVE_TYPES: [&str; 2] = [
     "io.istio.http.peer_metadata.Config",
     "envoy.extensions.filters.http.peer_metadata.v3.Config",
@@ -76,16 +78,16 @@ const NATIVE_NAMES: [&str; 2] = [
     "envoy.filters.http.peer_metadata",
 ];
 
-/// The runtime of what is built into Envoy.
+/// The runtime of plugins that are compiled into Envoy.
 const NULL_RUNTIME: &str = "envoy.wasm.runtime.null";
 
 /// The code of Istio's own exchange up to 1.17, a plugin in the null runtime.
 const NATIVE_CODE: &str = "envoy.wasm.metadata_exchange";
 
-/// How Istio's agent marks what it puts in the place of a module.
+/// How Istio's agent marks the filter that replaces a module.
 const STAND_IN: &str = "wasm-default-allow";
 
-/// Filters that Istio and others put beside, and that disturb nothing.
+/// Filters of Istio and others that may stand anywhere.
 const PASSIVE_NAMES: [&str; 5] = [
     "envoy.filters.http.cors",
     "envoy.filters.http.fault",
@@ -94,7 +96,7 @@ const PASSIVE_NAMES: [&str; 5] = [
     "istio.stats",
 ];
 
-/// Types of such filters that everybody names as they like.
+/// Types of such filters, for those whose names vary.
 const PASSIVE_TYPES: [&str; 3] = [".Compressor", ".Decompressor", ".GrpcWeb"];
 
 impl<'a> HttpFilter<'a> {
@@ -155,7 +157,8 @@ impl<'a> Kind<'a> {
         {
             return Self::Native;
         }
-        // What is built into Envoy is none of our modules, whatever its name.
+        // A plugin that is compiled into Envoy is not this filter, whatever its
+        // name.
         if is_wasm && is_null {
             return Self::Other;
         }
@@ -164,7 +167,7 @@ impl<'a> Kind<'a> {
         if is_named && config["rules_stat_prefix"] == STAND_IN {
             return Self::StandIn;
         }
-        // One that is discovered may have no configuration, or stand for it.
+        // A discovered filter may have no configuration yet, or a stand-in.
         if is_named && (is_wasm || is_discovered) {
             return Self::Ours(Plugin {
                 configuration: if is_wasm {
@@ -194,7 +197,7 @@ impl<'a> Kind<'a> {
 }
 
 impl Plugin<'_> {
-    /// Whether requests pass if its VM has died.
+    /// Whether requests pass once its VM has died.
     pub(super) fn is_fail_open(&self) -> bool {
         self.config["failure_policy"] == "FAIL_OPEN" || self.config["fail_open"] == true
     }
@@ -205,14 +208,14 @@ impl Plugin<'_> {
     }
 }
 
-/// Whether an extension configuration stands in the place of the filter `ours`.
+/// Whether an extension configuration is the stand-in for the filter `ours`.
 pub(super) fn is_stand_in(extension: &Value, ours: &str) -> bool {
     let (_, config) = typed(&extension["typed_config"]);
     config["rules_stat_prefix"] == STAND_IN && names_filter(text(&extension["name"]), ours)
 }
 
-/// Whether `name` is that of the filter `filter`. Istio's are
-/// `extensions.istio.io/wasmplugin/istio-system.metadata-exchange` and since 1.30
+/// Whether `name` names the filter `filter`. Istio writes
+/// `extensions.istio.io/wasmplugin/istio-system.metadata-exchange`, since 1.30
 /// with a suffix.
 fn names_filter(name: &str, filter: &str) -> bool {
     let plain = name.split('~').next().unwrap_or(name);
@@ -228,8 +231,8 @@ fn names_filter(name: &str, filter: &str) -> bool {
         .any(|name| alike(name) == filter)
 }
 
-/// A filter that is disabled sees the requests of those routes that have a
-/// configuration of it, be it an empty one.
+/// A disabled filter sees the requests of routes that configure it, even with
+/// an empty configuration.
 fn sees(filter: &Value, routes: &[&Value]) -> Sees {
     if filter["disabled"] != true {
         return Sees::All;
@@ -258,7 +261,7 @@ fn enables(routes: &Value, filter: &str) -> bool {
     configured.is_some_and(|config| config["disabled"] != true)
 }
 
-/// Whether they do, or anything in them.
+/// Whether these or anything inside them enable it.
 fn enables_within(routes: &Value, filter: &str) -> bool {
     match routes {
         Value::Object(fields) => {
@@ -273,35 +276,35 @@ fn enables_within(routes: &Value, filter: &str) -> bool {
 pub(super) fn disables_within(routes: &Value, filter: &str) -> bool {
     match routes {
         Value::Object(fields) => {
-            let own = &routes["typed_per_filter_config"][filter];
-            own["disabled"] == true || fields.values().any(|one| disables_within(one, filter))
+            let settings = &routes["typed_per_filter_config"][filter];
+            settings["disabled"] == true || fields.values().any(|one| disables_within(one, filter))
         }
         Value::Array(items) => items.iter().any(|one| disables_within(one, filter)),
         _ => false,
     }
 }
 
-/// The plugin's configuration, as Envoy hands it over: the text of a
-/// `StringValue` or the bytes of a `BytesValue`. Any other message comes in
-/// Protobuf's own encoding, in which only an empty one is a configuration.
+/// The plugin configuration as Envoy passes it on: the text of a `StringValue`
+/// or the bytes of a `BytesValue`. Any other message arrives in Protobuf's
+/// binary encoding, which is a valid configuration only if it is empty.
 fn configuration(any: &Value) -> Result<Config, String> {
     let (kind, value) = (type_of(any), text(&any["value"]));
     let json = if kind.ends_with(".BytesValue") {
-        bytes(value).map_err(|error| format!("its BytesValue is no base64: {error}"))?
+        bytes(value).map_err(|error| format!("its BytesValue is not base64: {error}"))?
     } else if kind.ends_with(".StringValue") {
         value.as_bytes().to_vec()
     } else if is_empty(any) {
         Vec::new()
     } else {
         return Err(format!(
-            "Envoy does not hand over {kind} as JSON: state it as text, in a \
+            "Envoy does not pass {kind} on as JSON: write the configuration as text in a \
              google.protobuf.StringValue"
         ));
     };
     Config::parse(&json).map_err(|error| error.to_string())
 }
 
-/// Bytes as JSON states them in Protobuf: in either alphabet, padded or not.
+/// Bytes in Protobuf's JSON form: either alphabet, padded or not.
 fn bytes(base64: &str) -> Result<Vec<u8>, DecodeError> {
     let plain = base64.replace('-', "+").replace('_', "/");
     BASE64.decode(plain.trim_end_matches('='))

@@ -15,7 +15,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The name that scripts see.
+    /// The name in the JSON output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Severity {
 /// Declares [`Code`] with the name and the documentation of each.
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident = $name:literal,)*) => {
-        /// What it is.
+        /// The kind of a finding.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $name)] $code,)*
@@ -39,7 +39,7 @@ macro_rules! codes {
             /// Every code, in the order in which findings are listed.
             pub const ALL: &[Self] = &[$(Self::$code),*];
 
-            /// The name that scripts see.
+            /// The name in the JSON output.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -53,20 +53,19 @@ macro_rules! codes {
 codes! {
     /// The filter is not on a listener, or it is disabled.
     FilterMissing = "filter_missing",
-    /// The filter stands twice in one filter chain.
+    /// The filter appears twice in one filter chain.
     FilterTwice = "filter_twice",
-    /// The control plane put an allow-all filter in the place of a module that
-    /// it could not fetch.
+    /// Istio's agent replaced a module that it could not fetch by an allow-all filter.
     ModuleReplaced = "module_replaced",
-    /// Some requests do not pass the filter.
+    /// Some requests bypass the filter.
     FilterBypassed = "filter_bypassed",
     /// A listener without traffic direction.
     NoDirection = "no_direction",
     /// A listener with the other direction.
     WrongDirection = "wrong_direction",
-    /// A gateway believes and answers everybody.
+    /// A gateway believes and answers every client.
     StrangersBelieved = "strangers_believed",
-    /// The filter stands where it does not see the headers.
+    /// The filter is at a position where it does not see the headers.
     WrongOrder = "wrong_order",
     /// Istio's own exchange and this one.
     NativeExchange = "native_exchange",
@@ -86,25 +85,25 @@ codes! {
     LoggedInProgress = "logged_in_progress",
     /// The collector of access logs cannot be reached.
     CollectorUnreachable = "collector_unreachable",
-    /// The collector of access logs is not spoken to in HTTP/2.
+    /// Envoy does not speak HTTP/2 to the collector of access logs.
     CollectorNotHttp2 = "collector_not_http2",
     /// Entries of the access log were lost.
     EntriesLost = "entries_lost",
-    /// The node says nothing that names a workload.
+    /// Nothing in the node names a workload.
     NamelessNode = "nameless_node",
-    /// The node does not say all that names its workload.
+    /// The node lacks part of what names its workload.
     NoNodeMetadata = "no_node_metadata",
     /// No label of the node names its service.
     NoNamingLabel = "no_naming_label",
     /// A name is longer than readers keep.
     NameTooLong = "name_too_long",
-    /// A value of the node is no text.
+    /// A value of the node is not a string.
     NodeValueType = "node_value_type",
-    /// The node id of a gateway does not say that it is one.
+    /// The node id of a gateway does not have the gateway role.
     NodeIdRole = "node_id_role",
-    /// A policy trusts peers that nothing vouches for.
+    /// A policy uses peers that nothing vouches for.
     PolicyWithoutTrust = "policy_without_trust",
-    /// A policy denies by a peer that may be absent.
+    /// A DENY policy matches on a peer that may be absent.
     DenyByPeer = "deny_by_peer",
     /// Nothing but the filter keeps the headers from the app.
     HeadersNotRemoved = "headers_not_removed",
@@ -116,11 +115,11 @@ codes! {
     LateWasm = "late_wasm",
     /// Peers were refused.
     PeersRefused = "peers_refused",
-    /// Headers passed a limit.
+    /// Headers exceeded a limit.
     HeaderLimit = "header_limit",
-    /// Envoy failed to answer the filter.
+    /// Host calls of the filter failed.
     HostErrors = "host_errors",
-    /// The filter is idle, for its configuration was refused.
+    /// The filter is idle because its configuration was refused.
     FilterIdle = "filter_idle",
     /// A configuration was refused, or there is none.
     ConfigurationRefused = "configuration_refused",
@@ -130,12 +129,12 @@ codes! {
     StatsDropped = "stats_dropped",
 }
 
-/// Something that is wrong.
+/// A problem that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// What it is, for scripts.
+    /// The kind, for scripts.
     pub code: Code,
     /// The listener, filter, cluster or statistic.
     pub place: String,

@@ -1,4 +1,4 @@
-//! Gathers [`Evidence`]: from an Envoy that runs, or from a file.
+//! Gathers [`Evidence`] from a running Envoy or from a file.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -12,8 +12,8 @@ use crate::{admin, envoy_yaml};
 const DUMP: &str = "/config_dump";
 const STATS: &str = "/stats?format=json";
 
-/// What to ask for one by one if `/config_dump` is no JSON. Of listeners, the state
-/// that holds a resource which Envoy cannot write is left out.
+/// What to request piece by piece if `/config_dump` is not JSON. For listeners,
+/// the state that holds a resource which Envoy cannot write is left out.
 const PARTS: [&str; 8] = [
     "/config_dump?mask=bootstrap",
     "/config_dump?resource=static_listeners",
@@ -25,12 +25,12 @@ const PARTS: [&str; 8] = [
     "/config_dump?resource=dynamic_active_clusters",
 ];
 
-/// Asks the admin interface of an Envoy, which takes [`LATER`] if its filter has
+/// Queries an Envoy's admin interface, which takes [`LATER`] if the filter has
 /// served requests.
 ///
 /// # Errors
 ///
-/// If it cannot be asked.
+/// If the admin interface does not answer.
 pub async fn of_admin(url: &str) -> Result<Evidence> {
     let mut evidence = configuration_of(url).await?;
     let stats = admin::get(url, STATS).await?;
@@ -43,16 +43,16 @@ pub async fn of_admin(url: &str) -> Result<Evidence> {
     Ok(evidence)
 }
 
-/// Asks for the configuration alone.
+/// Queries the configuration only.
 ///
 /// # Errors
 ///
-/// If it cannot be asked.
+/// If the admin interface does not answer.
 pub async fn configuration_of(url: &str) -> Result<Evidence> {
     let answer = match admin::get_bytes(url, DUMP).await {
         Err(error) if admin::is_refused(&error) => {
             return Err(error.context(
-                "nobody listens there: if Envoy should, see \"Envoy does not start\" in \
+                "nothing listens at that address: if Envoy should, see \"Envoy does not start\" in \
                  docs/troubleshooting.md",
             ));
         }
@@ -65,7 +65,7 @@ pub async fn configuration_of(url: &str) -> Result<Evidence> {
         evidence.documents = in_parts(url).await;
         if evidence.documents.is_empty() {
             bail!(
-                "its {DUMP} is no JSON, and so is not that of an Envoy: it begins {:?}",
+                "its {DUMP} is not JSON, and so not an Envoy's: it begins {:?}",
                 admin::beginning(&answer)
             );
         }
@@ -76,11 +76,11 @@ pub async fn configuration_of(url: &str) -> Result<Evidence> {
     Ok(evidence)
 }
 
-/// Those parts of the configuration that are JSON.
+/// The parts of the configuration that are JSON.
 async fn in_parts(url: &str) -> Vec<Value> {
     let mut documents = Vec::new();
     for part in PARTS {
-        // A part that Envoy does not have is no fault.
+        // Envoy may lack a part.
         documents.extend(admin::get(url, part).await);
     }
     documents

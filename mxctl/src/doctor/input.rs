@@ -1,34 +1,35 @@
-//! The resources in what the doctor is given: an admin's `/config_dump`, whole or
-//! in parts, a bootstrap, resources as xDS sends them, or istiod's own dump.
+//! Finds the resources in the doctor's input: an admin interface's
+//! `/config_dump`, whole or in parts, a bootstrap, resources as xDS sends them,
+//! or istiod's own dump.
 
 use serde_json::Value;
 
 use super::json::{list, text, type_of};
 
-/// The resources of one Envoy, whatever documents they came in.
+/// The resources of one Envoy, from all documents.
 #[derive(Default)]
 pub(super) struct Resources<'a> {
     /// The bootstrap.
     pub(super) bootstrap: Option<&'a Value>,
-    /// The listeners; `None` if no document has a word on them.
+    /// The listeners; `None` if no document covers them.
     pub(super) listeners: Option<Vec<&'a Value>>,
     /// Listeners whose last update was refused, and why.
     pub(super) refused_listeners: Vec<(&'a str, &'a str)>,
-    /// The clusters; `None` if no document has a word on them.
+    /// The clusters; `None` if no document covers them.
     pub(super) clusters: Option<Vec<&'a Value>>,
     /// The route configurations that have a name of their own.
     pub(super) routes: Vec<&'a Value>,
     /// The extension configurations that were discovered.
     pub(super) extensions: Vec<&'a Value>,
-    /// Whether it is what an Envoy dumps, and not only its bootstrap.
+    /// Whether the input is a dump, and not only a bootstrap.
     is_dump: bool,
-    /// Whether the static listeners, which the bootstrap repeats, were there.
+    /// Whether the static listeners, which the bootstrap repeats, were found.
     has_static_listeners: bool,
     has_static_clusters: bool,
 }
 
 impl<'a> Resources<'a> {
-    /// Finds what `documents` hold.
+    /// Collects the resources in `documents`.
     pub(super) fn read(documents: &'a [Value]) -> Self {
         let mut resources = Self::default();
         for document in documents {
@@ -38,7 +39,7 @@ impl<'a> Resources<'a> {
         resources
     }
 
-    /// Whether there is anything of an Envoy in it.
+    /// Whether no resource of an Envoy was found.
     pub(super) fn is_empty(&self) -> bool {
         self.bootstrap.is_none()
             && self.listeners.is_none()
@@ -52,8 +53,8 @@ impl<'a> Resources<'a> {
         self.bootstrap.map(|bootstrap| &bootstrap["node"])
     }
 
-    /// The extension configurations that were discovered. Only a whole dump of an
-    /// Envoy knows that there is none; a part, and istiod, do not say.
+    /// The extension configurations that were discovered. Only a whole dump
+    /// proves that there are none; a part, or istiod's dump, does not.
     pub(super) fn known_extensions(&self) -> Option<&[&'a Value]> {
         let is_whole = self.bootstrap.is_some() && self.is_dump;
         (is_whole || !self.extensions.is_empty()).then_some(self.extensions.as_slice())
@@ -72,7 +73,7 @@ impl<'a> Resources<'a> {
         match kind {
             "BootstrapConfigDump" => {
                 self.add_bootstrap(&value["bootstrap"]);
-                // Its clusters have a section of their own.
+                // Its clusters have their own section.
                 self.has_static_clusters = true;
             }
             "Bootstrap" => self.add_bootstrap(value),
@@ -99,7 +100,7 @@ impl<'a> Resources<'a> {
 
     fn add_lists(&mut self, value: &'a Value, kind: &str) {
         let each = |key: &str| list(&value[key]);
-        // Envoy leaves out an empty list.
+        // Envoy omits an empty list.
         if kind == "ListenersConfigDump" {
             self.is_dump = true;
             self.listeners.get_or_insert_default();
@@ -126,7 +127,7 @@ impl<'a> Resources<'a> {
         }
     }
 
-    /// What istiod knows of a proxy has an empty one.
+    /// istiod's dump of a proxy has an empty bootstrap.
     fn add_bootstrap(&mut self, bootstrap: &'a Value) {
         if bootstrap
             .as_object()
@@ -159,7 +160,7 @@ impl<'a> Resources<'a> {
         let Some(details) = error["details"].as_str() else {
             return;
         };
-        // Envoy states it twice, once without the listener's name.
+        // Envoy writes it twice, once without the listener's name.
         let named = listener.get("name");
         let name = text(named.unwrap_or(&error["failed_configuration"]["name"]));
         let refused = &mut self.refused_listeners;
@@ -171,8 +172,8 @@ impl<'a> Resources<'a> {
         }
     }
 
-    /// What a bootstrap alone has. Where listeners or clusters come later, only
-    /// those that are there are known.
+    /// Adds the static resources of a bootstrap. If listeners or clusters are
+    /// discovered later, only the static ones are known.
     fn add_static_resources(&mut self) {
         let Some(bootstrap) = self.bootstrap else {
             return;

@@ -1,8 +1,9 @@
-//! How Envoy writes its messages in JSON.
+//! Helpers for Envoy's messages in JSON.
 
 use serde_json::Value;
 
-/// The type of a message and the message, also of one that a control plane wraps.
+/// The type of a message and the message itself, unwrapped if a control plane
+/// wraps it.
 pub(super) fn typed(any: &Value) -> (&str, &Value) {
     if type_of(any).ends_with(".TypedStruct") {
         (text(&any["type_url"]), &any["value"])
@@ -23,7 +24,7 @@ pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> + Clone {
     value.as_array().into_iter().flatten()
 }
 
-/// Whether any text in it, however deep, passes `test`.
+/// Whether any string in `value`, at any depth, passes `test`.
 pub(super) fn any_text(value: &Value, test: &mut dyn FnMut(&str) -> bool) -> bool {
     match value {
         Value::String(text) => test(text),

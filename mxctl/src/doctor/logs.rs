@@ -1,4 +1,4 @@
-//! What the access logs of a listener name.
+//! Checks which keys the access logs of a listener name.
 
 use metadata_exchange::config::Config;
 use metadata_exchange::direction::Direction;
@@ -71,8 +71,8 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// One gRPC log that names the keys is enough. Where there is one, `SkyWalking`
-/// reads it, and what it lacks no other log makes up for.
+/// One gRPC log that names the keys is enough. If there is one, `SkyWalking` reads it, and no other
+/// log can make up for what it lacks.
 fn keys_not_logged(
     place: &str,
     direction: Direction,
@@ -81,7 +81,7 @@ fn keys_not_logged(
 ) -> Option<Finding> {
     const REMEDY: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC \
                           access log; with Istio in filterStateObjectsToLog of the provider";
-    // Of the other side the filter stores nobody that a reader would look for.
+    // The filter stores no peer under the other side's keys.
     let sides: &[Side] = match direction {
         Direction::Inbound => &[Side::Downstream],
         Direction::Outbound => &[Side::Upstream],
@@ -121,7 +121,7 @@ fn keys_not_logged(
     })
 }
 
-/// `SkyWalking` does not look at what an entry is of.
+/// `SkyWalking` ignores the type of an entry.
 fn in_progress(manager: &Manager<'_>, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
     let setting = manager.logs_in_progress?;
     let is_read = grpc.iter().any(GrpcLog::names_peers);
@@ -130,10 +130,10 @@ fn in_progress(manager: &Manager<'_>, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
             Code::LoggedInProgress,
             manager.listener,
             format!(
-                "{setting} is set, and the gRPC access log names peers: SkyWalking takes each entry \
-                 of a request in progress for another call"
+                "{setting} is set, and the gRPC access log names peers: SkyWalking counts each \
+                 entry of a request in progress as another call"
             ),
-            "leave it out of access_log_options where SkyWalking reads the log",
+            "remove it from access_log_options where SkyWalking reads the log",
         )
     })
 }
@@ -148,8 +148,8 @@ fn both_keys(place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
         Code::BothKeysLogged,
         place,
         format!(
-            "the gRPC access log names {} and {}: SkyWalking 10.2 and later counts an entry twice \
-             that has both, which Istio's own exchange makes it have",
+            "the gRPC access log names {} and {}: SkyWalking 10.2 and later counts an entry with \
+             both twice, which happens beside Istio's own exchange",
             side.peer_key(),
             side.struct_key()
         ),
@@ -157,7 +157,7 @@ fn both_keys(place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
     ))
 }
 
-/// Only entries that name peers count for `SkyWalking`.
+/// `SkyWalking` counts only entries that name peers.
 fn logged_twice(facts: &Facts<'_>, place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
     let mut seen = Vec::new();
     for log in grpc.iter().filter(|log| log.names_peers()) {
@@ -186,7 +186,7 @@ fn logged_twice(facts: &Facts<'_>, place: &str, grpc: &[GrpcLog<'_>]) -> Option<
 }
 
 impl Facts<'_> {
-    /// The addresses of a cluster's endpoints, as far as its configuration has them.
+    /// The addresses of a cluster's endpoints, if its configuration has them.
     fn endpoints(&self, name: &str) -> Vec<&Value> {
         let clusters = self.resources.clusters.iter().flatten();
         let cluster = clusters.filter(|cluster| text(&cluster["name"]) == name);
@@ -204,7 +204,7 @@ fn local_node(place: &str, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
         Finding::warning(
             Code::LocalNodeLogged,
             place,
-            "record_local_node is on, and the gRPC access log names both sides: SkyWalking draws \
+            "record_local_node is set, and the gRPC access log names both sides: SkyWalking draws \
              an edge from the service to itself",
             "set record_local_node to false where SkyWalking reads the log",
         )

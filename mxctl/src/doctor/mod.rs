@@ -1,11 +1,12 @@
-//! What is wrong with an Envoy, by its configuration and its statistics.
+//! Finds problems in an Envoy's configuration and statistics.
 //!
-//! [`Evidence`] is what an Envoy or a file says. `input` finds the resources in
-//! it, `dump` and `filter` read the listeners, `statistics` the statistics, and
-//! `facts` holds what was read. Each of the other modules holds the rules about
-//! one thing: `chain` the order of filters, `direction` the listeners'
-//! directions, `routes` virtual hosts, `logs` access logs, `collector` where they
-//! go, `node` the node, `policy` RBAC, `wasm` the VM, and `stats` the statistics.
+//! [`Evidence`] is what an Envoy or a file provides. `input` finds the
+//! resources in it, `dump` and `filter` parse the listeners, `statistics` the
+//! statistics, and `facts` holds the result. Each of the other modules holds
+//! the rules about one subject: `chain` the order of filters, `direction` the
+//! listeners' directions, `routes` virtual hosts, `logs` access logs,
+//! `collector` their destination, `node` the node, `policy` RBAC, `wasm` the
+//! VM, and `stats` the statistics.
 
 mod chain;
 mod collector;
@@ -38,15 +39,15 @@ pub use stats::has_to_wait;
 use facts::Facts;
 use input::Resources;
 
-/// What the filter is called, if it is given no other name.
+/// The filter's name, unless another one is given.
 pub const FILTER: &str = "metadata_exchange";
 
-/// What is wrong with an Envoy. The filter is known by the name `filter` or by its
-/// usual one.
+/// Examines an Envoy. The filter is known by the name `filter` or by its usual
+/// one.
 ///
 /// # Errors
 ///
-/// If the evidence is not that of an Envoy, whatever else it says.
+/// If the evidence is not an Envoy's.
 pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
     let facts = Facts::read(evidence, filter)?;
     let mut findings = Vec::new();
@@ -55,10 +56,10 @@ pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
             Code::ConfigurationRefused,
             "/config_dump",
             format!(
-                "it is no JSON ({why}): Envoy has refused a resource with a type that it does not \
+                "it is not JSON ({why}): Envoy has refused a resource with a type that it does not \
                  know; it was read in parts"
             ),
-            "take the type away from what the control plane sends; in Istio, look for what the \
+            "remove the type from what the control plane sends; in Istio, look for what the \
              installed Envoy lacks, as with PILOT_ENABLE_METADATA_EXCHANGE",
         ));
     }
@@ -80,17 +81,17 @@ pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
     wasm::examine(&facts, &mut findings);
     stats::examine(&facts, &mut findings);
     findings.sort_by_key(|finding| (finding.severity, finding.code));
-    // Several filter chains of a listener have the same fault.
-    let mut told: Vec<Finding> = Vec::new();
+    // Several filter chains of a listener may have the same problem.
+    let mut unique: Vec<Finding> = Vec::new();
     for finding in findings {
-        if !told.contains(&finding) {
-            told.push(finding);
+        if !unique.contains(&finding) {
+            unique.push(finding);
         }
     }
-    Ok(told)
+    Ok(unique)
 }
 
-/// What the evidence has no word on, so that nothing was examined there.
+/// What the evidence does not contain, and so was not examined.
 #[must_use]
 pub fn unexamined(evidence: &Evidence) -> Vec<&'static str> {
     let resources = Resources::read(&evidence.documents);

@@ -1,4 +1,4 @@
-//! Whether the node says which workload it is.
+//! Checks that the node names its workload.
 
 use metadata_exchange::config::Config;
 use metadata_exchange::peer::Field;
@@ -10,8 +10,7 @@ use super::finding::{Code, Finding};
 use crate::encode::encode;
 use crate::naming::Naming;
 
-/// The labels that name a service, for `SkyWalking` and Istio, the first before
-/// the others.
+/// The labels that name a service, for `SkyWalking` and Istio, by precedence.
 const NAMING_LABELS: [&str; 4] = [
     "service.istio.io/canonical-name",
     "app.kubernetes.io/name",
@@ -19,7 +18,7 @@ const NAMING_LABELS: [&str; 4] = [
     "k8s-app",
 ];
 
-/// A key of the node that `SkyWalking` 10.2 and later reads for such a label.
+/// A key of the node that `SkyWalking` 10.2 and later reads like such a label.
 const NAMING_KEY: &str = "SERVICE";
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -32,7 +31,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             Code::NamelessNode,
             "node",
             "nothing in node.metadata names this workload (NAME, WORKLOAD_NAME or a label of its \
-             service): others cannot tell who this is",
+             service): peers cannot name this proxy",
             "set NAME, NAMESPACE and LABELS in node.metadata of the bootstrap; in Istio the agent \
              does, on a VM from ISTIO_METAJSON_LABELS",
         ));
@@ -40,9 +39,9 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::error(
             Code::NamelessNode,
             "node",
-            "the plugin's configuration leaves nothing of node.metadata to send: others cannot \
-             tell who this is",
-            "let `share` name NAME, NAMESPACE and the labels of the service, and raise \
+            "the plugin configuration leaves nothing of node.metadata to send: peers cannot name \
+             this proxy",
+            "include NAME, NAMESPACE and the labels of the service in `share`, and raise \
              max_sent_bytes; `mxctl encode --plugin-config` shows what is sent",
         ));
     }
@@ -66,7 +65,7 @@ fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_str().is_some_and(str::is_empty)
 }
 
-/// The values that name the workload, whatever their type: a number is sent, too.
+/// The values that name the workload, of any type: a number is sent as well.
 fn names(metadata: &Value) -> impl Iterator<Item = &Value> {
     let keys = ["NAME", "WORKLOAD_NAME"].map(|key| &metadata[key]);
     let labels = NAMING_LABELS.map(|label| &metadata["LABELS"][label]);
@@ -75,8 +74,8 @@ fn names(metadata: &Value) -> impl Iterator<Item = &Value> {
         .filter(|value| !is_empty(value))
 }
 
-/// Whether the filter sends metadata of this node, by its own code. What plugins
-/// differ in does not matter: they leave out, and add nothing.
+/// Whether the filter sends any metadata of this node, computed with the
+/// filter's own code.
 fn is_sent(facts: &Facts<'_>, node: &Node<'_>) -> bool {
     let mut configurations = facts
         .ours()
@@ -84,7 +83,7 @@ fn is_sent(facts: &Facts<'_>, node: &Node<'_>) -> bool {
     let default = Config::default();
     let configuration = configurations.next().unwrap_or(&default);
     let node = json!({ "id": node.id, "metadata": node.metadata });
-    // Metadata that cannot be encoded are no question of names.
+    // Metadata that cannot be encoded are reported elsewhere.
     encode(&node, configuration).map_or(true, |sent| sent.header.is_some())
 }
 
@@ -102,7 +101,7 @@ fn missing(metadata: &Value) -> Vec<&'static str> {
 
 fn no_naming_label(metadata: &Value) -> Option<Finding> {
     let labels = metadata["LABELS"].as_object()?;
-    // SkyWalking does not look at the case.
+    // SkyWalking ignores case.
     let is_naming = |key: &String| {
         NAMING_LABELS
             .iter()
@@ -117,17 +116,17 @@ fn no_naming_label(metadata: &Value) -> Option<Finding> {
             Code::NoNamingLabel,
             "node",
             format!(
-                "no label of the node names its service: SkyWalking calls it `-`. It reads the \
-                 first of {}",
+                "no label of the node names its service, which SkyWalking then calls `-`. \
+                 SkyWalking reads the first of {}",
                 NAMING_LABELS.join(", ")
             ),
-            "add one of these labels to LABELS in node.metadata, also on VMs",
+            "add one of these labels to LABELS in node.metadata, on VMs as well",
         )
     })
 }
 
-/// How many characters `SkyWalking` keeps of the name of a service, with its
-/// namespace, and of an instance; as Java counts them.
+/// How many characters, as Java counts them, `SkyWalking` keeps of a service's
+/// name with its namespace, and of an instance's name.
 const MAX_NAME: usize = 70;
 
 fn too_long(metadata: &Value) -> Vec<Finding> {
@@ -145,18 +144,18 @@ fn too_long(metadata: &Value) -> Vec<Finding> {
             Code::NameTooLong,
             "node",
             format!(
-                "the {what} {name} has {} characters: SkyWalking keeps {MAX_NAME}, and takes two \
-                 that begin alike for one",
+                "the {what} {name} has {} characters: SkyWalking keeps {MAX_NAME}, and merges \
+                 names that begin alike",
                 length(&name)
             ),
-            "shorten NAME, NAMESPACE or the label of the service, or raise \
-             SW_SERVICE_NAME_MAX_LENGTH and SW_INSTANCE_NAME_MAX_LENGTH of the OAP",
+            "shorten NAME, NAMESPACE or the label of the service, or raise the OAP's \
+             SW_SERVICE_NAME_MAX_LENGTH and SW_INSTANCE_NAME_MAX_LENGTH",
         )
     };
     long.map(finding).collect()
 }
 
-/// Bools and numbers where a text was meant: a loader of YAML made them.
+/// Bools and numbers instead of strings, as YAML parses unquoted values.
 fn value_types(metadata: &Value) -> Vec<Finding> {
     let texts = Field::ALL
         .into_iter()
@@ -175,16 +174,14 @@ fn value_types(metadata: &Value) -> Vec<Finding> {
         let is_scalar = value.is_boolean() || value.is_number();
         let (message, remedy) = if is_scalar {
             (
-                format!(
-                    "{key} is {value}, {kind}, where a text is meant: others are sent \"{value}\""
-                ),
+                format!("{key} is {value}, {kind} instead of a string: peers receive \"{value}\""),
                 "quote it in the bootstrap's YAML: an unquoted `y`, `on`, `yes` or `true` is a \
                  bool there, and 010 is 8",
             )
         } else {
             (
-                format!("{key} is {kind}, where a text is meant: it is not sent"),
-                "write a text",
+                format!("{key} is {kind} instead of a string: it is not sent"),
+                "write a string",
             )
         };
         Some(Finding::warning(
@@ -204,7 +201,7 @@ fn is_list(key: &str) -> bool {
         .any(|field| field.key() == key)
 }
 
-/// `SkyWalking` draws callers of a gateway, known or not, by its role.
+/// `SkyWalking` draws unknown callers only for gateways, which it recognises by the role in the id.
 fn role(facts: &Facts<'_>) -> Option<Finding> {
     use metadata_exchange::direction::Direction;
     let id = facts.node_id();
@@ -214,16 +211,16 @@ fn role(facts: &Facts<'_>) -> Option<Finding> {
             let configuration = plugin.configuration.as_ref().ok();
             configuration.is_some_and(|one| one.direction == Some(Direction::Gateway))
         });
-    // Where the id is not known, it may come from the command line.
+    // An unknown id may come from the command line.
     (is_one && !id.is_empty() && !id.starts_with("router~") && !facts.is_waypoint()).then(|| {
         Finding::warning(
             Code::NodeIdRole,
             "node",
             format!(
-                "this proxy is a gateway, and its node id {id:?} does not begin with router~: \
-                 SkyWalking draws no requests of callers that it does not know"
+                "this proxy is a gateway, but its node id {id:?} does not begin with router~: \
+                 SkyWalking does not draw requests from callers that it does not know"
             ),
-            "give it a node.id of the form router~ADDRESS~NAME.NAMESPACE~NAMESPACE.svc.cluster.local",
+            "set node.id to router~ADDRESS~NAME.NAMESPACE~NAMESPACE.svc.cluster.local",
         )
     })
 }

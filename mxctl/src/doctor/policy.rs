@@ -1,4 +1,4 @@
-//! Policies that decide by a peer.
+//! Policies that match on a peer.
 
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
@@ -29,8 +29,8 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 findings.push(Finding::error(
                     Code::PolicyWithoutTrust,
                     manager.listener,
-                    "an RBAC policy decides by the peer, and the filter believes every peer: \
-                     whoever sends the header chooses who they are",
+                    "an RBAC policy matches on the peer, and the filter believes every peer: a \
+                     client can claim any workload",
                     "configure the filter with \"trust\": \"spiffe\" or \"mtls\" (upstream_trust \
                      for callees), and the listener with mutual TLS",
                 ));
@@ -39,9 +39,9 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                 findings.push(Finding::warning(
                     Code::DenyByPeer,
                     manager.listener,
-                    "an RBAC policy with the action DENY decides by the peer: a request without a \
-                     known peer matches nothing, and passes",
-                    "write it as a policy with the action ALLOW",
+                    "an RBAC policy with the action DENY matches on the peer: a request without a \
+                     known peer does not match, and passes",
+                    "rewrite it as a policy with the action ALLOW",
                 ));
             }
         }
@@ -52,7 +52,7 @@ fn names(policy: &Value, peer: &str) -> bool {
     any_text(policy, &mut |text| text.contains(peer))
 }
 
-/// Whether its rules deny; where matchers name actions, whether any of these does.
+/// Whether its rules deny, or any action of its matchers does.
 fn denies(policy: &Value) -> bool {
     match policy {
         Value::Object(fields) => policy["action"] == "DENY" || fields.values().any(denies),
@@ -61,7 +61,7 @@ fn denies(policy: &Value) -> bool {
     }
 }
 
-/// The policies in the routes' own configurations of filters.
+/// The policies in the routes' per-filter configurations.
 fn of_routes(routes: &Value) -> Vec<&Value> {
     match routes {
         value if type_of(value).ends_with(".RBACPerRoute") => vec![value],

@@ -1,4 +1,4 @@
-//! What virtual hosts do with the headers of the exchange.
+//! Checks whether virtual hosts remove the headers of the exchange.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::json::list;
 /// The headers of the exchange.
 const HEADERS: [&str; 2] = ["x-envoy-peer-metadata", "x-envoy-peer-metadata-id"];
 
-/// Where the filter does not see a request, only Envoy itself can keep the headers
+/// For requests that the filter does not see, only Envoy can keep the headers
 /// from the app.
 pub(super) fn headers_not_removed(manager: &Manager<'_>) -> Option<Finding> {
     let removes = |one: &Value, key: &str| {
@@ -34,8 +34,8 @@ pub(super) fn headers_not_removed(manager: &Manager<'_>) -> Option<Finding> {
         Finding::info(
             Code::HeadersNotRemoved,
             manager.listener,
-            "only the filter keeps its headers from the app: where it does not see a request, they \
-             pass",
+            "only the filter keeps its headers from the app: on requests that it does not see, \
+             they pass through",
             "list x-envoy-peer-metadata and x-envoy-peer-metadata-id in request_headers_to_remove \
              and response_headers_to_remove of the virtual hosts",
         )

@@ -1,4 +1,4 @@
-//! The statistics of an Envoy, read.
+//! Parsed statistics of an Envoy.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -12,7 +12,7 @@ impl<'a> Stats<'a> {
     pub(super) fn read(answer: &'a Value) -> Result<Self> {
         if !answer["stats"].is_array() {
             bail!(
-                "its /stats?format=json has no list of stats, and so is not that of an Envoy: ask \
+                "its /stats?format=json has no list of stats, and so is not an Envoy's: ask \
                  Envoy's admin interface, in Istio's proxies 127.0.0.1:15000"
             );
         }
@@ -25,7 +25,7 @@ impl<'a> Stats<'a> {
         found.map_or(0, |(_, value)| *value)
     }
 
-    /// Those that have counted anything.
+    /// Those that are not zero.
     pub(super) fn counted(&self) -> impl Iterator<Item = (&'a str, u64)> {
         self.0.iter().copied().filter(|(_, value)| *value > 0)
     }

@@ -1,4 +1,4 @@
-//! What the statistics tell.
+//! Problems that the statistics show.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::filter::HttpFilter;
 use super::finding::{Code, Finding};
 use super::statistics::Stats;
 
-/// Under which the filter counts, whatever its names.
+/// The prefix of the filter's counters, whatever the filter is named.
 const COUNTERS: &str = "wasmcustom.metadata_exchange.";
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -20,7 +20,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             Code::VmFailed,
             FETCH_FAILURES,
-            format!("{failures} times since its start Envoy could not fetch a Wasm module"),
+            format!("Envoy failed to fetch a Wasm module {failures} times since its start"),
             "check the URL and the cluster in vm_config.code.remote, and its sha256",
         ));
     }
@@ -35,15 +35,15 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     if !is_configured {
         return;
     }
-    // They are there from the start of the first VM on.
+    // The counters exist once the first VM has started.
     if !stats.0.iter().any(|(name, _)| name.starts_with(COUNTERS)) {
         findings.push(Finding::error(
             Code::VmFailed,
             "wasmcustom",
-            "the filter is configured, but its counters are not there: its module was not loaded, \
-             did not start, or is another one",
-            "look for wasm in Envoy's log, and check vm_config.code; or Envoy is told to keep no \
-             such statistics (stats_config)",
+            "the filter is configured, but its counters do not exist: its module was not loaded, \
+             did not start, or is a different one",
+            "look for wasm in Envoy's log, and check vm_config.code; or stats_config excludes \
+             these statistics",
         ));
     }
     if let Some(later) = &facts.later {
@@ -51,7 +51,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether these `/stats?format=json` are worth a look [`super::LATER`].
+/// Whether to read `/stats?format=json` again after [`super::LATER`].
 #[must_use]
 pub fn has_to_wait(stats: &Value) -> bool {
     Stats::read(stats).is_ok_and(|stats| stats.ticks().is_some())
@@ -65,7 +65,7 @@ impl Stats<'_> {
                 return Some(Finding::warning(
                     Code::PeersRefused,
                     place,
-                    format!("{count} times a peer was refused: {reason}"),
+                    format!("{count} peers were refused: {reason}"),
                     remedy_of_refusal(reason),
                 ));
             }
@@ -74,16 +74,16 @@ impl Stats<'_> {
         self.counted().filter_map(finding).collect()
     }
 
-    /// Requests and answers that were refused for their headers, ours among them.
+    /// Requests and responses that were rejected for their headers, which include the filter's.
     fn of_header_limits(&self) -> Vec<Finding> {
         let finding = |(name, count): (&str, u64)| {
             let reason = if name.ends_with("http2.header_list_size_too_large") {
-                "header lists were larger than the peer of this Envoy allows, and the streams were \
+                "header lists exceeded what the peer of this Envoy allows, and the streams were \
                  reset"
             } else if name.ends_with("http2.header_overflow") {
-                "streams were reset, for their headers passed this Envoy's limits"
+                "streams were reset because their headers exceeded this Envoy's limits"
             } else if name.ends_with(".upstream_rq_431") && !name.contains(".internal.") {
-                "requests were answered with 431 by upstream: their headers were too large for it"
+                "upstream answered requests with 431: their headers were too large for it"
             } else {
                 return None;
             };
@@ -98,8 +98,8 @@ impl Stats<'_> {
         self.counted().filter_map(finding).collect()
     }
 
-    /// Envoy's dump shows the last configuration, refused or not. Where that one
-    /// is valid the count is of those before, or of what else is refused.
+    /// Envoy's dump shows the last configuration, refused or not. If that one is valid, the count
+    /// is of earlier ones, or of other resources.
     fn refused_configurations(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
         if !filter.is_discovered || filter.ours()?.configuration.is_err() {
             return None;
@@ -110,33 +110,33 @@ impl Stats<'_> {
                 Code::ConfigurationRefused,
                 filter.name,
                 format!(
-                    "{refused} times since its start Envoy has refused what it discovered; the \
-                     filter does not refuse the last configuration"
+                    "Envoy has refused a discovered configuration {refused} times since its start; \
+                     the filter accepts the last one"
                 ),
-                "if that is corrected, nothing; else Envoy's log says why, as a module that cannot \
-                 be read",
+                "nothing if it was corrected; otherwise Envoy's log says why, for example that the \
+                 module cannot be read",
             )
         })
     }
 
-    /// Whether Envoy is told not to keep what [`Self::refused_configurations`] reads.
+    /// Whether Envoy drops the statistics that [`Self::refused_configurations`] reads.
     fn dropped(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
         let is_kept = self.0.iter().any(|(name, _)| name.starts_with(DISCOVERY));
         (filter.is_discovered && !is_kept).then(|| {
             Finding::info(
                 Code::StatsDropped,
                 filter.name,
-                "Envoy keeps no extension_config_discovery statistics, so that nobody can tell \
-                 whether a configuration of the filter was refused: Istio's stats matcher drops them",
+                "Envoy keeps no extension_config_discovery statistics, so refused configurations \
+                 of the filter do not show: Istio's stats matcher drops them",
                 "add extension_config_discovery to inclusionPrefixes of proxyStatsMatcher, in the \
-                 mesh configuration or the annotation proxy.istio.io/config; Envoy's log has the \
-                 refusals, too",
+                 mesh configuration or the annotation proxy.istio.io/config; Envoy's log shows \
+                 refusals as well",
             )
         })
     }
 
-    /// The seconds that those VMs of the filter have lived that have served
-    /// requests. None before, and of a release without such a count.
+    /// The counter of seconds that the filter's VMs have run since their first request. `None`
+    /// before the first request, and for releases without this counter.
     fn ticks(&self) -> Option<u64> {
         let ticks = format!("{COUNTERS}ticks");
         Some(self.get(&ticks)).filter(|ticks| *ticks > 0)
@@ -150,17 +150,16 @@ impl Stats<'_> {
                 Code::VmFailed,
                 "wasmcustom",
                 format!(
-                    "the filter has served, but no VM of it has ticked for {seconds} s: all have \
-                     died, or others have taken their places and had no request yet"
+                    "the filter has served requests, but none of its VMs has ticked for {seconds} \
+                     s: all have died, or new ones replaced them and have had no request yet"
                 ),
-                "look for wasm in Envoy's log, restart the proxy, and report what kills the \
-                 filter as SECURITY.md says",
+                "look for wasm in Envoy's log, restart the proxy, and report the crash as \
+                 SECURITY.md describes",
             )
         })
     }
 
-    /// Envoy counts what it reloads; with other policies a VM that died is not
-    /// counted.
+    /// Envoy counts reloads; with other policies it does not count a VM that died.
     fn reloads(&self, filter: &str, plugin: &str) -> Option<Finding> {
         let count = |name: &str| self.get(&format!("wasm.{plugin}.vm_reload_{name}"));
         let (good, bad) = (count("success"), count("failure"));
@@ -169,45 +168,45 @@ impl Stats<'_> {
                 Code::VmFailed,
                 filter,
                 format!(
-                    "the VM died; it was loaded again {good} times, and {bad} times that failed"
+                    "the VM died; it was reloaded {good} times, and reloading failed {bad} times"
                 ),
-                "look for wasm in Envoy's log; prefer the failure_policy FAIL_OPEN, and report \
-                 what kills the filter as SECURITY.md says",
+                "look for wasm in Envoy's log; prefer the failure_policy FAIL_OPEN, and report the \
+                 crash as SECURITY.md describes",
             )
         })
     }
 }
 
-/// Under which Envoy counts what becomes of discovered filters.
+/// The prefix of Envoy's counters for discovered filters.
 const DISCOVERY: &str = "extension_config_discovery.http_filter.";
 
-/// Envoy counts what it could not fetch of modules with a URL.
+/// Envoy's counter of modules that it could not fetch.
 const FETCH_FAILURES: &str = "wasm.remote_load_fetch_failures";
 
-/// What counters other than `refused_*` tell.
+/// Findings from counters other than `refused_*`.
 fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {
     let finding = match name {
         "host_error" => Finding::warning(
             Code::HostErrors,
             place,
-            format!("{count} times Envoy did not answer the filter as it should"),
+            format!("{count} host calls of the filter failed"),
             "look for metadata_exchange in Envoy's log, and report it with Envoy's version",
         ),
         "configuration_errors" => Finding::warning(
             Code::ConfigurationRefused,
             place,
             format!(
-                "{count} times since Envoy's start the filter refused a configuration: of an \
-                 update, the one before stays in force"
+                "the filter has refused a configuration {count} times since Envoy's start: after a \
+                 refused update, the previous one stays in force"
             ),
-            "if that is corrected, nothing; else Envoy's log says what is wrong, and \
-             `mxctl check-config` checks a configuration before a rollout",
+            "nothing if it was corrected; otherwise Envoy's log says what is wrong, and `mxctl \
+             check-config` checks a configuration before a rollout",
         ),
         "too_large_to_send" => Finding::warning(
             Code::HeaderLimit,
             place,
             format!(
-                "{count} requests or responses had no room for the filter's headers below the \
+                "{count} requests or responses had no room for the filter's headers within the \
                  header limits: their peers stay unknown"
             ),
             "send fewer or shorter headers; or raise the limits of the proxies on the way, and \
@@ -217,10 +216,10 @@ fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {
         "configuration_idle" => Finding::error(
             Code::FilterIdle,
             place,
-            "the filter is idle, for its first configuration was refused: requests are served, and \
-             no peer is sent, stored or answered",
-            "correct the configuration, which then works at once; Envoy's log says what is wrong, \
-             and `mxctl check-config` checks it before a rollout",
+            "the filter is idle because its first configuration was invalid: requests are served, \
+             and no peer is sent, stored or answered",
+            "correct the configuration, which takes effect at once; Envoy's log says what is \
+             wrong, and `mxctl check-config` checks it before a rollout",
         ),
         _ => return None,
     };
@@ -230,17 +229,17 @@ fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {
 fn remedy_of_refusal(reason: &str) -> &'static str {
     match reason {
         "trust_none" | "trust_mtls" | "trust_spiffe" => {
-            "if these peers are to be believed, give them certificates, or configure trust and \
-             upstream_trust by SECURITY.md"
+            "to believe these peers, give them certificates, or configure trust and upstream_trust \
+             as SECURITY.md describes"
         }
         "too_long" => {
-            "raise max_received_bytes, or let the peers share less: share, max_sent_bytes"
+            "raise max_received_bytes, or share less at the peers, with share or max_sent_bytes"
         }
-        "too_many_labels" => "raise max_labels, or let the peers share fewer labels",
+        "too_many_labels" => "raise max_labels, or share fewer labels at the peers",
         "id_too_long" => "raise max_id_bytes, or shorten the node ids of the peers",
         "control_character" | "utf8" => {
-            "correct the node metadata of the peers, or find who forges them"
+            "correct the node metadata of the peers, or find out who forges them"
         }
-        _ => "find who sends these headers: they are not those of a metadata exchange",
+        _ => "find out who sends these headers: they do not come from a metadata exchange",
     }
 }

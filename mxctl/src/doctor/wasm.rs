@@ -1,4 +1,4 @@
-//! How the VM is configured.
+//! Checks the configuration of the VM.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::filter::{HttpFilter, Plugin};
 use super::finding::{Code, Finding};
 use super::json::{any_text, text};
 
-/// The first version that does not end when Wasm arrives late.
+/// The first version that does not crash when Wasm arrives late.
 const FIRST_SAFE: (u64, u64) = (1, 38);
 
-/// The types that have Envoy load V8.
+/// The types that make Envoy load V8.
 const LOADERS: [&str; 2] = [".wasm.v3.Wasm", ".wasm.v3.WasmService"];
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -22,13 +22,13 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn not_fail_open(filter: &HttpFilter<'_>, plugin: &Plugin<'_>) -> Option<Finding> {
-    // Of a discovered one without configuration nothing is known.
+    // Nothing is known of a discovered filter without a configuration.
     let is_known = plugin.config.is_object();
     (is_known && !plugin.is_fail_open()).then(|| {
         let policy = text(&plugin.config["failure_policy"]);
         let message = if policy == "FAIL_RELOAD" {
-            "its failure_policy is FAIL_RELOAD: if its VM dies, requests get 503 until another is \
-             loaded"
+            "its failure_policy is FAIL_RELOAD: if its VM dies, requests get 503 until a new one \
+             is loaded"
         } else {
             "its failure_policy is not FAIL_OPEN: if its VM dies, every request gets 503"
         };
@@ -42,8 +42,8 @@ fn not_fail_open(filter: &HttpFilter<'_>, plugin: &Plugin<'_>) -> Option<Finding
     })
 }
 
-/// The filter knows its plugin by name and VM: two configurations under one are
-/// taken for updates of each other.
+/// The filter identifies its plugin by name and VM: two configurations with the
+/// same identity count as updates of each other.
 fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
     type Seen<'a> = (&'a str, &'a str, &'a Value, &'a str);
     let mut seen: Vec<Seen<'_>> = Vec::new();
@@ -60,11 +60,11 @@ fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
                 Code::SharedPluginName,
                 manager.listener,
                 format!(
-                    "its plugin has the name {name:?} and the vm_id {vm_id:?} of that on \
-                     {listener}, and another configuration: a mistake in one of them is taken for \
-                     an update of the other, and refused"
+                    "its plugin shares the name {name:?} and the vm_id {vm_id:?} with that on \
+                     {listener}, but not the configuration: an invalid configuration of one counts \
+                     as an update of the other, and is refused"
                 ),
-                "give plugins with configurations of their own different names (`name` of the \
+                "give plugins with different configurations different names (`name` of the \
                  plugin's `config`)",
             )),
         }
@@ -72,8 +72,8 @@ fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-/// On a CPU with memory protection keys the first Wasm that arrives after the
-/// start ends such an Envoy.
+/// On a CPU with memory protection keys, such an Envoy crashes when its first
+/// Wasm arrives after the start.
 fn late_wasm(facts: &Facts<'_>) -> Option<Finding> {
     let (major, minor) = facts.version?;
     let bootstrap = facts.resources.bootstrap?;
@@ -85,15 +85,15 @@ fn late_wasm(facts: &Facts<'_>) -> Option<Finding> {
         "bootstrap",
         format!(
             "Envoy {major}.{minor} has loaded no Wasm, and its bootstrap has no \
-             envoy.bootstrap.wasm: on a CPU with memory protection keys it ends with a \
-             segmentation fault when the filter is sent to it"
+             envoy.bootstrap.wasm: on a CPU with memory protection keys it crashes with a \
+             segmentation fault when the filter arrives"
         ),
         "add the bootstrap extension of deploy/envoy/v8-first.yaml, or use Envoy 1.38 or later; in \
          Istio, apply the filter and then restart the workloads",
     ))
 }
 
-/// Whether Wasm is loaded with the start.
+/// Whether Wasm is loaded at startup.
 fn has_loader(bootstrap: &Value) -> bool {
     let is_wasm = |text: &str| LOADERS.iter().any(|loader| text.ends_with(loader));
     // The node lists every extension that this Envoy has.
@@ -102,7 +102,8 @@ fn has_loader(bootstrap: &Value) -> bool {
         .any(|key| any_text(&bootstrap[*key], &mut |text| is_wasm(text)))
 }
 
-/// Whether Wasm is there now: by the statistics, or else by what was discovered.
+/// Whether Wasm is loaded now, by the statistics, or else by what was
+/// discovered.
 fn is_loaded(facts: &Facts<'_>) -> bool {
     if let Some(stats) = &facts.stats {
         return stats

@@ -1,7 +1,8 @@
-//! The graph as a page that needs nothing else, and that follows a live one.
+//! The graph as a self-contained page, which can follow a live graph.
 //!
-//! Names reach it as data only: JSON in an element that is not run, put on the
-//! page as text. Besides, the page's policy allows no script but its own.
+//! Names are data only: JSON in an element that is not executed, inserted as
+//! text. In addition, the page's Content Security Policy allows no script but
+//! its own.
 
 use anyhow::Result;
 use base64::Engine as _;
@@ -17,18 +18,18 @@ use crate::topology::Snapshot;
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = concat!(include_str!("page.css"), include_str!("graph.css"));
 
-/// The page of a graph that stays as it is.
+/// The page of a finished graph.
 pub fn page(snapshot: &Snapshot) -> Result<String> {
     Ok(document(&escape::json_in_html(&data(snapshot)?), false))
 }
 
-/// The page that asks its server for [`data`] again and again.
+/// The page that polls its server for [`data`].
 #[must_use]
 pub fn live_page() -> String {
     document("null", true)
 }
 
-/// What the page shows, as JSON: the graph, and how it is drawn.
+/// The page's data as JSON: the graph and its layouts.
 pub fn data(snapshot: &Snapshot) -> Result<String> {
     let labels = labels(snapshot);
     let workloads = snapshot.workloads.iter().map(|workload| {
@@ -49,7 +50,7 @@ pub fn data(snapshot: &Snapshot) -> Result<String> {
     let stacked = COLUMNS.map(|columns| Layout::stacked(snapshot, &labels, columns));
     let layouts = [Layout::of(snapshot, &labels)].into_iter().chain(stacked);
     let drawn = json!({
-        // The page takes the first that it can show large enough.
+        // The page uses the first layout that is legible at its size.
         "layouts": layouts.collect::<Vec<_>>(),
         "workloads": workloads.collect::<Value>(),
         "edges": edges.collect::<Value>(),
@@ -77,22 +78,24 @@ fn make_visible(value: &mut Value) {
 fn document(data: &str, is_live: bool) -> String {
     let (script, style) = (hash(SCRIPT), hash(STYLE));
     format!(
-        "<!doctype html>\n<html lang=\"en\" data-live=\"{is_live}\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
-         script-src '{script}'; style-src '{style}'; connect-src 'self'; base-uri 'none'; form-action 'none'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Who calls whom</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <header><h1>Who calls whom</h1><p id=\"status\"></p></header>\n\
-         <main><div id=\"picture\"><p id=\"zoom\"><button id=\"smaller\" title=\"smaller\">-</button> \
-         <button id=\"fit\" title=\"the whole graph\">fit</button> \
-         <button id=\"larger\" title=\"larger\">+</button></p><div id=\"graph\"></div></div><aside id=\"details\"><p>A click on a workload shows its metadata and its edges.</p></aside></main>\n\
-         <section><h2>Edges</h2><div class=\"wide\"><table id=\"edges\"></table></div><ul id=\"notes\"></ul></section>\n\
-         <script type=\"application/json\" id=\"data\">{data}</script>\n\
-         <script>{SCRIPT}</script>\n</body>\n</html>\n"
+        "<!doctype html>\n<html lang=\"en\" data-live=\"{is_live}\">\n<head>\n<meta \
+         charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"default-src \
+         'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'\">\n<meta name=\"viewport\" content=\"width=device-width, \
+         initial-scale=1\">\n<title>Call \
+         graph</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header><h1>Call graph</h1><p \
+         id=\"status\"></p></header>\n<main><div id=\"picture\"><p id=\"zoom\"><button \
+         id=\"smaller\" title=\"smaller\">-</button> <button id=\"fit\" title=\"the whole \
+         graph\">fit</button> <button id=\"larger\" title=\"larger\">+</button></p><div \
+         id=\"graph\"></div></div><aside id=\"details\"><p>A click on a workload shows its \
+         metadata and its edges.</p></aside></main>\n<section><h2>Edges</h2><div \
+         class=\"wide\"><table id=\"edges\"></table></div><ul \
+         id=\"notes\"></ul></section>\n<script type=\"application/json\" \
+         id=\"data\">{data}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 }
 
-/// A source expression of the page's policy.
+/// A source expression of the Content Security Policy.
 fn hash(text: &str) -> String {
     let digest = BASE64_STANDARD.encode(Sha256::digest(text));
     format!("sha256-{digest}")

@@ -1,5 +1,4 @@
-//! Where the parts of the drawn graph stand: callers left of callees, or above them
-//! where there is no room for that.
+//! The layout of the graph: callers left of callees, or above them in narrow windows.
 
 use std::collections::BTreeSet;
 
@@ -10,23 +9,22 @@ use super::labels::{Placer, width_of};
 use super::line::{BOX, Curve, Way};
 use crate::topology::{EdgeView, Snapshot};
 
-/// Between layers, for the labels of edges: at least so much.
+/// The minimum gap between layers, for the labels of edges.
 const LAYER_GAP: f64 = 180.0;
-/// Beside a label between two layers.
+/// The space beside a label between two layers.
 const BESIDE_LABEL: f64 = 30.0;
-/// Between boxes of a layer.
+/// The gap between boxes of a layer.
 const ROW_GAP: f64 = 34.0;
-/// Between rows of a stacked drawing: the first that has room for all labels.
+/// Gaps between rows of a stacked drawing; the first with room for all labels is used.
 const STACKED_GAPS: [f64; 4] = [64.0, 96.0, 144.0, 216.0];
-/// How many boxes a row of a stacked drawing has at most: on a screen, and on a
-/// telephone.
+/// The most boxes in a row of a stacked drawing: on a screen, and on a phone.
 pub(super) const COLUMNS: [usize; 2] = [5, 2];
 const MARGIN: f64 = 30.0;
-/// Beyond this, layers and crossings take too long, and tell nobody anything:
-/// the workloads then stand in rows, and the edges have no labels.
+/// Beyond this, the layered layout takes too long and is unreadable: workloads are then drawn in
+/// rows, and edges without labels.
 const MAX_LAYERED_EDGES: usize = 400;
 
-/// The drawing's size and places.
+/// The drawing's size and positions.
 #[derive(Debug, Serialize)]
 pub(super) struct Layout {
     pub(super) width: f64,
@@ -37,15 +35,15 @@ pub(super) struct Layout {
     pub(super) edges: Vec<Line>,
 }
 
-/// A line, as an SVG path, and where the middle of its label's foot stands. There is
-/// no label where it would lie on a box or on another label.
+/// A line as an SVG path, and the middle of its label's base line. A label that would overlap a box
+/// or another label is left out.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     pub(super) path: String,
     pub(super) label: Option<(f64, f64)>,
 }
 
-/// A place for each box, the way that edges go, and whether they have labels.
+/// The position of each box, the direction of edges, and whether they have labels.
 struct Places {
     boxes: Vec<(f64, f64)>,
     way: Way,
@@ -58,8 +56,7 @@ impl Layout {
         Self::new(snapshot, labels, wide(snapshot, labels))
     }
 
-    /// Callers above callees, at most `columns` side by side: for a window that is
-    /// narrower.
+    /// Callers above callees, at most `columns` side by side, for narrow windows.
     pub(super) fn stacked(snapshot: &Snapshot, labels: &[String], columns: usize) -> Self {
         let wide = wide(snapshot, labels);
         let lay_out = |gap| {
@@ -88,12 +85,12 @@ impl Layout {
 
     fn new(snapshot: &Snapshot, labels: &[String], laid_out: Places) -> Self {
         let Places {
-            boxes: mut places,
+            boxes: mut positions,
             way,
             has_labels,
         } = laid_out;
         let (mut width, mut height) = (BOX.0, BOX.1);
-        for (x, y) in &mut places {
+        for (x, y) in &mut positions {
             *x += MARGIN;
             *y += MARGIN;
             width = width.max(*x + BOX.0 / 2.0);
@@ -107,10 +104,10 @@ impl Layout {
             .iter()
             .map(|edge| (edge.from, edge.to))
             .collect();
-        let mut placer = Placer::new((width, height), &places);
+        let mut placer = Placer::new((width, height), &positions);
         let lines = snapshot.edges.iter().zip(labels).map(|(edge, label)| {
             let is_mutual = pairs.contains(&(edge.to, edge.from));
-            let curve = Curve::new(way, places[edge.from], places[edge.to], is_mutual);
+            let curve = Curve::new(way, positions[edge.from], positions[edge.to], is_mutual);
             Line {
                 path: curve.path(),
                 label: has_labels.then(|| placer.place(&curve, label)).flatten(),
@@ -120,7 +117,7 @@ impl Layout {
             width,
             height,
             edges: lines.collect(),
-            workloads: places,
+            workloads: positions,
         }
     }
 }
@@ -143,23 +140,23 @@ fn wide(snapshot: &Snapshot, labels: &[String]) -> Places {
 }
 
 /// The boxes of each layer in rows, one below the other with `gap` between.
-fn stacked(places: &[(f64, f64)], columns: usize, gap: f64) -> Vec<(f64, f64)> {
-    let mut order: Vec<_> = places.iter().copied().zip(0_usize..).collect();
+fn stacked(positions: &[(f64, f64)], columns: usize, gap: f64) -> Vec<(f64, f64)> {
+    let mut order: Vec<_> = positions.iter().copied().zip(0_usize..).collect();
     order.sort_by(|((x, y), _), ((x2, y2), _)| x.total_cmp(x2).then(y.total_cmp(y2)));
-    let mut stacked = vec![(0.0, 0.0); places.len()];
+    let mut stacked = vec![(0.0, 0.0); positions.len()];
     let mut top = BOX.1 / 2.0;
-    #[allow(clippy::float_cmp)] // Boxes of a layer have the very same place.
+    #[allow(clippy::float_cmp)] // Boxes of a layer have exactly the same coordinate.
     let layers = order.chunk_by(|((x, _), _), ((x2, _), _)| x == x2);
     let rows: Vec<_> = layers.flat_map(|layer| layer.chunks(columns)).collect();
     let longest = rows.iter().map(|row| row.len()).max().unwrap_or_default();
     for row in rows {
-        // A shorter row stands in the middle.
+        // Shorter rows are centred.
         #[allow(clippy::cast_precision_loss)] // Some columns.
         let missing = (longest - row.len()) as f64;
         let mut x = BOX.0 / 2.0 + missing * (BOX.0 + ROW_GAP) / 2.0;
         for (_, number) in row {
-            if let Some(place) = stacked.get_mut(*number) {
-                *place = (x, top);
+            if let Some(position) = stacked.get_mut(*number) {
+                *position = (x, top);
             }
             x += BOX.0 + ROW_GAP;
         }
@@ -179,51 +176,51 @@ fn edges_to_lay_out(edges: &[EdgeView]) -> Vec<(u32, u32)> {
 }
 
 fn in_layers(workloads: usize, edges: &[(u32, u32)], gap: f64) -> Vec<(f64, f64)> {
-    // The library's layers go from top to bottom; here they go from left to
-    // right: so each box is turned.
+    // The library arranges layers from top to bottom; here they go from left to right, so x and y
+    // are swapped.
     let size = (BOX.1 + ROW_GAP, BOX.0 + gap);
     let vertices: Vec<_> = (0..workloads)
         .filter_map(|number| Some((u32::try_from(number).ok()?, size)))
         .collect();
     let config = Config {
         vertex_spacing: 1.0,
-        // The library's default, the shortest edges, never ends on some graphs with
-        // cycles. Moved up, each stands right after the last of its callers.
+        // The library's default, shortest edges, does not terminate on some graphs with cycles.
+        // `Up` places each box right after the last of its callers.
         ranking_type: RankingType::Up,
         ..Config::default()
     };
     let parts = rust_sugiyama::from_vertices_and_edges(&vertices, edges, &config);
-    let mut places = vec![(0.0, 0.0); workloads];
+    let mut positions = vec![(0.0, 0.0); workloads];
     let mut top = 0.0;
     for (part, _, _) in parts {
         let least = |of: fn(&(f64, f64)) -> f64| {
-            let values = part.iter().map(|(_, place)| of(place));
+            let values = part.iter().map(|(_, position)| of(position));
             values.fold(f64::INFINITY, f64::min)
         };
-        let (first_row, first_layer) = (least(|place| place.0), least(|place| place.1));
+        let (first_row, first_layer) = (least(|position| position.0), least(|position| position.1));
         let mut bottom: f64 = top;
         for (number, (row, layer)) in part {
             let y = top + row - first_row + BOX.1 / 2.0;
             let x = layer - first_layer + BOX.0 / 2.0;
-            if let Some(place) = places.get_mut(number) {
-                *place = (x, y);
+            if let Some(position) = positions.get_mut(number) {
+                *position = (x, y);
             }
             bottom = bottom.max(y + BOX.1 / 2.0 + ROW_GAP);
         }
         top = bottom;
     }
-    places
+    positions
 }
 
 fn in_rows(workloads: usize) -> Vec<(f64, f64)> {
     let columns = workloads.isqrt().max(1);
     #[allow(clippy::cast_precision_loss)] // A few thousand.
-    let place = |number: usize| {
+    let position = |number: usize| {
         let (column, row) = ((number % columns) as f64, (number / columns) as f64);
         let x = column * (BOX.0 + LAYER_GAP / 2.0) + BOX.0 / 2.0;
         (x, row * (BOX.1 + ROW_GAP) + BOX.1 / 2.0)
     };
-    (0..workloads).map(place).collect()
+    (0..workloads).map(position).collect()
 }
 
 #[cfg(test)]
@@ -255,11 +252,11 @@ mod tests {
     }
 
     fn assert_apart(layout: &Layout) {
-        let places = &layout.workloads;
-        for (number, (x, y)) in places.iter().enumerate() {
+        let positions = &layout.workloads;
+        for (number, (x, y)) in positions.iter().enumerate() {
             let inside = (0.0..layout.width).contains(x) && (0.0..layout.height).contains(y);
             assert!(inside, "{number} at {x},{y} is outside");
-            for (other, (x2, y2)) in places.iter().enumerate().skip(number + 1) {
+            for (other, (x2, y2)) in positions.iter().enumerate().skip(number + 1) {
                 let apart = (x - x2).abs() >= BOX.0 || (y - y2).abs() >= BOX.1;
                 assert!(apart, "{number} at {x},{y} is on {other} at {x2},{y2}");
             }
@@ -271,7 +268,7 @@ mod tests {
         (0..snapshot.edges.len()).map(label).collect()
     }
 
-    /// Boxes and labels, of all drawings. Returns how many labels there are.
+    /// Checks boxes and labels of all drawings; returns the number of labels.
     fn assert_labels_apart(snapshot: &Snapshot) -> Vec<usize> {
         let labels = labels(snapshot);
         let stacked = COLUMNS.map(|columns| Layout::stacked(snapshot, &labels, columns));
@@ -285,9 +282,9 @@ mod tests {
             let whole = Rect::new((0.0, 0.0), (layout.width, layout.height));
             for (number, label) in placed.iter().enumerate() {
                 assert!(whole.contains(label), "{label:?} is outside");
-                for place in &layout.workloads {
+                for position in &layout.workloads {
                     assert!(
-                        !label.overlaps(&Rect::of_box(*place)),
+                        !label.overlaps(&Rect::of_box(*position)),
                         "{label:?} is on a box"
                     );
                 }
@@ -302,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_mesh_of_usual_size_has_all_its_labels() {
-        // The Online Boutique behind a gateway, and two that call each other.
+        // The Online Boutique behind a gateway, and two workloads that call each other.
         #[rustfmt::skip]
         let edges = [
             (0, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (7, 3), (7, 4),
@@ -344,7 +341,7 @@ mod tests {
         }
     }
 
-    /// Draws them on a thread: one that never ends is a failure, not a wait.
+    /// Draws on a thread, so that a layout that does not terminate fails the test.
     fn assert_ends(graphs: Vec<(usize, Vec<(usize, usize)>)>) {
         let (drawn, is_drawn) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -378,7 +375,7 @@ mod tests {
 
     #[test]
     fn random_graphs_with_cycles_are_drawn() {
-        // A linear congruential generator is random enough, and the same each time.
+        // A linear congruential generator is random enough and reproducible.
         let mut state = 1_u64;
         let mut below = |bound: usize| {
             state = state

@@ -1,9 +1,9 @@
-//! The curve of an edge from box to box.
+//! The curve of an edge between two boxes.
 
 /// The size of a workload's box.
 pub(super) const BOX: (f64, f64) = (216.0, 46.0);
 
-/// Which way edges go.
+/// The direction of edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// From left to right.
@@ -12,13 +12,13 @@ pub(super) enum Way {
     Down,
 }
 
-/// A cubic Bezier curve by its four points.
+/// A cubic Bezier curve, given by its four points.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Curve([(f64, f64); 4]);
 
 impl Curve {
-    /// From one box to another: the way that edges go, or in an arc below the boxes.
-    /// Edges in both directions between two boxes stand apart.
+    /// The curve from one box to another, either along the direction of edges or in an arc below
+    /// the boxes. Opposite edges between two boxes are drawn apart.
     pub(super) fn new(way: Way, from: (f64, f64), to: (f64, f64), is_mutual: bool) -> Self {
         match way {
             Way::Right if to.0 > from.0 + BOX.0 => Self::right(from, to, is_mutual),

@@ -1,4 +1,4 @@
-//! The graph for people: as a table, as pictures, and for other tools.
+//! Renders the graph as a table, as pictures, and for other tools.
 
 use crate::topology::{EdgeView, Snapshot, TallyView};
 
@@ -11,7 +11,7 @@ pub mod mermaid;
 pub mod svg;
 pub mod text;
 
-/// What an edge's line says: `12 calls, 2 errors, p50 3.1 ms`.
+/// The label of an edge: `12 calls, 2 errors, p50 3.1 ms`.
 fn label(edge: &EdgeView) -> String {
     let Some(tally) = edge.main() else {
         return String::new();
@@ -40,7 +40,7 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
-/// Three digits are enough.
+/// Formats milliseconds with three significant digits.
 fn milliseconds(ms: f64) -> String {
     match ms {
         ..10.0 => format!("{ms:.2} ms"),
@@ -49,12 +49,12 @@ fn milliseconds(ms: f64) -> String {
     }
 }
 
-/// Whether the edge is drawn as one that fails: in one call of twenty or more.
+/// Whether the edge is drawn as failing: at least one call in twenty fails.
 fn is_failing(tally: &TallyView) -> bool {
     tally.errors > 0 && tally.errors.saturating_mul(20) >= tally.calls
 }
 
-/// A graph of names that try each output.
+/// A graph of names that try to break each output.
 #[cfg(test)]
 pub(crate) fn hostile() -> Snapshot {
     use crate::naming::Naming;

@@ -1,4 +1,4 @@
-//! The graph as a picture.
+//! The graph as an SVG picture.
 
 use std::fmt::Write as _;
 
@@ -8,18 +8,18 @@ use super::{is_failing, labels};
 use crate::escape;
 use crate::topology::{Kind, Snapshot, WorkloadView};
 
-/// How many characters of a name fit in its box.
+/// How many characters of a name fit into its box.
 const NAME_LENGTH: usize = 26;
 
-/// Of drawings, here and on the live page.
+/// The style sheet of drawings, here and on the live page.
 pub(super) const STYLE: &str = include_str!("graph.css");
 
-/// The outline of a box around its centre: of each kind another. The live page
-/// draws it, too.
+/// The outline of a box around its centre, different for each kind. The live
+/// page uses it as well.
 pub(super) fn outline(kind: Kind) -> String {
     let (w, h) = (BOX.0 / 2.0, BOX.1 / 2.0);
     match kind {
-        // A deck: the machine's depth.
+        // The edges that give the VM's box depth.
         Kind::Vm => format!(
             "M-{w},-{h}H{w}V{h}H-{w}Z M-{w},-{h}l7,-7H{}L{w},-{h} M{},-{}V{}L{w},{h}",
             w + 7.0,
@@ -55,7 +55,7 @@ fn rounded(w: f64, h: f64, r: f64) -> String {
     )
 }
 
-/// The name as its box has it.
+/// The name as shown in its box.
 pub(super) fn short(name: &str) -> String {
     let name = escape::visible(name);
     if name.chars().count() <= NAME_LENGTH {
@@ -73,7 +73,7 @@ pub fn draw(snapshot: &Snapshot) -> String {
     let (width, height) = (layout.width, layout.height);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-         width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">\n<title>Who calls whom</title>\n\
+         width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">\n<title>Call graph</title>\n\
          <style>{STYLE}</style>\n<rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n\
          <defs>{}{}</defs>\n",
         tip("tip"),
@@ -98,8 +98,8 @@ pub fn draw(snapshot: &Snapshot) -> String {
              <path d=\"{path}\" marker-end=\"url(#{tip})\"/>{text}</g>"
         );
     }
-    for (workload, place) in snapshot.workloads.iter().zip(&layout.workloads) {
-        svg.push_str(&drawn(workload, *place));
+    for (workload, position) in snapshot.workloads.iter().zip(&layout.workloads) {
+        svg.push_str(&drawn(workload, *position));
     }
     svg.push_str("</svg>\n");
     svg

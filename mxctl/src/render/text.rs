@@ -11,12 +11,12 @@ use crate::topology::{EdgeView, Reading, Snapshot, TallyView, WorkloadView};
 const COLUMNS: [&str; 10] = [
     "caller", "callee", "seen by", "calls", SUCCESS, "errors", "4xx", "p50", "p90", "p99",
 ];
-/// `SkyWalking`'s success rate, of its reading only.
+/// The column of `SkyWalking`'s success rate, only with its rules.
 const SUCCESS: &str = "success";
-/// From here on, columns are figures.
+/// The first numeric column.
 const FIRST_FIGURE: usize = 3;
 
-/// The table, in lines of at most `width`.
+/// Renders the table in lines of at most `width`.
 #[must_use]
 pub fn table(snapshot: &Snapshot, width: Option<u16>) -> String {
     let mut table = Table::new();
@@ -81,8 +81,8 @@ fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 10] {
     ]
 }
 
-/// A figure: one if the sides agree, or only one saw the edge, else the
-/// client's and the server's.
+/// A figure: a single number if the sides agree or only one saw the edge, else
+/// the client's and the server's.
 fn sides(tallies: [&Option<TallyView>; 2], of: fn(&TallyView) -> Option<String>) -> String {
     match tallies.map(|tally| tally.as_ref().and_then(of)) {
         [Some(client), Some(server)] if client != server => format!("{client} / {server}"),

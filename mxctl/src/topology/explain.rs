@@ -14,7 +14,7 @@ use super::skywalking::{self, Drawn, UNKNOWN, local};
 use crate::escape::visible;
 use crate::naming::Naming;
 
-/// How many kinds of reasons are kept.
+/// The most distinct reasons that are kept.
 const MAX_REASONS: usize = 100;
 
 /// Caller and callee, by the names that `SkyWalking` gives them.
@@ -30,19 +30,19 @@ impl FromStr for Question {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (caller, callee) = text
-            .split_once("->")
-            .context("an edge is CALLER->CALLEE, as shop.boutique->stock.boutique")?;
+        let (caller, callee) = text.split_once("->").context(
+            "write the edge as CALLER->CALLEE, for example shop.boutique->stock.boutique",
+        )?;
         let [caller, callee] = [caller, callee].map(|name| name.trim().to_owned());
         ensure!(
             !caller.is_empty() && !callee.is_empty(),
-            "an edge is CALLER->CALLEE: one of them is empty"
+            "write the edge as CALLER->CALLEE: one of them is empty"
         );
         Ok(Self { caller, callee })
     }
 }
 
-/// What entries say of an edge.
+/// Collects what entries say about an edge.
 #[derive(Debug)]
 pub struct Explanation {
     question: Question,
@@ -59,7 +59,8 @@ enum About {
     /// Calls of the edge.
     Drawn,
     /// Entries that may have been such calls.
-    Missing,
+    #[serde(rename = "missing")]
+    NotCounted,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -72,7 +73,7 @@ struct Sides {
 struct Count {
     calls: u64,
     connections: u64,
-    /// Calls without response, that count as success.
+    /// Calls without a response, which count as success.
     code_0: u64,
 }
 
@@ -83,9 +84,9 @@ pub struct Answer {
     pub edge: Question,
     /// Whether it is drawn.
     pub drawn: bool,
-    /// Why, or why not, each with the number of entries that say so.
+    /// The reasons, each with the number of entries.
     pub reasons: Vec<Reason>,
-    /// What follows for the screens.
+    /// Consequences for `SkyWalking`'s screens.
     pub notes: Vec<String>,
 }
 
@@ -100,7 +101,7 @@ pub struct Reason {
 }
 
 impl Explanation {
-    /// Nothing is known yet.
+    /// An explanation without entries so far.
     #[must_use]
     pub fn new(question: Question, naming: Naming) -> Self {
         Self {
@@ -112,42 +113,42 @@ impl Explanation {
         }
     }
 
-    /// Adds what an entry says.
+    /// Adds an entry.
     pub fn record(&mut self, entry: &Entry) {
         let outcome = skywalking::read(entry);
-        let own = self.naming.service(&local(entry).metadata);
+        let local_name = self.naming.service(&local(entry).metadata);
         let Question { caller, callee } = self.question.clone();
         for drawn in &outcome.edges {
             let other = self.name(&drawn.peer);
             let [from, to] = match drawn.seen {
-                Seen::Client => [&own, &other],
-                Seen::Server => [&other, &own],
+                Seen::Client => [&local_name, &other],
+                Seen::Server => [&other, &local_name],
             };
-            let place = place(entry);
+            let source = source(entry);
             if (from, to) == (&caller, &callee) {
                 self.count(drawn.seen, entry);
                 self.add(About::Drawn, self.why_drawn(entry, drawn));
             } else if drawn.seen == Seen::Client && *from == caller {
                 let why = self.why_other(drawn, &callee);
                 self.add(
-                    About::Missing,
-                    format!("{caller} calls {to}, {why} ({place})"),
+                    About::NotCounted,
+                    format!("{caller} calls {to}, {why} ({source})"),
                 );
             } else if drawn.seen == Seen::Server && *to == callee {
                 let why = self.why_other(drawn, &caller);
                 self.add(
-                    About::Missing,
-                    format!("{callee} is called by {from}, {why} ({place})"),
+                    About::NotCounted,
+                    format!("{callee} is called by {from}, {why} ({source})"),
                 );
-            } else if is_namesake(&own, &caller) || is_namesake(&own, &callee) {
+            } else if is_namesake(&local_name, &caller) || is_namesake(&local_name, &callee) {
                 let named_by = self.naming.named_by(&local(entry).metadata);
                 self.add(
-                    About::Missing,
-                    format!("a node is {own}, for it is named by {named_by} ({place})"),
+                    About::NotCounted,
+                    format!("a node is named {local_name}, by {named_by} ({source})"),
                 );
             }
         }
-        if outcome.edges.is_empty() && (own == caller || own == callee) {
+        if outcome.edges.is_empty() && (local_name == caller || local_name == callee) {
             let why = outcome.notes.last().map_or("", |note| note.as_ref());
             let to = match entry.upstream_cluster.as_str() {
                 "" => String::new(),
@@ -158,12 +159,12 @@ impl Explanation {
                 Protocol::Http => format!("{} {flags}", entry.status),
                 Protocol::Tcp => format!("TCP {flags}"),
             };
-            let what = format!(
-                "{own} has logged{to}, {}: {why} ({})",
+            let why = format!(
+                "{local_name} has logged{to}, {}: {why} ({})",
                 status.trim(),
-                place(entry)
+                source(entry)
             );
-            self.add(About::Missing, what);
+            self.add(About::NotCounted, why);
         }
     }
 
@@ -190,17 +191,17 @@ impl Explanation {
     }
 
     fn why_drawn(&self, entry: &Entry, drawn: &Drawn<'_>) -> String {
-        let own = local(entry);
-        let instance = self.naming.instance(&own.metadata);
+        let local = local(entry);
+        let instance = self.naming.instance(&local.metadata);
         let seen = match drawn.seen {
             Seen::Client => "client",
             Seen::Server => "server",
         };
-        let own_by = self.naming.named_by(&own.metadata);
+        let local_by = self.naming.named_by(&local.metadata);
         let Some(key) = drawn.key else {
             return format!(
-                "{seen}: a gateway's entry without caller counts for {UNKNOWN} ({})",
-                place(entry)
+                "{seen}: a gateway's entry without a caller counts as {UNKNOWN} ({})",
+                source(entry)
             );
         };
         let (peer_by, is_self) = match &drawn.peer {
@@ -210,8 +211,8 @@ impl Explanation {
             ),
             _ => (String::new(), false),
         };
-        let own_node = if is_self && self.question.caller == self.question.callee {
-            "; the peer is the own node, as with record_local_node"
+        let local_node = if is_self && self.question.caller == self.question.callee {
+            "; the peer is the local node, as with record_local_node"
         } else {
             ""
         };
@@ -221,21 +222,23 @@ impl Explanation {
             ""
         };
         format!(
-            "{seen}: {key}, its service named by {peer_by}; the own one by {own_by} ({} of {instance}){own_node}{midst}",
-            place(entry)
+            "{seen}: {key}, its service named by {peer_by}; the local one by {local_by} ({} of \
+             {instance}){local_node}{midst}",
+            source(entry)
         )
     }
 
-    /// Why an edge leads to another than `wanted`.
+    /// Why an edge leads to a workload other than `wanted`.
     fn why_other(&self, drawn: &Drawn<'_>, wanted: &str) -> String {
         let End::NamedBy(_, metadata) = &drawn.peer else {
-            return "for the entry names no caller, and a gateway's counts all the same".to_owned();
+            return "because the entry names no caller, and a gateway's entry counts even so"
+                .to_owned();
         };
         let name = self.name(&drawn.peer);
         let by = self.naming.named_by(metadata);
         let key = drawn.key.unwrap_or_default();
         if is_namesake(&name, wanted) {
-            format!("for its {key} is named by {by}: no label there names a service")
+            format!("because its {key} is named by {by}: no label there names a service")
         } else {
             format!("by its {key}")
         }
@@ -252,7 +255,7 @@ impl Explanation {
         }
     }
 
-    /// The answer by what is known now.
+    /// The explanation from the entries so far.
     #[must_use]
     pub fn answer(&self) -> Answer {
         let reason = |((about, why), entries): (&(About, String), &u64)| Reason {
@@ -287,28 +290,33 @@ impl Explanation {
             note(
                 !seen(server),
                 format!(
-                    "no proxy of {callee} has reported it: {callee} is listed, and the edge in the \
-                     topology of layer MESH, only by other edges"
+                    "no proxy of {callee} has reported it: SkyWalking lists {callee}, and shows \
+                     the edge in the topology of the layer MESH, only if other edges lead there"
                 ),
             );
             note(
                 !seen(client),
-                format!("no proxy of {caller} has reported it, or none named {callee}"),
+                format!("no proxy of {caller} has reported it, or none has named {callee}"),
             );
             let connections = client.connections + server.connections;
             note(
                 connections > 0,
-                format!("{connections} connections: they have bytes, no calls and no success rate"),
+                format!(
+                    "{connections} connections: they have bytes, but no calls and no success \
+                         rate"
+                ),
             );
             let code_0 = client.code_0 + server.code_0;
             note(
                 code_0 > 0,
-                format!("{code_0} calls without response (code 0, as with DC) count as success"),
+                format!("{code_0} calls without a response (code 0, as with DC) count as success"),
             );
         } else {
             note(
                 self.reasons.is_empty(),
-                format!("no entry was logged by {caller} or {callee}, by these names"),
+                format!(
+                    "no entry was logged by a proxy that SkyWalking names {caller} or {callee}"
+                ),
             );
         }
         note(
@@ -319,7 +327,7 @@ impl Explanation {
     }
 }
 
-/// Whether a service without name is of the same namespace as `wanted`.
+/// Whether `name` is a nameless service in the namespace of `wanted`.
 fn is_namesake(name: &str, wanted: &str) -> bool {
     let namespace = |name: &str| {
         name.split_once('.')
@@ -329,7 +337,7 @@ fn is_namesake(name: &str, wanted: &str) -> bool {
 }
 
 /// The log of an entry.
-fn place(entry: &Entry) -> String {
+fn source(entry: &Entry) -> String {
     let first = entry.reporter.first();
     if first.log.is_empty() {
         let name = |metadata: &Value| metadata["NAME"].as_str().map(str::to_owned);
@@ -348,13 +356,13 @@ impl fmt::Display for Answer {
             visible(caller),
             visible(callee)
         )?;
-        for about in [About::Drawn, About::Missing] {
+        for about in [About::Drawn, About::NotCounted] {
             let reasons = self.reasons.iter().filter(|reason| reason.about == about);
             let mut reasons = reasons.peekable();
             if reasons.peek().is_some() {
                 let head = match about {
                     About::Drawn => "counted:",
-                    About::Missing => "not counted, though it may have been meant:",
+                    About::NotCounted => "not counted, though possibly the same call:",
                 };
                 writeln!(f, "{head}")?;
             }

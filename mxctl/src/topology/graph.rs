@@ -1,7 +1,7 @@
-//! Who calls whom, out of access-log entries, in bounded memory.
+//! The call graph of access-log entries, in bounded memory.
 //!
-//! A call may be logged twice, by the caller's proxy and by the callee's. Both
-//! are kept apart on its edge, never added.
+//! A call may be logged twice, by the caller's proxy and by the callee's. An
+//! edge keeps both apart and never adds them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,36 +15,36 @@ use super::tally::Tally;
 use super::workload::{Workload, cut, is_cut};
 use crate::naming::Naming;
 
-/// How many workloads are kept. Names come from the network.
+/// The most workloads that are kept, because names come from the network.
 const MAX_WORKLOADS: usize = 2048;
-/// How many edges are kept.
+/// The most edges that are kept.
 const MAX_EDGES: usize = 8192;
-/// How many instances of all workloads are kept.
+/// The most instances that are kept, over all workloads.
 const MAX_ALL_INSTANCES: usize = 16_384;
-/// How many kinds of notes are kept.
+/// The most distinct notes that are kept.
 const MAX_NOTES: usize = 64;
 
-/// A workload's place in the graph.
+/// The key of a workload in the graph.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     standing: Standing,
     name: String,
 }
 
-/// What is known of a workload. Those without metadata are apart from a service
-/// of the same name.
+/// What is known of a workload. One without metadata is not the service of the
+/// same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     /// It has metadata.
     Known,
     /// It has none.
     Unknown,
-    /// It was called by this name and did not answer: it is whoever answers
-    /// other calls by the name.
+    /// It was called by this name and did not answer: it is the workload that
+    /// answers other calls by the name.
     Unresolved,
 }
 
-/// Who answers calls by a name.
+/// The service that answers calls to a host.
 #[derive(Debug, PartialEq, Eq)]
 enum Answering {
     /// One service, of this name.
@@ -57,11 +57,11 @@ enum Answering {
 pub(super) enum End<'e> {
     /// A node with metadata.
     Node(Named<'e>),
-    /// A node that is named by other metadata than what is known of it.
+    /// A node that is named by other metadata than its own.
     NamedBy(Named<'e>, Value),
-    /// Nobody knows who, under this name.
+    /// An unknown workload under this name.
     Unknown(&'e str),
-    /// Whoever answers to this name, but did not.
+    /// The workload that this name stands for, which did not answer.
     Unresolved(&'e str),
 }
 
@@ -71,10 +71,10 @@ pub(super) struct Graph {
     naming: Naming,
     entries: u64,
     workloads: BTreeMap<Key, Workload>,
-    /// How many instances all workloads have.
+    /// The number of instances of all workloads.
     instances: usize,
     edges: BTreeMap<(Key, Key), Edge>,
-    /// By the host of the Envoy cluster.
+    /// Services by the host of the Envoy cluster.
     answering: BTreeMap<String, Answering>,
     notes: BTreeMap<String, u64>,
 }
@@ -99,7 +99,7 @@ impl Graph {
         }
     }
 
-    /// Counts an entry, whatever it says.
+    /// Counts an entry of any kind.
     pub(super) fn count_entry(&mut self) {
         self.entries += 1;
     }
@@ -122,7 +122,7 @@ impl Graph {
         }
     }
 
-    /// The workload that stands for `key` by what is known now.
+    /// The workload that `key` stands for by now.
     fn resolved(&self, key: &Key) -> Key {
         if key.standing != Standing::Unresolved {
             return key.clone();
@@ -137,7 +137,8 @@ impl Graph {
         }
     }
 
-    /// Counts something that made no edge, or that an operator should know.
+    /// Counts an entry that made no edge, or a fact that an operator should
+    /// know.
     pub(super) fn note(&mut self, note: &str) {
         let note = &*cut(note);
         if let Some(count) = self.notes.get_mut(note) {
@@ -150,11 +151,11 @@ impl Graph {
     /// Adds a call to an edge.
     pub(super) fn edge(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen, entry: &Entry) {
         let (Some(from), Some(to)) = (self.workload(from), self.workload(to)) else {
-            return self.note("more than 2048 workloads: those beyond are left out");
+            return self.note("more than 2048 workloads: further ones are left out");
         };
         let key = (from, to);
         if self.edges.len() >= MAX_EDGES && !self.edges.contains_key(&key) {
-            return self.note("more than 8192 edges: those beyond are left out");
+            return self.note("more than 8192 edges: further ones are left out");
         }
         let edge = self.edges.entry(key).or_default();
         let tally = match seen {
@@ -194,7 +195,7 @@ impl Graph {
             workload.add(name, &bounded, self.instances < MAX_ALL_INSTANCES);
             self.instances += workload.instances.len() - before;
             if is_cut(node) {
-                self.note("metadata of more than 8 KiB: not all of it is kept");
+                self.note("metadata of more than 8 KiB: only part of it is kept");
             }
         }
         Some(key)
@@ -202,7 +203,8 @@ impl Graph {
 
     /// The graph as it is now.
     pub(super) fn snapshot(&self, reading: Reading) -> Snapshot {
-        // Known ones come first, so that they are not hidden by one that is meant.
+        // Known workloads come first, so that an unresolved one does not hide
+        // them.
         let mut workloads: BTreeMap<Key, &Workload> = BTreeMap::new();
         for (key, workload) in &self.workloads {
             workloads.entry(self.resolved(key)).or_insert(workload);

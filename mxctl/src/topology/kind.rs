@@ -1,4 +1,4 @@
-//! What a workload runs on, by the signs that its nodes give.
+//! What a workload runs on, inferred from its nodes.
 
 use access_log::Named;
 use serde::{Deserialize, Serialize};
@@ -13,14 +13,14 @@ pub enum Kind {
     Pod,
     /// A virtual machine.
     Vm,
-    /// A proxy by itself.
+    /// A standalone proxy.
     Gateway,
     /// Pods and VMs of one service.
     Mixed,
 }
 
 impl Kind {
-    /// For people.
+    /// The name for display.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// What a node runs on, and how sure that is, from 0 up:
+/// What a node runs on, and how certain that is, from 0 up:
 ///
 /// | sign | kind |
 /// |---|---|
@@ -43,9 +43,9 @@ impl Kind {
 /// | an id, and none of these | VM, unless another entry has a sign |
 /// | not even an id | unknown, unless another entry has a sign |
 ///
-/// The last two are guesses: from Istio 1.24 on, pods without a deployment or
-/// job send no owner to their peers, and a callee that did not answer may be
-/// named by what its endpoint says. Their own proxies say more.
+/// The last two are guesses: from Istio 1.24 on, pods without a deployment or job send no owner to
+/// their peers, and a callee that did not answer may be named by its endpoint's metadata. Their own
+/// proxies report more.
 #[must_use]
 pub fn kind_of(node: &Named<'_>) -> (u8, Kind) {
     let text = |key: &str| node.metadata[key].as_str().unwrap_or_default();
@@ -66,7 +66,7 @@ pub fn kind_of(node: &Named<'_>) -> (u8, Kind) {
     }
 }
 
-/// What a node's id says of its proxy.
+/// The role of a proxy, by its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `sidecar~...`
@@ -75,7 +75,7 @@ pub enum Role {
     Gateway,
     /// `waypoint~...`
     Waypoint,
-    /// No id of Istio's form.
+    /// Not an id in Istio's form.
     None,
 }
 

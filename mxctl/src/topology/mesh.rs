@@ -1,4 +1,4 @@
-//! Edges by what the entries say.
+//! Edges as the entries state them.
 
 use access_log::{Entry, Named, State};
 
@@ -7,9 +7,9 @@ use super::names;
 use super::sides::{Sides, host_of_cluster};
 use crate::naming::Naming;
 
-/// What a node is called of which nothing is known.
+/// The name of a node of which nothing is known.
 const UNKNOWN: &str = "unknown";
-/// What a proxy is called whose stream has no identifier, or an empty one.
+/// The name of a proxy whose stream has no identifier, or an empty one.
 pub(crate) const UNKNOWN_REPORTER: &str = "unknown reporter";
 
 /// Adds the edges of an entry.
@@ -19,12 +19,12 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
     }
     for (key, state) in &entry.state {
         if let State::Broken { reason, .. } = state {
-            graph.note(&format!("{key} is no peer: {reason}"));
+            graph.note(&format!("{key} is not a peer: {reason}"));
         }
     }
     let sides = Sides::of(entry, graph.naming());
     let (is_client, is_server) = (sides.is_client(), sides.is_server());
-    // Where a gateway has no peer, its cluster still tells that it called somebody.
+    // If a gateway's entry has no peer, its cluster still shows that there was a callee.
     let is_client = is_client || sides.is_proxy && !entry.upstream_cluster.is_empty();
     let local = end(graph.naming(), sides.local, UNKNOWN_REPORTER);
     if is_server {
@@ -51,13 +51,13 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
     }
     if !is_client && !is_server {
         graph.note(
-            "no peer, and neither cluster nor log tells whether it came in or went out: no edge \
-             (a log whose name has \"inbound\" or \"outbound\" in it tells)",
+            "no peer, and neither the cluster nor the log shows the direction: no edge (include \
+             \"inbound\" or \"outbound\" in the log's name)",
         );
     }
 }
 
-/// The node, under the name that all that is known of it gives, or under `nameless`.
+/// The node under its best known name, or under `nameless`.
 fn end<'e>(naming: &Naming, node: Named<'e>, nameless: &'static str) -> End<'e> {
     match names::of_node(naming, &node) {
         Ok(_) => {

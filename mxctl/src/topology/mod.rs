@@ -1,5 +1,5 @@
-//! Who calls whom, out of access-log entries: as the entries say it (`mesh`) or as
-//! `SkyWalking` reads them (`skywalking`). Both draw into one `graph`.
+//! The call graph of access-log entries, by this tool's rules (`mesh`) or by
+//! `SkyWalking`'s (`skywalking`). Both add to a `graph`.
 
 use access_log::Entry;
 
@@ -44,7 +44,7 @@ impl Topology {
         self.graph.naming()
     }
 
-    /// Adds what an entry says.
+    /// Adds an entry.
     pub fn record(&mut self, entry: &Entry) {
         self.graph.count_entry();
         match self.reading {
@@ -60,7 +60,7 @@ impl Topology {
     }
 }
 
-/// `SkyWalking` keeps the start of a name only.
+/// `SkyWalking` truncates names.
 fn named(naming: Naming, reading: Reading) -> Naming {
     match reading {
         Reading::Mesh => naming,

@@ -1,5 +1,5 @@
-//! What a node is called by all that is known of it, where its metadata alone would
-//! give dashes. `SkyWalking` does not look further, see [`super::skywalking`].
+//! Names nodes by all that is known of them, where the metadata alone would
+//! give dashes. `SkyWalking` uses the metadata only, see [`super::skywalking`].
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::naming::Naming;
 
-/// A node without metadata and id, of which nothing tells it from others.
+/// A node without metadata and id, which nothing distinguishes from others.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Nameless;
 
@@ -16,7 +16,7 @@ pub(crate) struct Nameless;
 pub(crate) fn of_node(naming: &Naming, node: &Named<'_>) -> Result<(String, String), Nameless> {
     let metadata = filled(node);
     let service = naming.service(&metadata);
-    // Dashes stand for what is missing.
+    // Dashes replace missing parts.
     if service.contains(char::is_alphanumeric) {
         Ok((service, naming.instance(&metadata)))
     } else {
@@ -24,9 +24,9 @@ pub(crate) fn of_node(naming: &Naming, node: &Named<'_>) -> Result<(String, Stri
     }
 }
 
-/// The node's metadata, with what its id tells where they lack it: `NAME` and
-/// `NAMESPACE`, and as `SERVICE`, which counts after all labels, the name of its
-/// workload or else its own.
+/// The node's metadata, completed from its id: `NAME` and `NAMESPACE`, and as
+/// `SERVICE`, which counts after all labels, the name of the workload or else
+/// of the node.
 pub(crate) fn filled<'n>(node: &'n Named<'_>) -> Cow<'n, Value> {
     let metadata = &*node.metadata;
     let text = |key: &str| {
@@ -55,8 +55,8 @@ pub(crate) fn filled<'n>(node: &'n Named<'_>) -> Cow<'n, Value> {
     Cow::Owned(Value::Object(fields))
 }
 
-/// The pod or VM and its namespace in `sidecar~IP~NAME.NAMESPACE~DOMAIN`; any other
-/// id is a name itself.
+/// The pod or VM and its namespace in `sidecar~IP~NAME.NAMESPACE~DOMAIN`; any
+/// other id is itself the name.
 fn pod_of_id(id: &str) -> (Option<&str>, Option<&str>) {
     if id.is_empty() {
         return (None, None);

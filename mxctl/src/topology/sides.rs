@@ -1,4 +1,4 @@
-//! Who stands on which side of a call, by what its entry says and no more.
+//! Which node is on which side of a call, by its entry alone.
 
 use access_log::{Direction, Entry, Named, Side};
 
@@ -6,14 +6,14 @@ use super::kind::Role;
 use super::names;
 use crate::naming::Naming;
 
-/// The sides of a call as its entry tells them.
+/// The sides of a call.
 #[derive(Debug)]
 pub(crate) struct Sides<'e> {
     /// The node that logged.
     pub(crate) local: Named<'e>,
-    /// Whether it is a proxy by itself, which stands between caller and callee.
+    /// Whether it is a standalone proxy between caller and callee.
     pub(crate) is_proxy: bool,
-    /// Which way its listener leads, if anything tells.
+    /// The direction of its listener, if known.
     pub(crate) direction: Option<Direction>,
     /// Another node that calls.
     pub(crate) caller: Option<Named<'e>>,
@@ -22,27 +22,27 @@ pub(crate) struct Sides<'e> {
 }
 
 impl<'e> Sides<'e> {
-    /// Reads them.
+    /// Reads the sides from an entry.
     pub(crate) fn of(entry: &'e Entry, naming: &Naming) -> Self {
         let local = entry.local();
         let mut caller = entry.peer(Side::Downstream);
         let mut callee = entry.peer(Side::Upstream);
-        let is_own = |peer: &Option<Named<'_>>| {
+        let is_local = |peer: &Option<Named<'_>>| {
             let peer = peer.as_ref();
             peer.is_some_and(|peer| is_same(naming, peer, &local))
         };
-        let own = [is_own(&caller), is_own(&callee)];
-        // Where `record_local_node` is set, the own node stands for the side
-        // that the listener's direction is about.
-        let direction = entry.direction().or(match own {
+        let local_peers = [is_local(&caller), is_local(&callee)];
+        // With `record_local_node`, the local node is the peer on one side,
+        // which implies the direction.
+        let direction = entry.direction().or(match local_peers {
             [true, false] => Some(Direction::Outbound),
             [false, true] => Some(Direction::Inbound),
             _ => None,
         });
-        if direction == Some(Direction::Inbound) && own[1] {
+        if direction == Some(Direction::Inbound) && local_peers[1] {
             callee = None;
         }
-        if direction == Some(Direction::Outbound) && own[0] {
+        if direction == Some(Direction::Outbound) && local_peers[0] {
             caller = None;
         }
         Self {
@@ -54,13 +54,13 @@ impl<'e> Sides<'e> {
         }
     }
 
-    /// Whether the local node calls, as far as anything tells.
+    /// Whether the local node is the caller, if known.
     pub(crate) fn is_client(&self) -> bool {
         self.callee.is_some()
             || self.caller.is_none() && self.direction == Some(Direction::Outbound)
     }
 
-    /// Whether the local node is called, as far as anything tells.
+    /// Whether the local node is the callee, if known.
     pub(crate) fn is_server(&self) -> bool {
         self.is_proxy
             || self.caller.is_some()

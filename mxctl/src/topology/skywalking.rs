@@ -1,7 +1,7 @@
-//! What `SkyWalking`'s mx-mesh analyser makes of entries, as its
-//! `MetaExchangeALSHTTPAnalyzer` and `MetaExchangeTCPAccessLogAnalyzer` do it,
-//! those of 10.2 with Istio's newer keys besides. Held against a real OAP 10.4.0,
-//! see `testdata/skywalking`.
+//! The rules of `SkyWalking`'s mx-mesh analyser: its
+//! `MetaExchangeALSHTTPAnalyzer` and `MetaExchangeTCPAccessLogAnalyzer`,
+//! including Istio's newer keys, which 10.2 added. Compared with a real OAP
+//! 10.4.0, see `testdata/skywalking`.
 
 use std::borrow::Cow;
 
@@ -14,24 +14,25 @@ use super::kind::Role;
 /// The name of the unknown caller of a gateway.
 pub(super) const UNKNOWN: &str = "UNKNOWN";
 
-/// So many characters of a name are kept, of a service or an instance.
+/// How many characters of a service's or instance's name are kept.
 pub(super) const NAME_LENGTH: usize = 70;
 
 /// What an entry becomes.
 #[derive(Debug, Default)]
 pub(super) struct Outcome<'e> {
     pub(super) edges: Vec<Drawn<'e>>,
-    /// What made no edge, or should be known.
+    /// Notes about entries without an edge, and other facts.
     pub(super) notes: Vec<Cow<'static, str>>,
 }
 
-/// An edge that is drawn for an entry, between the node that logged and another.
+/// An edge drawn for an entry, between the node that logged and a peer.
 #[derive(Debug)]
 pub(super) struct Drawn<'e> {
     pub(super) seen: Seen,
-    /// The other end: the callee of what is seen by the client, else the caller.
+    /// The peer: the callee if the client logged, else the caller.
     pub(super) peer: End<'e>,
-    /// The filter-state key of the peer; none for the unknown caller of a gateway.
+    /// The filter-state key of the peer; `None` for the unknown caller of a
+    /// gateway.
     pub(super) key: Option<&'static str>,
 }
 
@@ -53,8 +54,8 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
     }
 }
 
-/// The node that logged: the one that the stream's first message names, for later
-/// ones are not looked at.
+/// The node that logged: the one in the stream's first message, because later
+/// ones are ignored.
 pub(super) fn local(entry: &Entry) -> Named<'_> {
     let first = entry.reporter.first();
     Named {
@@ -71,17 +72,17 @@ pub(super) fn read(entry: &Entry) -> Outcome<'_> {
         Role::Sidecar => "role SIDECAR",
         Role::Gateway => "role PROXY",
         Role::Waypoint => "role WAYPOINT",
-        Role::None => "role NONE, drawn all the same: only router~ makes a difference",
+        Role::None => "role NONE, drawn like a sidecar: only router~ makes a difference",
     });
     if entry.reporter.first.is_some() {
-        outcome.note("a node that the stream's first message has not named: the first one counts");
+        outcome.note("a node other than that of the stream's first message: the first one counts");
     }
     if entry.bare {
         outcome.note("dropped: an entry without common_properties");
         return outcome;
     }
     if entry.startless {
-        outcome.note("dropped: an entry without start time");
+        outcome.note("dropped: an entry without a start time");
         return outcome;
     }
     if entry.state.is_empty() {
@@ -94,7 +95,7 @@ pub(super) fn read(entry: &Entry) -> Outcome<'_> {
         outcome.peers(entry, side);
     }
     let has = |seen| outcome.edges.iter().any(|drawn| drawn.seen == seen);
-    // For a connection it takes a callee.
+    // A connection needs a callee.
     let is_drawn = entry.protocol == Protocol::Http || has(Seen::Client);
     if role == Role::Gateway && !has(Seen::Server) && is_drawn {
         outcome.edges.push(Drawn {
@@ -104,9 +105,9 @@ pub(super) fn read(entry: &Entry) -> Outcome<'_> {
         });
     }
     if outcome.edges.is_empty() {
-        outcome.note("dropped: filter state, but no peer in it, and no gateway");
+        outcome.note("dropped: filter state without a peer, and not from a gateway");
     } else if entry.intermediate {
-        outcome.note("an entry that is not its stream's last: another call all the same");
+        outcome.note("an entry that is not its stream's last: counted as another call");
     }
     outcome
 }
@@ -120,8 +121,8 @@ impl<'e> Outcome<'e> {
     fn peers(&mut self, entry: &'e Entry, side: Side) {
         let before = self.edges.len();
         for key in [side.peer_key(), side.struct_key()] {
-            // What is read names it; what is known tells its kind, which is ours to
-            // tell: SkyWalking knows none.
+            // The metadata that SkyWalking reads name the node. Its kind comes
+            // from all known metadata, because SkyWalking has no kinds.
             let (known, read) = match entry.state.get(key) {
                 Some(State::Flat { metadata, .. }) => (entry.peer_at(key, side), as_read(metadata)),
                 Some(State::Struct { metadata }) => (entry.peer_at(key, side), metadata.clone()),
@@ -163,7 +164,8 @@ impl<'e> Outcome<'e> {
     }
 }
 
-/// Of a `FlatNode` it reads these only, and what is absent as empty.
+/// The fields of a `FlatNode` that `SkyWalking` reads; absent ones count as
+/// empty.
 fn as_read(metadata: &Value) -> Value {
     let field = |key: &str| metadata.get(key).cloned();
     let texts = ["NAME", "NAMESPACE", "CLUSTER_ID"].map(|key| {

@@ -1,34 +1,34 @@
-//! The graph at one time, as all outputs show it.
+//! A snapshot of the graph, from which all outputs are made.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::kind::Kind;
 
-/// By whose rules entries become edges.
+/// The rules by which entries become edges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[allow(clippy::doc_markdown)] // These comments are help texts, too.
 pub enum Reading {
-    /// What the entries say
+    /// As the entries state them
     #[default]
     Mesh,
-    /// What SkyWalking's mx-mesh analyser makes of them
+    /// As SkyWalking's mx-mesh analyser reads them
     Skywalking,
 }
 
-/// The graph at one time, for all outputs.
+/// A snapshot of the graph.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
-    /// By whose rules.
+    /// The rules that were applied.
     pub reading: Reading,
-    /// How many entries it was made of.
+    /// The number of entries.
     pub entries: u64,
     /// The workloads, by name.
     pub workloads: Vec<WorkloadView>,
     /// The edges, by the names of their ends.
     pub edges: Vec<EdgeView>,
-    /// What made no edge, or should be known.
+    /// Notes about entries without an edge, and other facts.
     pub notes: Vec<NoteView>,
 }
 
@@ -41,7 +41,7 @@ pub struct WorkloadView {
     pub kind: Kind,
     /// Its pods and VMs.
     pub instances: Vec<InstanceView>,
-    /// Sightings of instances beyond those that are kept.
+    /// How often instances beyond those kept were seen.
     pub further_instances: u64,
 }
 
@@ -54,16 +54,16 @@ pub struct InstanceView {
     pub kind: Kind,
     /// Its node's id.
     pub id: Option<String>,
-    /// Its node's metadata, of those that are exchanged.
+    /// Those of its node's metadata that are exchanged.
     pub metadata: Map<String, Value>,
 }
 
-/// Calls of one workload to another.
+/// Calls from one workload to another.
 #[derive(Clone, Debug, Serialize)]
 pub struct EdgeView {
-    /// The caller's place among the workloads.
+    /// The caller's index among the workloads.
     pub from: usize,
-    /// The callee's.
+    /// The callee's index.
     pub to: usize,
     /// What the caller's proxy saw.
     pub client: Option<TallyView>,
@@ -74,22 +74,19 @@ pub struct EdgeView {
 /// What one side saw.
 #[derive(Clone, Debug, Serialize)]
 pub struct TallyView {
-    /// Requests and connections; of the reading `skywalking`, requests only.
+    /// Requests and connections; with `SkyWalking`'s rules, requests only.
     pub calls: u64,
-    /// `SkyWalking`'s success rate of the requests, in percent; of its reading only.
-    /// Its failures are not [`Self::errors`]: what the client's side has seen fails
-    /// with status 400 and more, the server's with 500 and more, and a request
-    /// without response, code 0, has succeeded.
+    /// `SkyWalking`'s success rate of the requests in percent, only with its rules. Its failures are not [`Self::errors`]: on the client's side, status 400 and above fails, on the server's 500 and above, and a request without a response, code 0, succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success_rate: Option<f64>,
-    /// Requests without response or with status 500 and more, connections with
-    /// a response flag.
+    /// Requests without a response or with status 500 and above, and connections with a response
+    /// flag.
     pub errors: u64,
     /// Requests with status 400 to 499.
     pub client_errors: u64,
     /// How many of the calls are TCP connections.
     pub connections: u64,
-    /// Latencies of requests, to the last byte to the caller.
+    /// Latencies of requests, up to the last byte sent to the caller.
     pub latency_ms: Option<LatencyView>,
 }
 
@@ -104,7 +101,7 @@ pub struct LatencyView {
     pub p99: f64,
 }
 
-/// A note and how often it was made.
+/// A note and how often it applies.
 #[derive(Clone, Debug, Serialize)]
 pub struct NoteView {
     /// The note.
@@ -114,7 +111,7 @@ pub struct NoteView {
 }
 
 impl EdgeView {
-    /// Which sides saw the edge.
+    /// The sides that saw the edge.
     #[must_use]
     pub fn seen_by(&self) -> &'static str {
         match (&self.client, &self.server) {
@@ -124,8 +121,8 @@ impl EdgeView {
         }
     }
 
-    /// What is shown of the edge, where only one figure is: the caller's view,
-    /// or the callee's if the caller has none or saw less.
+    /// The tally to show where there is room for only one: the caller's, or the callee's if the
+    /// caller has none or saw fewer calls.
     #[must_use]
     pub fn main(&self) -> Option<&TallyView> {
         match (&self.client, &self.server) {

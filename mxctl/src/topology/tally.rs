@@ -10,7 +10,7 @@ const MAX_LATENCY_US: u64 = 3_600_000_000;
 /// Percentiles are exact to one percent.
 const LATENCY_DIGITS: u8 = 2;
 
-/// Which end of an edge a proxy stands at that saw its calls.
+/// The end of an edge whose proxy saw the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// The caller's.
@@ -26,14 +26,14 @@ pub(super) struct Tally {
     errors: u64,
     client_errors: u64,
     connections: u64,
-    /// Requests that `SkyWalking` takes for successful.
+    /// Requests that `SkyWalking` counts as successful.
     succeeded: u64,
     latencies_us: Histogram<u32>,
 }
 
 impl Tally {
     pub(super) fn new() -> Self {
-        // It grows as needed.
+        // The histogram grows as needed.
         let latencies_us =
             Histogram::new(LATENCY_DIGITS).expect("two digits are within the histogram's bounds");
         Self {
@@ -50,12 +50,12 @@ impl Tally {
         self.calls += 1;
         if entry.protocol == Protocol::Tcp {
             self.connections += 1;
-            // How long a connection lasted is no latency.
+            // A connection's duration is not a latency.
             self.errors += u64::from(!entry.flags.is_empty());
             return;
         }
         self.errors += u64::from(entry.status == 0 || entry.status >= 500);
-        // Code 0, of which there was no response, is below both.
+        // Code 0, no response, is below both thresholds.
         let failure = match seen {
             Seen::Client => 400,
             Seen::Server => 500,
@@ -63,7 +63,7 @@ impl Tally {
         self.succeeded += u64::from(entry.status < failure);
         self.client_errors += u64::from((400..500).contains(&entry.status));
         if let Some(duration) = entry.duration_us {
-            // The histogram grows to any value that is bounded so.
+            // The histogram can grow to any value within this bound.
             let _ = self.latencies_us.record(duration.min(MAX_LATENCY_US));
         }
     }
@@ -74,7 +74,7 @@ impl Tally {
         self.client_errors += other.client_errors;
         self.connections += other.connections;
         self.succeeded += other.succeeded;
-        // It has the same precision and no bound, so that nothing is refused.
+        // Both have the same precision and grow as needed, so this cannot fail.
         let _ = self.latencies_us.add(&other.latencies_us);
     }
 
@@ -82,7 +82,7 @@ impl Tally {
         let requests = self.calls.saturating_sub(self.connections);
         let (calls, success_rate) = match reading {
             Reading::Mesh => (self.calls, None),
-            // A connection is no call there.
+            // SkyWalking does not count a connection as a call.
             Reading::Skywalking => (requests, rate(self.succeeded, requests)),
         };
         let latency_ms = (!self.latencies_us.is_empty()).then(|| LatencyView {
@@ -108,7 +108,7 @@ impl Tally {
     }
 }
 
-/// In percent, cut to two digits behind the point as `SkyWalking` does.
+/// In percent, truncated to two decimal places as `SkyWalking` does.
 fn rate(succeeded: u64, calls: u64) -> Option<f64> {
     let rate = succeeded.saturating_mul(10_000).checked_div(calls)?;
     #[allow(clippy::cast_precision_loss)] // At most 10,000.

@@ -72,7 +72,7 @@ fn notes(snapshot: &Snapshot) -> String {
     snapshot.notes.iter().map(line).collect()
 }
 
-/// As a VM does that is started again under the same id.
+/// Like a VM that is restarted under the same id.
 #[test]
 fn a_workload_shows_the_labels_that_it_has_last() {
     let called = |version: &str, more: &str| {
@@ -184,7 +184,8 @@ fn nobody_before_a_gateway_is_unknown() {
         edges(&skywalking),
         ["gw.shop -> b.shop 1/0", "UNKNOWN -> gw.shop 0/1"]
     );
-    // Without any filter state, SkyWalking takes nothing, here as everywhere.
+    // Without any filter state, SkyWalking drops the entry, as it does
+    // everywhere.
     let bare = entry("gw", id, "gw", &json!({}));
     let skywalking = graph(Reading::Skywalking, std::slice::from_ref(&bare));
     assert_eq!(edges(&skywalking), [""; 0]);
@@ -229,7 +230,7 @@ fn a_call_that_nobody_answered_is_of_the_service_that_answers_others() {
             silent("outbound|80||b", 0),
             answered("outbound|80||b", "b"),
             silent("outbound|80||b", 503),
-            // Somebody without the exchange answered.
+            // A callee without the exchange answered.
             silent("outbound|80||b", 200),
             answered("outbound|80||c-or-d", "c"),
             answered("outbound|80||c-or-d", "d"),
@@ -294,10 +295,10 @@ fn an_empty_peer_is_the_nameless_node_of_skywalking() {
 #[test]
 fn broken_state_is_noted() {
     let broken = json!({ "wasm.upstream_peer":
-        { "kind": "broken", "reason": "no FlatNode", "bytes": 3 } });
+        { "kind": "broken", "reason": "not a FlatNode", "bytes": 3 } });
     let entries = [entry("a/outbound", &sidecar("a"), "a", &broken)];
     let snapshot = graph(Reading::Mesh, &entries);
-    assert!(notes(&snapshot).contains("wasm.upstream_peer is no peer: no FlatNode"));
+    assert!(notes(&snapshot).contains("wasm.upstream_peer is not a peer: not a FlatNode"));
     let skywalking = graph(Reading::Skywalking, &entries);
     assert!(notes(&skywalking).contains("an error in its log, and no edge"));
     assert_eq!(edges(&skywalking), [""; 0]);
@@ -402,7 +403,7 @@ fn names_without_end_do_not_fill_the_memory() {
     assert_eq!(snapshot.edges.len(), 2047);
     assert_eq!(
         notes(&snapshot),
-        "953 x more than 2048 workloads: those beyond are left out\n"
+        "953 x more than 2048 workloads: further ones are left out\n"
     );
 }
 
@@ -433,7 +434,7 @@ fn metadata_and_names_of_any_size_do_not_fill_the_memory() {
         json!({ "NAMESPACE": "shop", "CLUSTER_ID": "c" })
     );
     assert!(all.len() < 5000, "{}", all.len());
-    let note = "1 x metadata of more than 8 KiB: not all of it is kept";
+    let note = "1 x metadata of more than 8 KiB: only part of it is kept";
     assert!(notes(&snapshot).contains(note), "{}", notes(&snapshot));
 }
 
@@ -464,11 +465,11 @@ fn skywalking_names_peers_by_what_it_reads_of_them_only() {
     topology.record(&entry("x", &sidecar("a"), "a", &state));
     let snapshot = topology.snapshot();
     assert_eq!(snapshot.workloads[0].name, "-.shop");
-    // What it runs on is told all the same.
+    // What it runs on is still shown.
     assert_eq!(snapshot.workloads[0].kind, Kind::Pod);
 }
 
-/// An entry of a reporter, as its identifier says it.
+/// An entry of a reporter with this identifier.
 fn reported(reporter: &Value) -> Entry {
     let line = json!({
         "version": 1, "reporter": reporter, "protocol": "http", "status": 200,
@@ -564,7 +565,8 @@ fn skywalking_counts_no_connection_as_a_call() {
     assert_eq!(read(Reading::Skywalking), ["a.shop -> b.shop 0/0"]);
 }
 
-/// What is in mid-stream is a call there, and what has no start is none.
+/// There, an entry in mid-stream counts as a call, and one without a start time
+/// does not.
 #[test]
 fn skywalking_takes_entries_in_mid_stream_and_none_without_start() {
     let call = || entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
@@ -573,5 +575,5 @@ fn skywalking_takes_entries_in_mid_stream_and_none_without_start() {
     startless.startless = true;
     let snapshot = graph(Reading::Skywalking, &[call(), midst, startless]);
     assert_eq!(edges(&snapshot), ["a.shop -> b.shop 2/0"]);
-    assert!(notes(&snapshot).contains("1 x dropped: an entry without start time"));
+    assert!(notes(&snapshot).contains("1 x dropped: an entry without a start time"));
 }

@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use super::kind::{Kind, kind_of};
 use super::snapshot::InstanceView;
 
-/// How many instances of each workload are kept.
+/// The most instances that are kept of each workload.
 const MAX_INSTANCES: usize = 64;
-/// How long a name that is kept may be.
+/// The longest name that is kept.
 const MAX_NAME_BYTES: usize = 512;
 
 #[derive(Debug, Default)]
@@ -40,8 +40,9 @@ impl Workload {
             if known.id.is_none() {
                 known.id = node.id.map(str::to_owned);
             }
-            // The fuller report is the node's own; of two the later, for a VM may
-            // come back with other labels.
+            // The report with more metadata is the node's own. Of two equal
+            // ones the later counts, because a VM may come back with other
+            // labels.
             if known.metadata.len() <= exchanged(node).count() {
                 known.metadata = exchanged(node).collect();
             }
@@ -58,7 +59,7 @@ impl Workload {
         }
     }
 
-    /// What its instances are, as far as that is known of any.
+    /// What its instances run on, if known of any.
     pub(super) fn kind(&self) -> Kind {
         let kinds = self.instances.values().map(|instance| instance.kind);
         let mut known = kinds.filter(|kind| *kind != Kind::Unknown);
@@ -80,13 +81,13 @@ impl Workload {
     }
 }
 
-/// Of a node's metadata, what is kept.
+/// The part of a node's metadata that is kept.
 fn exchanged(node: &Named<'_>) -> impl Iterator<Item = (String, Value)> {
     let kept = reporter::exchanged(&node.metadata);
     kept.map(|(key, value)| (key.to_owned(), value.clone()))
 }
 
-/// Whether proxies send each other more of it than is kept.
+/// Whether proxies exchange more of it than is kept.
 pub(super) fn is_cut(node: &Named<'_>) -> bool {
     let sent = Field::ALL
         .into_iter()

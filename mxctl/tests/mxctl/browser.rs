@@ -17,7 +17,7 @@ use crate::topology::line;
 const HOW: &str =
     "the page is tested in Chromium, which is missing: apt-get install chromium-driver";
 
-/// A browser without a window. Both end with their value.
+/// A headless browser and its driver; both end when it is dropped.
 struct Browser {
     driver: Child,
     client: Client,
@@ -28,7 +28,7 @@ impl Browser {
         Self::of_size(1400, 900).await
     }
 
-    /// With a page of that size, as on a telephone or a screen.
+    /// A browser with a page of this size, as on a phone or a screen.
     async fn of_size(width: u32, height: u32) -> Result<Self> {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -46,13 +46,12 @@ impl Browser {
             }
         }
         let port = port.context(HOW)?;
-        // The sandbox wants rights that a container does not give. What is shown
-        // here is ours.
+        // The sandbox needs privileges that containers lack. The page is trusted.
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"];
         let metrics = json!({ "width": width, "height": height, "pixelRatio": 1, "mobile": false, "touch": false });
         let capabilities = json!({ "goog:chromeOptions": {
             "args": arguments,
-            // Windows are not as narrow.
+            // Windows cannot be as narrow as a phone.
             "mobileEmulation": { "deviceMetrics": metrics },
         } });
         let capabilities = capabilities.as_object().cloned().unwrap_or_default();
@@ -95,7 +94,7 @@ impl Browser {
         }
     }
 
-    /// Clicks on the workload whose whole name that is.
+    /// Clicks on the workload with this full name.
     async fn choose(&self, name: &str) -> Result<()> {
         for workload in self.client.find_all(Locator::Css("g.workload")).await? {
             let title = workload.find(Locator::Css("title")).await?;
@@ -109,7 +108,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended in peace.
+        // It may have exited already.
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
@@ -122,7 +121,7 @@ const IMAGE: &str = "<img src=x onerror=\"document.title='hacked'\">";
 async fn hostile_names_are_shown_and_not_run() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("page.html");
-    let out = path.to_str().context("a path that is no text")?;
+    let out = path.to_str().context("a path that is not UTF-8")?;
     let lines = line("a", SCRIPT, 200) + &line(IMAGE, "</script><b>", 500);
     let arguments = ["topology", "-", "--format", "html", "--out", out];
     let done = run(&arguments, lines.as_bytes())?;
@@ -151,12 +150,11 @@ async fn hostile_names_are_shown_and_not_run() -> Result<()> {
         "{details}"
     );
     assert_eq!(browser.count("body img, body b").await?, 0);
-    assert_eq!(browser.client.title().await?, "Who calls whom");
+    assert_eq!(browser.client.title().await?, "Call graph");
     browser.end().await
 }
 
-/// What of the page lies where it must not: labels, boxes and names by their place on
-/// the screen.
+/// Finds misplaced labels, boxes and names by their position on the screen.
 const MISPLACED: &str = r#"
     const found = [];
     const rect = (element) => element.getBoundingClientRect();
@@ -191,8 +189,8 @@ const MISPLACED: &str = r#"
     return { boxes: boxes.length, labels: labels.length, found };
 "#;
 
-/// Calls of a shop: a fan, a layer that is skipped, a pair that call each other, and a
-/// service that calls itself. Each edge has several digits to show.
+/// The calls of a shop: a fan-out, a skipped layer, two services that call each other, and one that
+/// calls itself. Each edge's label has several digits.
 fn shop() -> String {
     let edges = [
         ("ingress", "frontend"),
@@ -229,7 +227,7 @@ fn shop() -> String {
 async fn no_label_lies_on_a_box_or_another_at_any_width() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("page.html");
-    let out = path.to_str().context("a path that is no text")?;
+    let out = path.to_str().context("a path that is not UTF-8")?;
     let arguments = ["topology", "-", "--format", "html", "--out", out];
     let done = run(&arguments, shop().as_bytes())?;
     ensure!(done.status.success(), "{done:?}");
@@ -254,7 +252,7 @@ async fn no_label_lies_on_a_box_or_another_at_any_width() -> Result<()> {
     Ok(())
 }
 
-/// The tool with a live page, the address of its collector, and that of the page.
+/// Starts the tool with a live page; returns it with the addresses of its collector and its page.
 fn serve() -> Result<(Tool, SocketAddr, SocketAddr)> {
     let anywhere = "127.0.0.1:0";
     let mut tool = Tool::start(&["topology", "--listen", anywhere, "--serve", anywhere])?;
@@ -276,9 +274,9 @@ async fn the_live_page_follows_the_graph() -> Result<()> {
     stream.request(&peer(SCRIPT), "/", 200).await?;
     browser.wait_for_count("#graph g.edge", 2).await?;
     assert_eq!(browser.count("#edges tr").await?, 3);
-    // What was chosen stays so.
+    // The selection stays.
     assert_eq!(browser.text("#name").await?, "b.shop");
-    assert_eq!(browser.client.title().await?, "Who calls whom");
+    assert_eq!(browser.client.title().await?, "Call graph");
     browser.end().await?;
 
     tool.signal("-INT")?;

@@ -83,7 +83,7 @@ async fn what_was_received_is_in_the_file_after_sigterm() -> Result<()> {
         stream.send(tcp(&peer("c"))).await?;
         streams.push(stream);
     }
-    // A stream that ended in peace has been read to its end.
+    // A stream that ended without an error has been read completely.
     for stream in streams {
         ensure!(stream.end().await?.is_ok(), "a stream was broken off");
     }
@@ -104,7 +104,7 @@ async fn what_was_received_is_in_the_file_after_sigterm() -> Result<()> {
     Ok(())
 }
 
-/// Whoever reads slowly holds up the streams, and the memory stays bounded.
+/// A slow reader holds up the streams, and the memory stays bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stops_holds_up_the_streams() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
@@ -115,7 +115,7 @@ async fn a_reader_that_stops_holds_up_the_streams() -> Result<()> {
         streams.push(Stream::open(address, "a/outbound", "a").await?);
     }
     let mut sent = 0_usize;
-    // Each message is 80 KB: a queue without bound would hold 320 MB at last.
+    // Each message is 80 KB: an unbounded queue would hold 320 MB in the end.
     for stream in &streams {
         let mut is_held_up = false;
         for _ in 0..500 {
@@ -131,14 +131,14 @@ async fn a_reader_that_stops_holds_up_the_streams() -> Result<()> {
             }
             sent += 10;
         }
-        ensure!(is_held_up, "{sent} entries were taken that nobody read");
+        ensure!(is_held_up, "{sent} entries were accepted that nobody read");
     }
     let peak = tool.peak_bytes()?;
     ensure!(
         peak < 100 << 20,
         "{peak} bytes for {sent} entries that nobody read"
     );
-    // Nothing is lost on the way.
+    // Nothing is lost.
     let mut stdout = tool.stdout.take();
     let lines = tokio::task::spawn_blocking(move || {
         let lines = std::io::BufRead::lines(stdout.as_mut().expect("an output"));
@@ -219,7 +219,7 @@ async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
 async fn a_second_signal_ends_at_once() -> Result<()> {
     let mut tool = Tool::start(&LISTEN)?;
     let stream = Stream::open(tool.collector()?, "a/outbound", "a").await?;
-    // Nobody reads it, so that the end would wait.
+    // Nobody reads the output, so the end would wait.
     let log_entry = vec![http(&peer("b"), &"/".repeat(8000), 200); 100];
     stream
         .send(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry }))
@@ -235,7 +235,7 @@ fn empty_entries(count: usize) -> LogEntries {
     LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })
 }
 
-/// An empty entry is two bytes of its message, and a kilobyte in memory.
+/// An empty entry takes two bytes in its message and a kilobyte in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_very_many_entries_are_refused() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
@@ -263,7 +263,7 @@ async fn messages_of_very_many_entries_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// The queue is bounded by what its messages have become, too.
+/// The queue is also bounded by the memory of its decoded messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_grow_hold_up_the_streams() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
@@ -293,10 +293,10 @@ fn limits_have_a_measure_and_nobody_need_hear_of_it() -> Result<()> {
     let done = run(&["collect", "--json", "--max-message", "0"], b"")?;
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     let error: serde_json::Value = serde_json::from_str(&done.stderr)?;
-    let told = error["error"].as_str().unwrap_or_default();
+    let message = error["error"].as_str().unwrap_or_default();
     ensure!(
-        told.starts_with("invalid value '0' for '--max-message"),
-        "{told}"
+        message.starts_with("invalid value '0' for '--max-message"),
+        "{message}"
     );
     let arguments = [&LISTEN[..], &["--for", "0"]].concat();
     let unheard = run_unheard(&arguments, b"")?;

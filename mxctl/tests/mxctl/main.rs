@@ -1,4 +1,4 @@
-//! The tool as its users run it.
+//! Runs the tool as its users do.
 
 // Caller and callee are the terms of the field.
 #![allow(clippy::similar_names)]
@@ -10,5 +10,5 @@ mod stream;
 mod tool;
 mod topology;
 
-/// The tool.
+/// The path of the tool.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mxctl");

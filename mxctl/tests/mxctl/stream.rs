@@ -48,7 +48,7 @@ impl Stream {
             identifier: Some(identifier),
             log_entries: None,
         };
-        // It may be refused already, which its end tells.
+        // It may be refused already, which the end of the stream shows.
         let _refused = messages.send(first).await;
         Ok(Self { messages, call })
     }
@@ -61,7 +61,8 @@ impl Stream {
         Ok(self.messages.send(message).await?)
     }
 
-    /// Sends a request to `path` that `service` answered so.
+    /// Sends an entry of a request to `path` that `peer` answered with
+    /// `status`.
     pub(crate) async fn request(&self, peer: &Peer, path: &str, status: u32) -> Result<()> {
         self.send(LogEntries::HttpLogs(HttpAccessLogEntries {
             log_entry: vec![http(peer, path, status)],
@@ -69,7 +70,7 @@ impl Stream {
         .await
     }
 
-    /// Ends the stream, and says how the server ended it.
+    /// Ends the stream; returns how the server ended it.
     pub(crate) async fn end(self) -> Result<Result<(), tonic::Status>> {
         drop(self.messages);
         Ok(tokio::time::timeout(PATIENCE, self.call).await??)

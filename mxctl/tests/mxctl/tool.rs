@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-/// How long anything may take.
+/// The deadline for every operation.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a run that ended has left.
+/// The result of a finished run.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) status: ExitStatus,
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &[&str], stdin: &[u8]) -> Result<Done> {
     let input = stdin.to_vec();
     let writer = std::thread::spawn(move || to.write_all(&input));
     let output = child.wait_with_output()?;
-    // A tool that failed before may not have read it.
+    // The tool may have failed before reading it.
     let _ = writer.join();
     Ok(Done {
         status: output.status,
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &[&str], stdin: &[u8]) -> Result<Done> {
     })
 }
 
-/// Runs the tool where nobody reads what it says.
+/// Runs the tool with closed output.
 pub(crate) fn run_unheard(arguments: &[&str], stdin: &[u8]) -> Result<ExitStatus> {
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
@@ -49,7 +49,7 @@ pub(crate) fn run_unheard(arguments: &[&str], stdin: &[u8]) -> Result<ExitStatus
     command.stderr(writer.try_clone()?).stdout(writer);
     let mut child = command.stdin(Stdio::piped()).spawn()?;
     let mut to = child.stdin.take().context("no stdin")?;
-    // A tool that failed before may not have read it.
+    // The tool may have failed before reading it.
     let _ = to.write_all(stdin);
     drop(to);
     Ok(child.wait()?)
@@ -62,7 +62,7 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The tool while it runs. It is killed with its value.
+/// A running tool, which is killed on drop.
 pub(crate) struct Tool {
     child: Child,
     pub(crate) stdout: Option<BufReader<ChildStdout>>,
@@ -81,7 +81,7 @@ impl Tool {
         })
     }
 
-    /// The address in the next line that the tool says on standard error.
+    /// The address in the next line on standard error.
     pub(crate) fn address(&mut self, said: &str) -> Result<SocketAddr> {
         let mut line = String::new();
         self.stderr.read_line(&mut line)?;
@@ -91,7 +91,7 @@ impl Tool {
     }
 
     pub(crate) fn collector(&mut self) -> Result<SocketAddr> {
-        self.address("mxctl: access logs are taken at ")
+        self.address("mxctl: receiving access logs at ")
     }
 
     /// The next line of the output.
@@ -102,7 +102,7 @@ impl Tool {
         Ok(line)
     }
 
-    /// Tells it to end, as a terminal or a supervisor does.
+    /// Sends a signal, as a terminal or a supervisor does.
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let id = self.child.id().to_string();
         let status = Command::new("kill").args([signal, &id]).status()?;
@@ -110,7 +110,7 @@ impl Tool {
         Ok(())
     }
 
-    /// Tells it to end again and again, until it does.
+    /// Sends SIGINT repeatedly until it ends.
     pub(crate) fn interrupt_until_it_ends(mut self) -> Result<Done> {
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
@@ -121,16 +121,16 @@ impl Tool {
         self.end()
     }
 
-    /// The most memory that it has held so far, in bytes.
+    /// Its peak memory so far, in bytes.
     pub(crate) fn peak_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        let kib: u64 = kib.context("the kernel tells no VmHWM")?.parse()?;
+        let kib: u64 = kib.context("the kernel reports no VmHWM")?.parse()?;
         Ok(kib * 1024)
     }
 
-    /// Waits for its end, with what it still says.
+    /// Waits for its end, and collects the remaining output.
     pub(crate) fn end(mut self) -> Result<Done> {
         let deadline = Instant::now() + PATIENCE;
         let stdout = self.stdout.take();
@@ -147,7 +147,7 @@ impl Tool {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let stdout = rest.join().ok().context("the reader has died")??;
+        let stdout = rest.join().ok().context("the reader thread panicked")??;
         let stderr = std::io::read_to_string(&mut self.stderr)?;
         Ok(Done {
             status,
@@ -159,20 +159,19 @@ impl Tool {
 
 impl Drop for Tool {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Connections that stay, and say nothing: one of bare TCP, and a client of HTTP/2
-/// that has begun.
+/// Idle connections: one of plain TCP, and one that has begun HTTP/2.
 pub(crate) fn silent_connections(to: SocketAddr) -> Result<[TcpStream; 2]> {
     let tcp = TcpStream::connect(to)?;
     let mut http = TcpStream::connect(to)?;
     // The preface, and settings: an empty frame of type 4.
     http.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
-    // The server has said something, so it knows the client.
+    // The server has answered, so it has accepted the connection.
     http.set_read_timeout(Some(PATIENCE))?;
     http.read_exact(&mut [0; 9])?;
     Ok([tcp, http])

@@ -100,7 +100,7 @@ fn what_is_no_entry_is_told_with_its_line() -> Result<()> {
     ensure!(done.status.success(), "{done:?}");
     assert!(done.stderr.contains("mxctl: -:2: no entry: "), "{done:?}");
     assert!(
-        done.stderr.contains("mxctl: -: 2 lines are no entries"),
+        done.stderr.contains("mxctl: -: 2 lines are not entries"),
         "{done:?}"
     );
     assert!(done.stdout.contains("1 edge of 1 entry"), "{done:?}");
@@ -139,7 +139,7 @@ fn services_are_named_by_a_rule_of_ones_own() -> Result<()> {
 fn bad_lines_are_counted_in_the_graph_and_nobody_need_hear_of_them() -> Result<()> {
     let lines = line("a", "b", 200) + "{\"version\":9}\nx\n";
     let done = run(&["topology", "-", "--json"], lines.as_bytes())?;
-    let note = "a line of a file that is no entry: left out";
+    let note = "a line of a file that is not an entry: skipped";
     assert_eq!(done.json()?["notes"], json!([{ "note": note, "count": 2 }]));
     let arguments = ["topology", "-", "--out", "/dev/null"];
     let unheard = run_unheard(&arguments, lines.as_bytes())?;
@@ -150,14 +150,15 @@ fn bad_lines_are_counted_in_the_graph_and_nobody_need_hear_of_them() -> Result<(
 #[test]
 fn a_file_without_any_entry_is_an_error() -> Result<()> {
     let newer = line("a", "b", 200).replace("\"version\":1", "\"version\":9");
-    for (lines, told) in [
+    for (lines, expected) in [
         ("root:x:0:0\nbin:x:1:1\n", "expected value"),
         (&*newer, "an entry of version 9"),
     ] {
         let done = run(&["topology", "-"], lines.as_bytes())?;
         assert_eq!(done.status.code(), Some(1), "{done:?}");
         ensure!(
-            done.stderr.starts_with("mxctl: -: no line is an entry") && done.stderr.contains(told),
+            done.stderr.starts_with("mxctl: -: no line is an entry")
+                && done.stderr.contains(expected),
             "{done:?}"
         );
         let done = run(&["topology", "-", "--json"], lines.as_bytes())?;
@@ -181,7 +182,7 @@ fn empty_input_is_an_error() -> Result<()> {
     Ok(())
 }
 
-/// Entries are still to come.
+/// Live entries may follow.
 #[test]
 fn an_empty_recording_beside_live_entries_is_no_error() -> Result<()> {
     let arguments = [
@@ -220,7 +221,7 @@ async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
     let _silent = silent_connections(address)?;
     let stream = Stream::open(address, "a/outbound", "a").await?;
     stream.request(&peer("b"), "/", 200).await?;
-    // A stream that has ended in peace has been read.
+    // A stream that ended without an error has been read.
     ensure!(stream.end().await?.is_ok(), "a stream was broken off");
     tool.signal("-INT")?;
     let done = tool.end()?;
@@ -237,7 +238,7 @@ async fn what_is_refused_is_noted() -> Result<()> {
     let address = tool.collector()?;
     let first = Stream::open(address, "a/outbound", "a").await?;
     first.request(&peer("b"), "/", 200).await?;
-    // Until the first has its place, the second may take it.
+    // Until the first stream is registered, the second may be accepted.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let second = Stream::open(address, "b/outbound", "b").await?;
@@ -254,9 +255,9 @@ async fn what_is_refused_is_noted() -> Result<()> {
     assert_eq!(
         graph["notes"],
         json!([
-            note("a stream beyond --max-streams: refused, its entries are missing"),
+            note("a stream beyond --max-streams: refused, and its entries are missing"),
             note(
-                "a message beyond --max-message, or of too many entries: left out, and its stream broken off"
+                "a message beyond --max-message, or with too many entries: skipped, and its stream closed"
             ),
         ])
     );
@@ -269,7 +270,7 @@ fn skywalkings_success_rate_stands_beside_the_errors() -> Result<()> {
     let done = run(&["topology", "-", "--as", "skywalking"], lines.as_bytes())?;
     let row = done.stdout.lines().find(|line| line.contains("b.shop"));
     let words: Vec<_> = row.unwrap_or_default().split_whitespace().collect();
-    // Code 0 is a success there, and an error here.
+    // Code 0 counts as a success there, and as an error here.
     assert_eq!(
         words[..10].join(" "),
         "a.shop (pod) b.shop (pod) client 4 75.00 % 1 1"
@@ -311,7 +312,7 @@ fn an_edge_is_explained() -> Result<()> {
         &[
             "SkyWalking draws a.shop -> b.shop\n",
             "3 x client: wasm.upstream_peer, its service named by LABELS.app, NAMESPACE",
-            "1 calls without response (code 0, as with DC) count as success",
+            "1 calls without a response (code 0, as with DC) count as success",
             "no proxy of b.shop has reported it",
         ],
     );
@@ -326,19 +327,19 @@ fn an_edge_is_explained() -> Result<()> {
         &explain("a.shop->d.shop")?,
         &[
             "does not draw a.shop -> d.shop",
-            "1 x a.shop calls -.shop, for its wasm.upstream_peer is named by nothing, NAMESPACE",
+            "1 x a.shop calls -.shop, because its wasm.upstream_peer is named by nothing, NAMESPACE",
         ],
     );
     has(
         &explain("x.y->z.y")?,
         &[
             "does not draw",
-            "no entry was logged by x.y or z.y, by these names",
+            "no entry was logged by a proxy that SkyWalking names x.y or z.y",
         ],
     );
     let done = run(&["topology", "-", "--explain", "a.shop"], b"")?;
     ensure!(!done.status.success(), "{done:?}");
-    has(&done.stderr, &["an edge is CALLER->CALLEE"]);
+    has(&done.stderr, &["write the edge as CALLER->CALLEE"]);
     let arguments = ["topology", "-", "--explain", "a.shop->b.shop", "--json"];
     let answer = run(&arguments, lines.as_bytes())?.json()?;
     assert_eq!(answer["drawn"], json!(true));

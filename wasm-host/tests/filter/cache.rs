@@ -1,4 +1,4 @@
-//! The cache: seen through its counters, and through what it must never do.
+//! The cache, tested through its counters and its promises.
 
 use crate::support::{
     DOWNSTREAM, DOWNSTREAM_ID, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, peer,
@@ -63,7 +63,7 @@ fn the_least_recently_used_goes_first() {
         }
         let size = u64::from(size);
         assert_eq!(counts(&mut proxy), (size, size), "all of {size} fit");
-        // A newcomer pushes the oldest out, and it alone.
+        // A new peer evicts the least recently used one, and no other.
         call(&mut proxy, "new");
         for name in names.iter().skip(1) {
             call(&mut proxy, name);
@@ -118,7 +118,7 @@ fn peers_without_an_id_do_not_share_an_entry() {
 
 #[test]
 fn an_id_and_a_value_are_not_confused_with_each_other() {
-    // The same bytes, divided otherwise.
+    // The same bytes, split differently.
     let mut proxy = proxy(500);
     let value = Workload::new("a").value();
     let first = proxy.inbound(&Headers::from([(ID, "ab"), (METADATA, &value)]));
@@ -161,7 +161,7 @@ fn two_plugins_in_one_vm_have_their_own_settings_and_caches() {
     }
     let second = std::mem::replace(&mut proxy.root, first);
     call(&mut proxy, "caller");
-    // Both publish into the counters of the proxy: only the first one's second call was a hit.
+    // Both add to the proxy's counters: only the first one's second call was a hit.
     proxy.vm.tick(&second).expect("no trap");
     assert_eq!(proxy.counter("cache_hit"), 1);
 }

@@ -1,4 +1,4 @@
-//! A callee that nobody else names is of the service that its cluster stands for, also where its stream ended before a
+//! A callee that no other source names is stored as the service of its cluster, also if its stream ended before a
 //! response.
 
 use crate::support::{Proxy, UPSTREAM, UPSTREAM_ID, Workload, peer, state};

@@ -1,9 +1,9 @@
-//! Configurations that cannot be used, and what is said of them. What becomes of them is in [`crate::idle`].
+//! Invalid configurations and their error messages. [`crate::idle`] tests their effect.
 
 use crate::support::{Proxy, Workload, assert_stored, module};
 use wasm_host::{Direction, LogLevel, Properties, Settings, Vm};
 
-/// The error line of a configuration that cannot be used: the first one, which leaves the filter idle.
+/// The log line of an invalid first configuration, which leaves the filter idle.
 #[track_caller]
 fn refusal(configuration: impl AsRef<[u8]>) -> String {
     let configuration = configuration.as_ref();

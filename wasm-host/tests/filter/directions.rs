@@ -1,4 +1,4 @@
-//! What each direction does with requests and responses, and how it is known.
+//! What the filter does in each direction, and how it learns the direction.
 
 use crate::support::{
     Proxy, Workload, assert_sent_by, assert_stored, assert_stripped, assert_values,
@@ -6,7 +6,7 @@ use crate::support::{
 use serde_json::json;
 use wasm_host::{Direction, Headers, Properties, Stream};
 
-/// What the app or a client sends besides.
+/// Headers that the app or a client sends in addition.
 fn with_others(headers: &Headers) -> Headers {
     let mut others = Headers::from([(":path", "/pay"), ("x-request-id", "7")]);
     for (name, value) in headers.iter() {
@@ -20,7 +20,7 @@ fn assert_others_kept(headers: &Headers) {
     assert_values(headers, "x-request-id", &["7"]);
 }
 
-/// Runs a stream between a caller and a callee who both send everything.
+/// Runs a stream between a caller and a callee that both send everything.
 fn between(proxy: &mut Proxy, properties: Properties) -> Stream {
     let stream = proxy.vm.open(&proxy.root, properties);
     proxy.request(&stream, &with_others(&Workload::new("caller").headers()));
@@ -166,7 +166,7 @@ fn a_stream_that_ends_early_is_no_trouble() {
     proxy.vm.finish(&never_started).expect("no trap");
 }
 
-/// Those who asked are answered, and nobody else, in whatever order the streams go on.
+/// Callers that asked are answered, and no others, in any order of streams.
 #[test]
 fn thousands_of_streams_at_a_time_are_not_confused() {
     const STREAMS: usize = 3_000;
@@ -186,7 +186,7 @@ fn thousands_of_streams_at_a_time_are_not_confused() {
         .map(|number| open(&mut proxy, number))
         .collect();
     for round in 0..STREAMS {
-        // Strides that meet all: young ones, old ones, and some again and again.
+        // A stride that visits new and old streams, some of them repeatedly.
         let number = round * 1_009 % STREAMS;
         let stream = &streams[number];
         proxy.response(stream, &Headers::new());

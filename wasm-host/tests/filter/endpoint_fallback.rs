@@ -1,4 +1,4 @@
-//! A callee that says nothing is named by the metadata of its endpoint.
+//! A callee that sends nothing is named by its endpoint's metadata.
 
 use crate::support::{Proxy, UPSTREAM, UPSTREAM_ID, Workload, assert_stored, peer, state};
 use serde_json::{Value as Json, json};

@@ -1,4 +1,4 @@
-//! The exact host calls of a cached exchange: what a request costs beyond guest instructions, and a net under every
+//! The exact host calls of a cached exchange: what a request costs beyond guest instructions, and a guard for every
 //! change of the hot path.
 
 use crate::support::{Proxy, Workload};
@@ -114,7 +114,7 @@ fn a_stranger_costs_two_reads() {
             "get_header request x-envoy-peer-metadata-id",
         ]
     );
-    // What an app sends is stripped unread.
+    // What an app sends is removed without reading it.
     assert_eq!(
         response,
         [

@@ -1,4 +1,4 @@
-//! A host that answers any call with any status: the request goes on, and what went wrong is counted.
+//! A host that returns any status from any call: the request continues, and the failure is counted.
 
 use crate::support::{
     DOWNSTREAM, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped, module, peer,
@@ -32,9 +32,9 @@ fn calls_of(proxy: &mut Proxy, direction: Direction) -> Vec<String> {
         .collect()
 }
 
-/// Whether a status is an answer, and not a fault: what is absent is not found.
+/// Whether a status is a regular result: `NotFound` for something absent.
 fn is_an_answer(call: &str, status: Status) -> bool {
-    // Of the headers that are shown there is a size.
+    // Headers that are accessible always have a size.
     let is_lookup = call.starts_with("get_") && !call.starts_with("get_headers_size");
     is_lookup && status == Status::NotFound
 }
@@ -73,7 +73,7 @@ fn no_failing_call_of_a_stream_stops_the_request() {
     }
 }
 
-/// Another filter has the key and lets nobody else write: then the id is not ours to say either.
+/// Another filter owns the key and made it read-only: then this filter does not store the id either.
 #[test]
 fn of_a_peer_that_the_host_does_not_take_nothing_is_stored_or_counted() {
     for (direction, key, counter) in [
@@ -122,7 +122,7 @@ fn start_vm() -> Vm {
     Vm::start(module(), settings).expect("the VM starts")
 }
 
-/// A plugin that is configured while one host call, by its name, fails; then the host is well again.
+/// Configures a plugin while one host call, given by name, fails; then the host works again.
 fn configure_failing(call: &str, status: Status) -> Result<Proxy, Error> {
     let mut vm = start_vm();
     let failing = call.to_owned();
@@ -152,7 +152,7 @@ fn nothing_that_fails_at_configure_traps_or_refuses() {
         for status in Status::FAILURES {
             match configure_failing(&call, status) {
                 Err(error) => failures.push(format!("{call} = {status}: {error}")),
-                // Absent, it gives the defaults; not to be read, it leaves the filter idle.
+                // An absent configuration gives the defaults; one that cannot be read leaves the filter idle.
                 Ok(mut proxy) if call == READS_CONFIGURATION && status != Status::NotFound => {
                     assert!(proxy.root.accepted(), "{call} = {status}");
                     let stream = run(&mut proxy, Direction::Inbound);
@@ -171,7 +171,7 @@ fn nothing_that_fails_at_configure_traps_or_refuses() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Before the configuration is read there are no counters, and a host that cannot log cannot be told so.
+/// Before the configuration is read there are no counters, and a failing log cannot be logged.
 #[test]
 fn what_fails_at_configure_is_counted() {
     let calls = calls_at_configure();

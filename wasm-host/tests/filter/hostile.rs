@@ -1,4 +1,4 @@
-//! Headers made to hurt: work stays in proportion to their length, memory within a bound, and nothing traps.
+//! Hostile headers: the work is proportional to their length, memory stays bounded, and nothing traps.
 
 use crate::support::{
     DOWNSTREAM, ID, METADATA, Proxy, Workload, assert_stored, assert_stripped, state, struct_value,
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use wasm_host::Headers;
 
-/// The longest header that is read by default.
+/// The default limit on a header's length.
 const LONGEST: usize = 16_384;
 
 /// Instructions for a caller's first request, per byte of its header.
@@ -17,7 +17,7 @@ fn work_per_byte(headers: &Headers) -> f64 {
     work_per_byte_after(&Workload::new("warm").headers(), headers)
 }
 
-/// The same, where somebody called before.
+/// The same, after another peer has called.
 fn work_per_byte_after(before: &Headers, headers: &Headers) -> f64 {
     let mut proxy = Proxy::plain("local");
     proxy.inbound(before);
@@ -51,24 +51,24 @@ fn entry(key: &str, value: &[u8]) -> Vec<u8> {
     field(0x0a, &pair)
 }
 
-/// As many copies of a message as fit into the longest header, with what they are wrapped in.
+/// As many copies of a message as fit into the longest header, including their wrapping.
 fn filled_with(message: &[u8]) -> Vec<u8> {
     let room = LONGEST / 4 * 3 - 64;
     message.repeat(room / message.len())
 }
 
-/// A number as a Value.
+/// A number as a `Value`.
 fn number(number: f64) -> Vec<u8> {
     [&[0x11], number.to_le_bytes().as_slice()].concat()
 }
 
-/// Shortest-digit algorithms with a slow path take it for this one.
+/// A number for which shortest-digit algorithms take their slow path.
 const SLOW_TO_WRITE: f64 = 1.803_705_985_095_678_3e-308;
 
-/// No longer one is written.
+/// The number with the longest text that the filter writes.
 const LONGEST_WRITTEN: f64 = -999_999_999.999_999;
 
-/// Lists of as many of a number as may be.
+/// Lists that repeat a number as often as possible.
 fn numbers(one: f64) -> Vec<u8> {
     let list = field(0x0a, &number(one)).repeat(250);
     filled_with(&entry("INSTANCE_IPS", &field(0x32, &list)))
@@ -78,7 +78,7 @@ fn nested(depth: usize, wrap: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     (0..depth).fold(field(0x1a, b"x"), |inner, _| wrap(&inner))
 }
 
-/// Labels in no order, equal in nearly all of their keys.
+/// Labels in random order whose keys differ in few bytes.
 fn shuffled(count: usize, key_bytes: usize) -> Vec<u8> {
     let mut random = Random(0x5eed);
     let mut order: Vec<_> = (0..count).map(|index| (random.next(), index)).collect();
@@ -90,7 +90,7 @@ fn shuffled(count: usize, key_bytes: usize) -> Vec<u8> {
     entry("LABELS", &field(0x2a, &entries.collect::<Vec<_>>()))
 }
 
-/// Messages as long as may be, each bad in its own way.
+/// Messages of maximum length, each bad in its own way.
 fn worst_cases() -> Vec<(&'static str, Vec<u8>)> {
     let label = |index: usize| entry(&format!("{index:04}"), &field(0x1a, b"v"));
     let labels = |range: &mut dyn Iterator<Item = usize>| {
@@ -191,7 +191,7 @@ fn worst_cases() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// How many times the work of an honest header, byte for byte, a hostile one may cause.
+/// How many times the work per byte of an ordinary header a hostile one may cause.
 const FACTOR: f64 = 5.0;
 
 /// A caller with a header of over 10 KB.
@@ -207,10 +207,10 @@ fn talkative() -> Workload {
 }
 
 fn assert_in_proportion(name: &str, ratio: f64, of_honest: f64) {
-    println!("{name}: {ratio:.1} instructions per byte, {of_honest:.1} of an honest one");
+    println!("{name}: {ratio:.1} instructions per byte, {of_honest:.1} for an ordinary header");
     assert!(
         ratio < FACTOR * of_honest,
-        "{name}: {ratio:.1}, an honest header {of_honest:.1}"
+        "{name}: {ratio:.1} instructions per byte, {of_honest:.1} for an ordinary header"
     );
 }
 
@@ -243,7 +243,7 @@ fn ids_and_known_values_make_no_header_cost_more() {
         of_honest,
     );
 
-    // Others under a known id, that differ in the last characters only.
+    // Other values under a known id, which differ only in the last characters.
     let known = with_id(&value, "id");
     let like_known = with_id(&first_but(4), "id");
     let ratio = work_per_byte_after(&known, &like_known);
@@ -261,7 +261,7 @@ fn a_header_beyond_the_limit_is_not_decoded() {
     assert!(ratio < 10.0, "{ratio}");
 }
 
-/// Limits that are raised hold, too.
+/// Raised limits hold as well.
 #[test]
 fn long_headers_that_are_allowed_are_read() {
     let raised = json!({ "max_received_bytes": 1_048_576, "max_labels": 65_536 });
@@ -291,7 +291,7 @@ fn what_is_stored_is_in_proportion_to_what_was_sent() {
     }
 }
 
-/// Small steps from a seed: the same headers on every run.
+/// A generator with a fixed seed, so that every run has the same headers.
 struct Random(u64);
 
 impl Random {

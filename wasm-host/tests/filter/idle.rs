@@ -1,5 +1,5 @@
-//! A configuration that cannot be used, as Envoy brings it: first to a VM in which it is tried, then to those that
-//! serve. The first one leaves the filter idle, an update is refused.
+//! An invalid configuration, delivered as Envoy does: first to a VM for validation, then to those that serve. As the
+//! first configuration it leaves the filter idle; as an update it is refused.
 
 use crate::support::{METADATA, Proxy, Workload, assert_stored, assert_stripped, module};
 use wasm_host::{Direction, Headers, LogLevel, Properties, Root, Settings, SharedData, Vm};
@@ -15,7 +15,7 @@ struct Envoy {
     shared: SharedData,
     name: &'static str,
     now: u64,
-    /// The VM that serves, with its configurations, the newest last.
+    /// The serving VM with its configurations, the newest last.
     vm: Vm,
     roots: Vec<Root>,
 }
@@ -36,7 +36,7 @@ impl Envoy {
         }
     }
 
-    /// Tries a configuration, and takes it if it was not refused.
+    /// Validates a configuration, and applies it if it was not refused.
     fn configure(&mut self, configuration: &str) -> bool {
         let mut trial = start(self.name, &self.shared, self.now);
         if !trial.configure(configuration).expect("no trap").accepted() {
@@ -46,7 +46,7 @@ impl Envoy {
         true
     }
 
-    /// As Envoy does with a text that it has tried before.
+    /// Applies a configuration without validation, as Envoy does with a text that it has validated before.
     fn take(&mut self, configuration: &str) {
         let root = self.vm.configure(configuration).expect("no trap");
         assert!(root.accepted(), "the VM that serves refuses: it is lost");
@@ -66,7 +66,7 @@ impl Envoy {
         }
     }
 
-    /// Whether a caller is stored and stripped; idle, it is neither, and nothing is answered.
+    /// Whether a caller is stored and its headers removed; an idle filter does neither, and answers nothing.
     fn exchanges(&mut self) -> bool {
         let caller = Workload::new("caller");
         let root = self.roots.last().expect("there is a configuration");
@@ -123,7 +123,7 @@ fn a_first_configuration_leaves_the_filter_idle() {
     assert_eq!(envoy.metric("configuration_errors"), Some(1));
 }
 
-/// The VM in which Envoy tries a configuration has no tick, and is not counted.
+/// The VM in which Envoy validates a configuration has no tick, and is not counted.
 #[test]
 fn the_gauge_tells_what_is_idle_now() {
     let mut envoy = Envoy::new();
@@ -140,7 +140,8 @@ fn the_gauge_tells_what_is_idle_now() {
     assert_eq!(envoy.metric("configuration_errors"), Some(2));
 }
 
-/// A listener that Envoy has replaced lives on until it is drained. Its requests count, it does not.
+/// A replaced listener lives on until it is drained. Its requests are counted, but it does not hold the configuration
+/// in force.
 #[test]
 fn the_gauge_leaves_out_what_is_drained() {
     let mut envoy = Envoy::new();
@@ -176,7 +177,7 @@ fn bad_and_good_in_turns() {
         ("nonsense", false, true),
         ("", true, true),
         ("[]", false, true),
-        // Was idle, and Envoy does not ask again.
+        // It was idle before, and Envoy does not validate it again.
         (BAD, true, false),
         (GOOD, true, true),
     ] {
@@ -195,7 +196,7 @@ fn without_requests_the_tick_tells_that_a_configuration_is_in_force() {
     assert!(envoy.configure(GOOD));
     envoy.wait(1);
     assert!(!envoy.configure(BAD));
-    // A configuration that takes the place of another is in force as that was.
+    // A configuration that replaces another is in force as well.
     assert!(envoy.configure(r#"{"max_labels": 1}"#));
     assert!(!envoy.configure(BAD));
 }
@@ -211,14 +212,14 @@ fn two_first_configurations_of_one_plugin() {
     assert!(!envoy.exchanges());
     envoy.wait(2);
     assert_eq!(envoy.metric("configuration_idle"), Some(1));
-    // A worker that comes to it later.
+    // Another worker, later.
     envoy.take(BAD);
     assert!(!envoy.exchanges());
     envoy.roots.truncate(1);
     assert!(envoy.exchanges());
 }
 
-/// Without a `vm_id` all plugins share one space, which outlives this one.
+/// Without a `vm_id` all plugins share one key space, which outlives this plugin.
 #[test]
 fn removed_and_made_anew() {
     let shared = SharedData::default();
@@ -235,7 +236,7 @@ fn removed_and_made_anew() {
     assert!(anew.exchanges());
 }
 
-/// A VM that died withdrew nothing.
+/// A VM that died has withdrawn nothing.
 #[test]
 fn a_plugin_whose_vm_died_is_in_force_no_longer() {
     let shared = SharedData::default();
@@ -267,7 +268,7 @@ fn another_plugin_in_force_holds_nothing_back() {
     );
 }
 
-/// The trial of an update says so in the counters, for its VM has no tick.
+/// The validation of an update publishes its counters itself, because its VM has no tick.
 #[test]
 fn a_refusal_is_counted() {
     let mut envoy = Envoy::new();

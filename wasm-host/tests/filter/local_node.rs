@@ -1,4 +1,4 @@
-//! What the filter says of its own node, however odd its metadata.
+//! What the filter sends of the local node, even with unusual metadata.
 
 use crate::support::{
     DOWNSTREAM, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped,

@@ -1,5 +1,5 @@
-//! The built filter, `dist/metadata_exchange.wasm`, in a host that can be made to do anything: each promise of the
-//! exchange, one test.
+//! Tests of the built filter, `dist/metadata_exchange.wasm`, in a host that can be made to fail: one test for each
+//! promise.
 
 #![allow(
     clippy::similar_names,

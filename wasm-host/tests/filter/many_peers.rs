@@ -1,4 +1,4 @@
-//! Many peers through one VM: memory and work stay where they are.
+//! Many peers through one VM: memory and work do not grow.
 //!
 //! `PEERS=1000000 cargo test --package wasm-host --test filter many_peers` is the long form.
 
@@ -13,7 +13,7 @@ fn peers() -> u32 {
         .max(LEAST)
 }
 
-/// A peer that nobody was before, with labels that nobody had before.
+/// A new peer with new labels.
 fn stranger(number: u32) -> Workload {
     let mut stranger = Workload::new(&format!("stranger-{number:07}"));
     for label in 0..number % 7 {
@@ -44,7 +44,7 @@ fn many_peers_and_labels_neither_grow_nor_slow_it() {
         assert!(state(&last, DOWNSTREAM).is_some(), "it was stored");
         (instructions, proxy.vm.memory_pages())
     };
-    // The cache of 500 is full several times over.
+    // The cache of 500 peers has been filled several times.
     tell(0..8_400);
     let (early, pages) = tell(8_400..8_400 + SAMPLE);
     let end = peers().next_multiple_of(7);
@@ -62,7 +62,7 @@ fn many_peers_and_labels_neither_grow_nor_slow_it() {
     );
 }
 
-/// The header of a peer whose decoded form is as large as can be: all collections are full, and the rest is one name.
+/// The header of a peer whose decoded form is as large as possible: all collections are full, and the rest is one name.
 fn largest() -> String {
     let labels: serde_json::Map<_, _> = (0..256)
         .map(|label| (format!("{label:02x}"), json!("")))
@@ -76,7 +76,7 @@ fn largest() -> String {
     header_value(&metadata)
 }
 
-/// Pages that are taken when so many peers of the largest kind have called, each with an id of 1 KiB of its own.
+/// The number of pages after these largest peers have called, each with its own id of 1 KiB.
 fn pages_of_the_largest(proxy: &mut Proxy, ids: std::ops::Range<u32>) -> u64 {
     let value = largest();
     assert!(

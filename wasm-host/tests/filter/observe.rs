@@ -1,4 +1,4 @@
-//! Observe mode: beside Istio's own filter, which sends, strips and answers, ours only reads and stores.
+//! Observe mode: Istio's own filter sends, removes and answers; this filter only reads and stores.
 
 use crate::support::{
     ID, METADATA, Proxy, UPSTREAM, Workload, assert_sent_by, assert_stored, assert_stripped,
@@ -7,13 +7,13 @@ use crate::support::{
 use serde_json::{Value as Json, json};
 use wasm_host::{Direction, Headers, Properties, Stream};
 
-fn observer(besides: &Json) -> Proxy {
-    let mut configuration = besides.clone();
+fn observer(overrides: &Json) -> Proxy {
+    let mut configuration = overrides.clone();
     configuration["mode"] = json!("observe");
     Proxy::of(&Workload::new("local"), &configuration)
 }
 
-/// Runs a stream between a caller and a callee who both send everything.
+/// Runs a stream between a caller and a callee that both send everything.
 fn between(proxy: &mut Proxy, properties: Properties) -> Stream {
     let stream = proxy.vm.open(&proxy.root, properties);
     proxy.request(&stream, &Workload::new("caller").headers());
@@ -38,7 +38,7 @@ fn each_side_is_stored_and_no_header_is_touched() {
         (Direction::Unspecified, Some(&caller), Some(&callee)),
     ] {
         let mut proxy = observer(&json!({}));
-        // Once as a new peer, once from the cache.
+        // First as a new peer, then from the cache.
         for _ in 0..2 {
             let stream = between(&mut proxy, Properties::new().direction(direction));
             assert_stored(&stream, downstream, upstream);
@@ -99,26 +99,26 @@ fn the_host_is_asked_only_for_what_is_stored() {
 
 #[test]
 fn whom_it_does_not_trust_it_leaves_to_the_other_filter() {
-    for besides in [
+    for overrides in [
         json!({ "trust": "none", "upstream_trust": "none" }),
         json!({ "trust": "mtls", "upstream_trust": "mtls" }),
         json!({ "max_received_bytes": 16 }),
     ] {
-        let mut proxy = observer(&besides);
+        let mut proxy = observer(&overrides);
         let stream = between(&mut proxy, Properties::new());
         assert_stored(&stream, None, None);
         assert_undisturbed(&stream);
     }
 }
 
-/// The cluster is asked for with the response, when it can no longer change.
+/// The cluster is read with the response, when it can no longer change.
 #[test]
 fn a_callee_outside_the_mesh_is_believed_only_if_clusters_outside_are() {
-    for (besides, is_believed) in [
+    for (overrides, is_believed) in [
         (json!({}), false),
         (json!({"external_clusters": "send"}), true),
     ] {
-        let mut proxy = observer(&besides);
+        let mut proxy = observer(&overrides);
         let stream = proxy.open(Direction::Outbound);
         proxy.request(&stream, &Workload::new("caller").headers());
         stream.update_properties(|properties| {
@@ -134,17 +134,17 @@ fn a_callee_outside_the_mesh_is_believed_only_if_clusters_outside_are() {
     }
 }
 
-/// What Istio's filter sends for this node is not what ours would send: newer ones send fewer fields.
+/// Istio's filter sends other metadata for this node than this filter would: newer releases send fewer fields.
 #[test]
 fn an_echo_is_known_by_its_id() {
     let local = Workload::new("local");
     let value = header_value(&json!({ "NAME": "local-1", "NAMESPACE": "shop" }));
     let echo = Headers::from([(METADATA, value), (ID, local.id)]);
-    for (besides, is_own) in [(json!({}), true), (json!({"accept_own": true}), false)] {
-        let mut proxy = observer(&besides);
+    for (overrides, is_self) in [(json!({}), true), (json!({"accept_own": true}), false)] {
+        let mut proxy = observer(&overrides);
         let stream = proxy.outbound(&echo);
-        assert_eq!(state(&stream, UPSTREAM).is_none(), is_own);
-        assert_eq!(proxy.counter("own"), u64::from(is_own));
+        assert_eq!(state(&stream, UPSTREAM).is_none(), is_self);
+        assert_eq!(proxy.counter("own"), u64::from(is_self));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What leaves the proxy, and where to.
+//! What leaves the proxy, and where it goes.
 
 use crate::support::{
     ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped, assert_values,
@@ -16,7 +16,7 @@ struct Metadata {
     filter_metadata: BTreeMap<String, prost_types::Struct>,
 }
 
-/// A cluster with this under `istio` in its metadata.
+/// A cluster with these `istio` metadata.
 fn cluster(name: &str, istio: &Json) -> Properties {
     let filter_metadata = BTreeMap::from([("istio".to_owned(), Node::new("", istio).metadata)]);
     let metadata = Metadata { filter_metadata };
@@ -26,7 +26,7 @@ fn cluster(name: &str, istio: &Json) -> Properties {
         .bytes(&["xds", "cluster_metadata"], metadata.encode_to_vec())
 }
 
-/// A call by an app that has peer headers of its own, to a callee who answers.
+/// A call by an app that sets peer headers itself, to a callee that answers.
 fn call(proxy: &mut Proxy, properties: Properties) -> Stream {
     let stream = proxy.vm.open(&proxy.root, properties);
     proxy.request(&stream, &Workload::new("app").headers());
@@ -100,7 +100,7 @@ fn a_gateway_skips_them_too() {
     proxy.request(&stream, &caller.headers());
     proxy.response(&stream, &Workload::new("callee").headers());
     assert_stripped(&stream.request_headers());
-    // Its caller is within the mesh, and answered.
+    // The caller is inside the mesh, and is answered.
     assert_sent_by(&stream.response_headers(), &Workload::new("local"));
     assert_stored(&stream, Some(&caller), None);
 }
@@ -150,7 +150,7 @@ fn a_known_cluster_costs_one_property() {
         [
             "get_property xds.cluster_name",
             "get_property xds.cluster_metadata",
-            // Of which service its callees are is news.
+            // The service of its callees is new.
             "get_property xds.cluster_name",
         ]
     );

@@ -1,4 +1,4 @@
-//! What counts as received: what is stored, stripped and answered when a caller or callee sends odd headers.
+//! What counts as received: what is stored, removed and answered if a caller or callee sends unusual headers.
 
 use crate::support::{
     DOWNSTREAM, DOWNSTREAM_ID, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored,
@@ -19,7 +19,7 @@ fn caller() -> Workload {
     Workload::new("caller")
 }
 
-/// Asserts what came back to the caller, who must find everything stripped on the way.
+/// Asserts what the caller receives; all peer headers must be removed on the way to the app.
 #[track_caller]
 fn assert_answered(stream: &Stream, metadata: bool, id: bool) {
     assert_stripped(&stream.request_headers());
@@ -120,7 +120,7 @@ fn padding_is_optional() {
     }
 }
 
-/// Header values that name no peer, each with the counter that tells so.
+/// Header values that are not a peer, each with its counter.
 fn refused() -> Vec<(&'static str, Vec<u8>)> {
     let field = |json: Json| struct_value(&json).into_bytes();
     let raw = |bytes: &[u8]| STANDARD.encode(bytes).into_bytes();
@@ -190,7 +190,7 @@ fn what_is_refused_is_stripped_counted_and_leaves_no_trace() {
             "{counter}: {shown}"
         );
         assert_eq!(proxy.counter("host_error"), 0, "{counter}: {shown}");
-        // The honest owner of the id is not shadowed.
+        // The rightful owner of the id is still stored.
         let stream = proxy.inbound(&caller().headers());
         assert_stored(&stream, Some(&caller()), None);
     }
@@ -216,18 +216,18 @@ fn an_id_that_is_refused_takes_its_peer_along() {
 #[test]
 fn fields_of_every_dialect_are_understood() {
     for (sent, stored) in [
-        // Lists as today's tools write them.
+        // Lists as current tools write them.
         (
             json!({"NAME": "n", "INSTANCE_IPS": ["10.0.0.1", "fe80::1"], "APP_CONTAINERS": ["a", "b"]}),
             json!({"NAME": "n", "INSTANCE_IPS": "10.0.0.1,fe80::1", "APP_CONTAINERS": "a,b"}),
         ),
-        // Istio 1.4 to 1.7 and 1.29 send more than a FlatNode has.
+        // Istio 1.4 to 1.7 and 1.29 send more fields than a FlatNode has.
         (
             json!({"NAME": "n", "SERVICE_ACCOUNT": "s", "CANONICAL_TELEMETRY_SERVICE": "c", "REGION": "r",
                 "AVAILABILITY_ZONE": "z", "IDENTITY": "spiffe://td/ns/n/sa/s"}),
             json!({"NAME": "n"}),
         ),
-        // Istio from 1.24 on.
+        // Istio 1.24 and newer.
         (
             json!({"NAME": "n", "NAMESPACE": "ns", "WORKLOAD_NAME": "w", "CLUSTER_ID": "c", "OWNER": "o",
                 "LABELS": {}}),
@@ -238,7 +238,7 @@ fn fields_of_every_dialect_are_understood() {
             Proxy::plain("local").inbound(&Headers::from([(METADATA, struct_value(&sent))]));
         let mut seen = peer(&stream, DOWNSTREAM).expect("stored");
         if sent["LABELS"] == json!({}) {
-            // An empty map may be stored as one, or left out: no reader can tell.
+            // An empty map may be stored or left out; readers see no difference.
             seen.as_object_mut()
                 .expect("an object")
                 .retain(|_, value| *value != json!({}));
@@ -297,7 +297,7 @@ mod own {
 
     #[test]
     fn an_internal_redirect_keeps_the_first_caller() {
-        // The second pass of a gateway's request carries what the first pass set, in a context of its own over the
+        // The second pass of a gateway's request carries the headers that the first pass set, in a new context with the
         // same filter state.
         let configuration = json!({ "direction": "gateway" });
         let mut proxy = Proxy::of(&local(), &configuration);
@@ -311,7 +311,7 @@ mod own {
         proxy.request(&second, &first.request_headers());
         assert_stored(&second, Some(&caller()), None);
         assert_sent_by(&second.request_headers(), &local());
-        // Who called is no longer to be seen in its headers: it is not answered.
+        // The caller no longer shows in the headers, so it is not answered.
         proxy.response(&second, &Headers::new());
         assert_stripped(&second.response_headers());
     }

@@ -1,4 +1,4 @@
-//! One proxy with the filter, and the workloads that talk through it.
+//! A proxy with the filter, and workloads that exchange through it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,7 +34,7 @@ const FIELDS: [&str; 11] = [
     "WORKLOAD_NAME",
 ];
 
-/// The module, compiled once: the environment's `MODULE`, or what `make wasm` built.
+/// The module, compiled once: the file in `MODULE`, or the output of `make wasm`.
 pub(crate) fn module() -> &'static Module {
     static MODULE: OnceLock<Module> = OnceLock::new();
     MODULE.get_or_init(|| {
@@ -74,7 +74,7 @@ impl Workload {
         Node::new(&self.id, &self.metadata)
     }
 
-    /// The header value, made by a protobuf library and not by the filter.
+    /// The header value, encoded by a protobuf library and not by the filter.
     pub(crate) fn value(&self) -> String {
         header_value(&self.metadata)
     }
@@ -129,7 +129,7 @@ impl Proxy {
         Self { vm, root }
     }
 
-    /// The proxy of a workload, configured as an operator would who changes nothing.
+    /// The proxy of a workload with the default configuration.
     pub(crate) fn plain(name: &str) -> Self {
         Self::of(&Workload::new(name), &json!({}))
     }
@@ -163,12 +163,12 @@ impl Proxy {
         stream
     }
 
-    /// A caller comes in, and is answered by an app that sends no peer headers.
+    /// A caller's request to an app that sends no peer headers.
     pub(crate) fn inbound(&mut self, request: &Headers) -> Stream {
         self.exchange(Direction::Inbound, request, &Headers::new())
     }
 
-    /// The app calls out and this comes back.
+    /// A call of the app that receives this response.
     pub(crate) fn outbound(&mut self, response: &Headers) -> Stream {
         self.exchange(Direction::Outbound, &Headers::new(), response)
     }
@@ -197,7 +197,7 @@ pub(crate) fn state(stream: &Stream, key: &str) -> Option<Vec<u8>> {
     stream.filter_state(key).map(|object| object.value)
 }
 
-/// A peer in the filter state, as the JSON from which its node was made: absent stays absent.
+/// A peer in the filter state, as the JSON from which its node was made; absent fields stay absent.
 pub(crate) fn peer(stream: &Stream, key: &str) -> Option<Json> {
     let bytes = state(stream, key)?;
     let peer = flat::read(&bytes).expect("a verified FlatNode");

@@ -1,4 +1,4 @@
-//! Whom the filter believes: the verdict is taken from each request's own connection.
+//! Which peers the filter believes: each request's own connection decides.
 
 use crate::support::{
     DOWNSTREAM, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped,
@@ -9,7 +9,7 @@ use wasm_host::{Direction, Headers, Properties, Stream};
 
 const RIGHT: &str = "spiffe://mesh.local/ns/shop/sa/caller";
 
-/// What the peer on the other end of a connection presented.
+/// What the peer of a connection presented.
 #[derive(Clone, Copy)]
 enum Certificate<'a> {
     None,
@@ -130,7 +130,7 @@ fn spiffe_wants_the_namespace_that_the_metadata_claims() {
         assert_refused(&mut proxy, Certificate::Of(san), "refused_trust_spiffe");
     }
     assert_refused(&mut proxy, Certificate::None, "refused_trust_mtls");
-    // The right one is believed again: a verdict is never cached.
+    // The right certificate is believed again: a verdict is never cached.
     assert_believed(&mut proxy, Certificate::Of(RIGHT));
 }
 

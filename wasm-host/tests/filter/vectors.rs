@@ -1,12 +1,12 @@
-//! Headers and `FlatNode`s that Istio's C++ plugin produced: the filter understands the former and stores the latter.
-//! One difference is meant: the plugin sends four fields also where the node lacks them; absent stays absent here.
+//! Headers and `FlatNode`s that Istio's C++ plugin produced: the filter reads the former and stores the latter. One
+//! difference is intended: the plugin sends four fields even if the node lacks them; here absent fields stay absent.
 
 use crate::support::{DOWNSTREAM, ID, METADATA, Proxy, assert_values, peer};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 use wasm_host::{Headers, Node};
 
-/// What the C++ plugin sends empty for a node that lacks it.
+/// Fields that the C++ plugin sends empty for a node that lacks them.
 const SENT_ANYWAY: [&str; 4] = [
     "APP_CONTAINERS",
     "INSTANCE_IPS",
@@ -59,7 +59,7 @@ impl Vector {
         SENT_ANYWAY.into_iter().filter(lacks).collect()
     }
 
-    /// The `FlatNode` as the metadata that makes it.
+    /// The `FlatNode` as the metadata it was made from.
     fn stored(&self) -> Json {
         let flat = self.json["wasm.downstream_peer"]
             .as_object()
@@ -70,7 +70,7 @@ impl Vector {
     }
 }
 
-/// A list of pairs is a map, a list of names a text with commas.
+/// A list of pairs becomes a map, a list of names a comma-separated string.
 fn flat_value(value: &Json) -> Json {
     let Some(list) = value.as_array() else {
         return value.clone();
@@ -107,7 +107,7 @@ fn what_the_plugin_sent_is_understood() {
         let stream = proxy.inbound(&headers);
         let seen = peer(&stream, DOWNSTREAM);
         match vector.name.as_str() {
-            // A node of nothing, and one of nothing but empty texts, name nobody.
+            // An empty node, and one with only empty strings, name no workload.
             "empty" => assert_eq!(seen, None),
             // It has a newline and a NUL in its labels, which would forge log lines.
             "containers_edge" => {

@@ -1,5 +1,5 @@
-//! Calls that come to their ends: between pods and VMs, through gateways, at a
-//! second attempt, to callees that say nothing.
+//! Calls that succeed: between pods and VMs, through gateways, at a second
+//! attempt, and to callees without the exchange.
 
 use anyhow::{Result, ensure};
 use hyper::StatusCode;
@@ -101,7 +101,7 @@ pub(super) async fn retries(stage: &mut Stage<'_>) -> Result<()> {
 
     let sides = Sides {
         client: Calls::all(3),
-        // Each attempt: two were refused at first.
+        // Counts each attempt: two were refused at first.
         server: Calls {
             calls: 5,
             succeeded: 3,

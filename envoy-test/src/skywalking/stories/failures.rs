@@ -1,4 +1,4 @@
-//! Calls that fail, in every way that Envoy has a response flag for.
+//! Calls that fail, with each of Envoy's response flags.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::skywalking::expected::Made;
 use crate::wait::until;
 use crate::workload::Workload;
 
-/// Code 0: nothing was answered.
+/// Code 0: there was no response.
 const CODE_0: &str = "code 0 counts as success";
 
 pub(super) async fn all(stage: &mut Stage<'_>) -> Result<()> {
@@ -21,7 +21,7 @@ pub(super) async fn all(stage: &mut Stage<'_>) -> Result<()> {
     no_route(stage).await
 }
 
-/// Delays what a request's header says, or aborts it.
+/// Delays or aborts a request, as its header says.
 fn fault_filter() -> Value {
     let always = json!({ "numerator": 100 });
     json!({
@@ -88,9 +88,10 @@ async fn no_answer_in_time(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Calls, and closes the connection when the callee's proxy has the request.
+/// Makes a call, and closes the connection once the callee's proxy has the
+/// request.
 async fn leave(mesh: &Mesh, from: &str, to: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(mesh.exit(from)?).await?;
+    let mut stream = TcpStream::connect(mesh.outbound(from)?).await?;
     let request = format!("GET / HTTP/1.1\r\nhost: {to}\r\n{DELAY_MS}: {FOR_LONG}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let active = "http.inbound.downstream_rq_active";
@@ -103,7 +104,7 @@ async fn leave(mesh: &Mesh, from: &str, to: &str) -> Result<()> {
     .await
 }
 
-/// UH, UO, UF and FI: nobody is reached.
+/// UH, UO, UF and FI: no callee is reached.
 async fn no_answer_at_all(stage: &mut Stage<'_>) -> Result<()> {
     let namespace = stage.namespace("failing");
     let no_health = json!({
@@ -118,11 +119,11 @@ async fn no_answer_at_all(stage: &mut Stage<'_>) -> Result<()> {
         "common_lb_config": { "healthy_panic_threshold": { "value": 0 } },
     });
     let no_room = json!({ "circuit_breakers": { "thresholds": [{ "max_requests": 0 }] } });
-    // What Istio says of each service's cluster.
-    let named = |service: &str, besides: &Value| {
+    // Istio's metadata of each service's cluster.
+    let named = |service: &str, overrides: &Value| {
         let host = format!("{service}.{namespace}.svc.cluster.local");
         let service = json!({ "host": host, "name": service, "namespace": namespace });
-        let mut cluster = besides.clone();
+        let mut cluster = overrides.clone();
         cluster["metadata"] = json!({ "filter_metadata": { "istio": { "services": [service] } } });
         cluster
     };
@@ -178,14 +179,14 @@ async fn no_answer_at_all(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// NR: a gateway is asked for what it does not know.
+/// NR: a gateway has no route for the request.
 async fn no_route(stage: &mut Stage<'_>) -> Result<()> {
     let namespace = stage.namespace("noroute");
     let ingress = Workload::istio_gateway("ingress", gateway("ingress", &namespace));
     let mesh = stage.lab.start([ingress]).await?;
     let mut made = Made::default();
     for _ in 0..3 {
-        let to = mesh.exit("ingress")?;
+        let to = mesh.outbound("ingress")?;
         made.add(crate::client::Call::new(to, "nobody").send().await?.status);
     }
     ensure!(made.client().succeeded == 0, "{made:?}");

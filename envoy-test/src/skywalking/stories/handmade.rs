@@ -1,5 +1,5 @@
-//! Handmade entries, as `mxctl topology --as skywalking` reads them: both generations
-//! of keys, broken peers, connections, streams that name another node later.
+//! Handmade entries, which `mxctl topology --as skywalking` is compared on: both generations of
+//! keys, broken peers, connections, and streams that name another node later.
 
 use anyhow::{Context as _, Result};
 use mxctl::topology::TallyView;
@@ -9,8 +9,8 @@ use crate::repository;
 use crate::skywalking::drawn::{Calls, Sides};
 use crate::skywalking::recording::Recording;
 
-/// The stream of the case whose name holds a NUL: `PostgreSQL` refuses such a text, and
-/// with it what is written at the same time.
+/// The stream of the case whose name contains a NUL: `PostgreSQL` rejects such a text, and
+/// everything in the same batch.
 const NUL: u64 = 94;
 
 pub(super) async fn send(stage: &mut Stage<'_>) -> Result<()> {
@@ -42,7 +42,7 @@ fn calls(tally: Option<&TallyView>) -> Calls {
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         clippy::cast_sign_loss
-    )] // Of some calls.
+    )] // The calls are few.
     let succeeded = (tally.calls as f64 * rate / 100.0).round() as u64;
     Calls {
         calls: tally.calls,

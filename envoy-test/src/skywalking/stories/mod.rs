@@ -1,4 +1,4 @@
-//! What is run against the OAP, each story in a namespace of its own.
+//! The stories that run against the OAP, each in its own namespace.
 
 mod exchange;
 mod failures;
@@ -16,14 +16,14 @@ use crate::boutique;
 use crate::mesh::{Lab, Mesh};
 use crate::node::Node;
 
-/// Where stories are told, and what they expect.
+/// The environment of the stories, and their expectations.
 #[derive(Debug)]
 pub(super) struct Stage<'l> {
     pub(super) lab: &'l Lab,
-    /// Tells this run from others that the same OAP has seen.
+    /// Distinguishes this run from others against the same OAP.
     pub(super) run: &'l str,
     pub(super) expected: Expected,
-    /// An Envoy that has ended logs no more.
+    /// Kept running, because an Envoy that has ended sends no more entries.
     meshes: Vec<Mesh>,
     shop: Option<boutique::Open>,
 }
@@ -39,7 +39,7 @@ impl<'l> Stage<'l> {
         }
     }
 
-    /// Tells all stories but those for which the OAP has to go.
+    /// Runs all stories except the one that stops the OAP.
     pub(super) async fn tell_all(&mut self, progress: &mut impl FnMut(&str)) -> Result<()> {
         progress("pods and VMs call each other");
         exchange::pods_and_vms(self).await?;
@@ -55,8 +55,8 @@ impl<'l> Stage<'l> {
         names::all(self).await
     }
 
-    /// Sends entries that no Envoy of these stories would, to an OAP that has seen
-    /// none of them before.
+    /// Sends entries that no Envoy of these stories would send, to an OAP that
+    /// has not seen them before.
     pub(super) async fn handmade(&mut self) -> Result<()> {
         handmade::send(self).await
     }
@@ -69,7 +69,7 @@ impl<'l> Stage<'l> {
         self.meshes.push(mesh);
     }
 
-    /// A journey through the whole shop, so many times.
+    /// Makes this number of journeys through the whole shop.
     pub(super) async fn shop(&mut self, envoy: &std::path::Path, journeys: u64) -> Result<()> {
         use super::drawn::{Calls, Sides};
         const STORY: &str = "boutique";
@@ -95,7 +95,7 @@ impl<'l> Stage<'l> {
     }
 }
 
-/// The caller of a gateway that nobody knows.
+/// The unknown caller of a gateway.
 pub(super) const UNKNOWN: &str = "UNKNOWN";
 
 /// A pod of a deployment.

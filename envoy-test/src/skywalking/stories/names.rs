@@ -1,5 +1,5 @@
-//! Nodes that are named in every way: a peer and its own node must be one
-//! service.
+//! Nodes that are named in different ways: as a peer and as the local node, a
+//! workload must be one service.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub(super) async fn all(stage: &mut Stage<'_>) -> Result<()> {
     own_node_recorded(stage).await
 }
 
-/// How a node is named, by what, and the name that is drawn.
+/// A way to name a node, and the name that is drawn.
 struct Case {
     story: &'static str,
     namespace: String,
@@ -24,8 +24,8 @@ struct Case {
     service: String,
 }
 
-/// Each node is called by a pod, and calls it: its peer and its own proxy give it
-/// one name.
+/// Each node is called by a pod and calls it: its peer and its own proxy give
+/// it the same name.
 async fn both_ways(stage: &mut Stage<'_>) -> Result<()> {
     let case = |story, name: &str, service: &str, metadata: Value, plugin: Value| Case {
         story,
@@ -123,15 +123,15 @@ async fn both_ways(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the OAP keeps of a name.
+/// Truncates a name as the OAP does.
 fn cut(name: &str) -> String {
     name.chars().take(70).collect()
 }
 
 fn node(case: &Case) -> Result<Node> {
     let mut metadata = json!({ "NAME": "stock-1", "NAMESPACE": case.namespace });
-    let own = case.metadata.as_object().context("no object")?;
-    if own.contains_key("lower") {
+    let given = case.metadata.as_object().context("no object")?;
+    if given.contains_key("lower") {
         metadata = json!({
             "name": "stock-1",
             "namespace": case.namespace,
@@ -141,7 +141,7 @@ fn node(case: &Case) -> Result<Node> {
         metadata
             .as_object_mut()
             .context("no object")?
-            .extend(own.clone());
+            .extend(given.clone());
     }
     let id = format!(
         "sidecar~10.0.0.2~stock-1.{0}~{0}.svc.cluster.local",
@@ -150,7 +150,7 @@ fn node(case: &Case) -> Result<Node> {
     Ok(Node { id, metadata })
 }
 
-/// `record_local_node` makes each proxy call itself.
+/// With `record_local_node`, each proxy seems to call itself.
 async fn own_node_recorded(stage: &mut Stage<'_>) -> Result<()> {
     const STORY: &str = "record_local_node";
     let namespace = stage.namespace("recorded");
@@ -162,7 +162,7 @@ async fn own_node_recorded(stage: &mut Stage<'_>) -> Result<()> {
     let made = Made::calls(&mesh, "shop", "stock", &["/", "/"]).await?;
 
     let [shop, stock] = ["shop", "stock"].map(|name| format!("{name}.{namespace}"));
-    let why = "the own node is taken for a peer";
+    let why = "the local node is taken for a peer";
     let calls = Calls::all(made.client().calls);
     let none = Sides::default();
     let expected = &mut stage.expected;

@@ -1,4 +1,5 @@
-//! An OAP that restarts under load: what is lost, and who counts it.
+//! An OAP that restarts under load: which entries are lost, and where this is
+//! counted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,10 +17,10 @@ use crate::skywalking::oap::Oap;
 use crate::wait::until_within;
 use crate::workload::Workload;
 
-/// Between calls.
+/// The pause between calls.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What Envoy says of its log and of the way to the collector.
+/// Envoy's statistics of its log and of the connection to the collector.
 const STATISTICS: [&str; 5] = [
     "access_logs.grpc_access_log.logs_written",
     "access_logs.grpc_access_log.logs_dropped",
@@ -29,23 +30,23 @@ const STATISTICS: [&str; 5] = [
 ];
 const CONNECT_FAIL: &str = "cluster.access-log-collector.upstream_cx_connect_fail";
 
-/// What became of the calls around a restart.
+/// The calls around a restart.
 #[derive(Debug, Serialize)]
 pub struct Restart {
-    /// Calls before it, all drawn by then.
+    /// Calls before the restart, all drawn by then.
     pub before: u64,
-    /// Calls from then on until it was healthy again.
+    /// Calls until the OAP was healthy again.
     pub away: u64,
     /// Calls afterwards.
     pub after: u64,
-    /// What is drawn at last.
+    /// What is drawn in the end.
     pub drawn: Sides,
-    /// What the caller's Envoy has counted, and the callee's.
+    /// The statistics of the caller's Envoy and of the callee's.
     pub counted: [BTreeMap<&'static str, u64>; 2],
 }
 
 impl Restart {
-    /// Entries that are not drawn, of the caller's Envoy and of the callee's.
+    /// Entries of the caller's Envoy and of the callee's that are not drawn.
     #[must_use]
     pub fn lost(&self) -> [u64; 2] {
         let made = self.before + self.away + self.after;
@@ -53,7 +54,7 @@ impl Restart {
         [client, server].map(|drawn| made.saturating_sub(drawn.calls))
     }
 
-    /// What is not as it has to be.
+    /// All problems.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -73,13 +74,13 @@ impl Restart {
                 lost <= self.away,
                 format!("{lost} entries are lost of {} calls", self.away),
             );
-            // Each connection that failed had an entry waiting for it.
+            // For each failed connection, an entry was waiting.
             let failed = count(CONNECT_FAIL);
             check(
                 failed > 0 && failed <= lost,
                 format!("{failed} connections failed, {lost} entries are lost"),
             );
-            // Envoy takes those that are lost for written.
+            // Envoy counts lost entries as written.
             let written = count(STATISTICS[0]);
             check(written == made, format!("{written} entries are written"));
         }

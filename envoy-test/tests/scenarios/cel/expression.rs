@@ -1,5 +1,5 @@
-//! CEL expressions over a stored peer, each as the text that formatters take and as the tree that RBAC takes. Envoy
-//! disables comprehensions (`exists`, `all`) in both.
+//! CEL expressions over a stored peer, each as text for formatters and as a tree for RBAC. Envoy disables
+//! comprehensions (`exists`, `all`) in both.
 
 use serde_json::{Value, json};
 

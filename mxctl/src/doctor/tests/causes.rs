@@ -1,6 +1,6 @@
-//! Faults that need no Envoy to be caused.
+//! Problems that can be tested without an Envoy.
 
-#![allow(clippy::too_many_lines)] // They are tables.
+#![allow(clippy::too_many_lines)] // The tests are tables.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn ours(configuration: &Value) -> Value {
     json!({ "name": FILTER, "typed_config": wasm(&text) })
 }
 
-/// A sound inbound listener whose only filter chain is changed.
+/// A correct inbound listener whose only filter chain is changed.
 fn sidecar(configuration: &Value, change: impl FnOnce(&mut Value)) -> Value {
     let mut dump = dump(&json!([ours(configuration), router()]), &json!([]));
     let listener = &mut dump["configs"][1]["dynamic_listeners"][0]["active_state"]["listener"];
@@ -128,7 +128,7 @@ fn names_of_clusters_tell_the_direction() {
             "auto",
             None,
         ),
-        // The plugin's configuration goes before the listener.
+        // The plugin's configuration takes precedence over the listener.
         ("OUTBOUND", "inbound|8080||", "inbound", None),
         (
             "INBOUND",
@@ -230,7 +230,7 @@ fn requests_pass_the_filter_by() {
 fn headers_may_reach_the_app_where_the_filter_sees_nothing() {
     let names = json!(["X-Envoy-Peer-Metadata", "x-envoy-peer-metadata-id"]);
     let keys = ["request_headers_to_remove", "response_headers_to_remove"];
-    let is_told = |routes: &Value, direction: &str| {
+    let is_found = |routes: &Value, direction: &str| {
         let dump = sidecar(&json!({}), |listener| {
             listener["traffic_direction"] = direction.into();
             manager(listener)["route_config"] = routes.clone();
@@ -241,20 +241,20 @@ fn headers_may_reach_the_app_where_the_filter_sees_nothing() {
             .any(|one| one.code == Code::HeadersNotRemoved && one.severity == Severity::Info)
     };
     let mut routes = routes_to("app");
-    assert!(is_told(&routes, "INBOUND"));
-    assert!(!is_told(&routes, "OUTBOUND"));
+    assert!(is_found(&routes, "INBOUND"));
+    assert!(!is_found(&routes, "OUTBOUND"));
     routes["virtual_hosts"][0][keys[0]] = names.clone();
-    assert!(is_told(&routes, "INBOUND"), "of requests only");
+    assert!(is_found(&routes, "INBOUND"), "of requests only");
     routes["virtual_hosts"][0][keys[1]] = json!(["x-envoy-peer-metadata"]);
-    assert!(is_told(&routes, "INBOUND"), "the id");
-    // Of the whole configuration, too.
+    assert!(is_found(&routes, "INBOUND"), "the id");
+    // Also for the whole route configuration.
     routes[keys[1]] = names;
-    assert!(!is_told(&routes, "INBOUND"));
+    assert!(!is_found(&routes, "INBOUND"));
 }
 
 #[test]
 fn a_vm_that_dies_costs_requests() {
-    for (policy, is_told) in [
+    for (policy, is_found) in [
         (json!({ "failure_policy": "FAIL_OPEN" }), false),
         (json!({ "fail_open": true }), false),
         (json!({ "failure_policy": "FAIL_CLOSED" }), true),
@@ -269,7 +269,7 @@ fn a_vm_that_dies_costs_requests() {
         });
         assert_eq!(
             codes(&dump).contains(&Code::NotFailOpen),
-            is_told,
+            is_found,
             "{policy}"
         );
     }
@@ -357,7 +357,7 @@ fn configurations_under_one_name_are_told_apart_by_nobody() {
 
 #[test]
 fn the_first_wasm_arrives_late() {
-    let is_told = |version: &str, change: &dyn Fn(&mut Evidence)| {
+    let is_found = |version: &str, change: &dyn Fn(&mut Evidence)| {
         let dump = sidecar(&json!({}), |_| {});
         let mut evidence = running(&dump, &stats(), &Value::Null);
         evidence.server_info = Some(json!({ "version": format!("abc/{version}/Clean/RELEASE") }));
@@ -366,34 +366,34 @@ fn the_first_wasm_arrives_late() {
         findings.iter().any(|one| one.code == Code::LateWasm)
     };
     let as_it_is = |_: &mut Evidence| {};
-    assert!(is_told("1.36.2", &as_it_is));
-    assert!(is_told("1.37.0", &as_it_is));
-    assert!(is_told("1.37.1-dev", &as_it_is));
-    assert!(!is_told("1.38.0", &as_it_is));
-    assert!(!is_told("1.40.0", &as_it_is));
+    assert!(is_found("1.36.2", &as_it_is));
+    assert!(is_found("1.37.0", &as_it_is));
+    assert!(is_found("1.37.1-dev", &as_it_is));
+    assert!(!is_found("1.38.0", &as_it_is));
+    assert!(!is_found("1.40.0", &as_it_is));
     let extended = |evidence: &mut Evidence| {
         evidence.documents[0]["configs"][0]["bootstrap"]["bootstrap_extensions"] = json!([{
             "name": "envoy.bootstrap.wasm",
             "typed_config": { "@type": "type.googleapis.com/envoy.extensions.wasm.v3.WasmService" },
         }]);
     };
-    assert!(!is_told("1.36.2", &extended));
+    assert!(!is_found("1.36.2", &extended));
     let with_the_start = |evidence: &mut Evidence| {
         evidence.documents[0]["configs"][0]["bootstrap"]["static_resources"] =
             json!({ "listeners": [ours(&json!({}))] });
     };
-    assert!(!is_told("1.36.2", &with_the_start));
+    assert!(!is_found("1.36.2", &with_the_start));
     let loaded = |evidence: &mut Evidence| {
         let created = json!({ "name": "wasm.envoy.wasm.runtime.v8.created", "value": 3 });
         evidence.stats = Some(json!({ "stats": [created] }));
     };
-    assert!(!is_told("1.36.2", &loaded));
-    // A file has no statistics, but what was loaded.
+    assert!(!is_found("1.36.2", &loaded));
+    // A file has no statistics, but shows what was loaded.
     let in_a_file = |evidence: &mut Evidence| evidence.stats = None;
-    assert!(!is_told("1.36.2", &in_a_file));
+    assert!(!is_found("1.36.2", &in_a_file));
 }
 
-/// The node of a sound sidecar, changed.
+/// A correct sidecar's node, changed.
 fn with_node(change: impl FnOnce(&mut Value)) -> Vec<Finding> {
     let mut dump = sidecar(&json!({}), |_| {});
     change(&mut dump["configs"][0]["bootstrap"]["node"]);
@@ -413,7 +413,7 @@ fn names_are_longer_than_skywalking_keeps() {
     let name = |length: usize| json!("x".repeat(length));
     assert_eq!(count("NAME", name(70)), 0);
     assert_eq!(count("NAME", name(71)), 1);
-    // The service has the namespace behind it.
+    // The namespace is part of the service's name.
     assert_eq!(count("app", name(40)), 0);
     assert_eq!(count("app", name(70)), 1);
 }
@@ -478,7 +478,7 @@ fn nodes_lack_names() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_told_with_what_is_sent() {
+fn a_value_that_is_no_text_is_found_with_what_is_sent() {
     let findings = with_node(|node| node["metadata"]["NAME"] = true.into());
     let [finding] = findings.as_slice() else {
         panic!("{findings:?}");
@@ -498,7 +498,7 @@ fn the_share_leaves_nothing_to_send() {
 
 #[test]
 fn a_gateways_id_has_its_role() {
-    for (id, is_told) in [
+    for (id, is_found) in [
         ("router~10.0.0.1~a.b~c", false),
         ("sidecar~10.0.0.1~a.b~c", true),
         ("edge", true),
@@ -509,9 +509,9 @@ fn a_gateways_id_has_its_role() {
             listener["name"] = "any".into();
         });
         dump["configs"][0]["bootstrap"]["node"]["id"] = id.into();
-        assert_eq!(codes(&dump).contains(&Code::NodeIdRole), is_told, "{id}");
+        assert_eq!(codes(&dump).contains(&Code::NodeIdRole), is_found, "{id}");
     }
-    // Of others SkyWalking needs none.
+    // SkyWalking needs no role on other nodes.
     assert_eq!(with_node(|node| node["id"] = "ratings-1".into()), []);
 }
 
@@ -542,12 +542,12 @@ fn logs_name_too_much() {
     assert_eq!(logged(&[log("a", &KEYS)]), []);
     let both = log("a", &[peer, id, "downstream_peer"]);
     assert_eq!(logged(&[both]), [Code::BothKeysLogged]);
-    // Of different sides they are of different entries.
+    // Keys of different sides are in different entries.
     assert_eq!(logged(&[log("a", &[peer, id, "upstream_peer"])]), []);
     let twice = [log("a", &KEYS), log("a", &["downstream_peer"])];
     assert_eq!(logged(&twice), [Code::LoggedTwice]);
     assert_eq!(logged(&[log("a", &KEYS), log("b", &KEYS)]), []);
-    // One without peers does not count for SkyWalking.
+    // SkyWalking ignores a log without peers.
     assert_eq!(logged(&[log("a", &KEYS), log("a", &[])]), []);
 }
 
@@ -697,7 +697,7 @@ fn the_collector_does_not_take_the_log() {
             nothing.clone(),
             Some((Error, CollectorUnreachable)),
         ),
-        // It was away, and is back.
+        // The collector was away and is back.
         (
             options(&http2),
             host(&[("cx_connect_fail", "3"), ("cx_active", "1")]),
@@ -716,7 +716,7 @@ fn the_collector_does_not_take_the_log() {
             stat("cluster.a.upstream_cx_protocol_error"),
             Some((Error, CollectorNotHttp2)),
         ),
-        // It ended in the middle of a stream, and is away, or back.
+        // The collector ended in the middle of a stream, and is away or back.
         (
             options(&http2),
             host(&[("cx_connect_fail", "1")]),
@@ -760,7 +760,7 @@ fn the_collector_does_not_take_the_log() {
 #[test]
 fn statistics_tell_of_faults() {
     use Severity::{Error, Info, Warning};
-    let told = |name: &str, is_discovered: bool| {
+    let found = |name: &str, is_discovered: bool| {
         let mut filter = ours(&json!({}));
         let mut extensions = json!([]);
         if is_discovered {
@@ -774,8 +774,8 @@ fn statistics_tell_of_faults() {
         let list = counted["stats"].as_array_mut().unwrap();
         list.push(json!({ "name": name, "value": 2 }));
         let findings = examine(&running(&dump, &counted, &Value::Null), FILTER).unwrap();
-        let told = findings.into_iter().map(|one| (one.severity, one.code));
-        told.collect::<Vec<_>>()
+        let found = findings.into_iter().map(|one| (one.severity, one.code));
+        found.collect::<Vec<_>>()
     };
     let ours = "wasmcustom.metadata_exchange.";
     let discovery = "extension_config_discovery.http_filter.metadata_exchange.";
@@ -838,12 +838,12 @@ fn statistics_tell_of_faults() {
         ("other".to_owned(), false, None),
     ] {
         let expected: Vec<_> = expected.into_iter().collect();
-        assert_eq!(told(&name, is_discovered), expected, "{name}");
+        assert_eq!(found(&name, is_discovered), expected, "{name}");
     }
 }
 
 #[test]
-fn a_dump_that_is_no_json_is_told() {
+fn a_dump_that_is_no_json_is_found() {
     let mut evidence = running(&sidecar(&json!({}), |_| {}), &stats(), &Value::Null);
     evidence.unreadable = Some("could not find @type".to_owned());
     let findings = examine(&evidence, FILTER).unwrap();
@@ -854,10 +854,10 @@ fn a_dump_that_is_no_json_is_told() {
     assert!(finding.message.contains("could not find @type"));
 }
 
-/// Whole or in parts, and without a claim on what is not in them.
+/// Documents may be whole or partial; nothing is claimed about what they lack.
 #[test]
 fn documents_may_be_parts() {
-    let told = |content: &str| {
+    let examine_file = |content: &str| {
         let evidence = gather::of_file("a.yaml", content)?;
         let findings = examine(&evidence, FILTER)?;
         let codes = findings.iter().map(|one| one.code.name());
@@ -904,22 +904,22 @@ fn documents_may_be_parts() {
             "filter_missing",
         ),
     ] {
-        let found = told(&document.to_string()).unwrap();
+        let found = examine_file(&document.to_string()).unwrap();
         let found = found.replace("headers_not_removed", "");
         assert_eq!(found.trim(), expected, "{document}");
     }
     for (document, expected) in [
         ("", "it is empty"),
-        ("{}", "neither a config_dump nor a bootstrap"),
+        ("{}", "not the config_dump or bootstrap"),
         ("stats: [{ name: a, value: 1 }]", "these are statistics"),
         (
             "{ version: a/1.36.2/b, command_line_options: {} }",
             "this is /server_info",
         ),
         ("{ apiVersion: v1, kind: Pod }", "a resource of Kubernetes"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
     ] {
-        let error = format!("{:#}", told(document).unwrap_err());
+        let error = format!("{:#}", examine_file(document).unwrap_err());
         assert!(error.contains(expected), "{document}: {error}");
     }
 }

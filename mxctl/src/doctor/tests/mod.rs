@@ -1,4 +1,4 @@
-//! What no standard Envoy can be configured with, and text from the network.
+//! Cases that no standard Envoy can be configured with, and untrusted text.
 
 mod causes;
 mod recorded;
@@ -50,7 +50,7 @@ fn wasm(configuration: &Value) -> Value {
     })
 }
 
-/// An Envoy that runs, with these statistics, now and later.
+/// A running Envoy with these statistics, now and later.
 fn running(dump: &Value, stats: &Value, later: &Value) -> Evidence {
     Evidence {
         documents: vec![dump.clone()],
@@ -65,7 +65,7 @@ fn stats() -> Value {
     json!({ "stats": [{ "name": "wasmcustom.metadata_exchange.own", "value": 0 }] })
 }
 
-/// What is wrong with such an Envoy, but for remarks.
+/// The findings for such an Envoy, without those of severity info.
 fn faults(dump: &Value, stats: &Value, later: &Value, filter: &str) -> Result<Vec<Finding>> {
     let mut findings = examine(&running(dump, stats, later), filter)?;
     findings.retain(|finding| finding.severity != Severity::Info);
@@ -94,7 +94,7 @@ fn a_filter_that_ticks_no_more_has_died() {
     };
     assert_eq!(found(&ticks(7), &ticks(10)), []);
     assert_eq!(found(&ticks(7), &ticks(7)), [Code::VmFailed]);
-    // It has just started, and there was no need to wait.
+    // It has just started, so there is no need to wait.
     assert!(!has_to_wait(&ticks(0)));
     assert_eq!(found(&ticks(0), &Value::Null), []);
 }
@@ -104,7 +104,7 @@ fn a_plugin_of_istio_is_known_by_its_resource() {
     let resource = json!([{ "ecds_filter": { "name": NAME, "typed_config": wasm(&json!({})) } }]);
     let filters = json!([{ "name": NAME, "config_discovery": {} }]);
     assert_eq!(found(&dump(&filters, &resource)), []);
-    // Both filter chains lack it, which is told once.
+    // Both filter chains have the problem, which is reported once.
     let refused = (Code::ConfigurationRefused, NAME.to_owned());
     assert_eq!(found(&dump(&filters, &json!([]))), [refused]);
 }
@@ -118,7 +118,7 @@ fn message(kind: &str, value: &Value) -> Value {
 fn configurations_are_texts_bytes_and_wrapped() {
     let json = r#"{ "mode": "observe" }"#;
     let text = message("StringValue", &json!(json));
-    // Standard, and as other tools write it.
+    // In the standard alphabet and as other tools write it.
     let bytes = ["eyAibW9kZSI6ICJvYnNlcnZlIiB9", "eyJtb2RlIjoib2JzZXJ2ZSJ9"];
     let [first, second] = bytes.map(|base64| message("BytesValue", &json!(base64)));
     let nothing = (Code::NothingToObserve, "virtualInbound".to_owned());
@@ -151,15 +151,15 @@ fn messages_are_no_json() {
         Value::Null,
     ];
     let refused = [
-        (message("BytesValue", &json!("e30!")), "no base64"),
+        (message("BytesValue", &json!("e30!")), "not base64"),
         (message("BytesValue", &json!("W10=")), "not a JSON object"),
         (
             message("Struct", &json!({ "mode": "observe" })),
-            "google.protobuf.Struct as JSON",
+            "google.protobuf.Struct on as JSON",
         ),
         (
             message("Int32Value", &json!(5)),
-            "google.protobuf.Int32Value as JSON",
+            "google.protobuf.Int32Value on as JSON",
         ),
     ];
     let findings = |configuration: &Value| {
@@ -331,7 +331,7 @@ fn only_what_an_envoy_says_is_examined() {
                 &other,
                 &no_stats,
                 &no_stats,
-                "neither a config_dump nor a bootstrap",
+                "not the config_dump or bootstrap",
             ),
             (&least, &other, &no_stats, "/stats?format=json has no"),
             (&least, &no_stats, &other, "/stats?format=json has no"),
@@ -344,7 +344,7 @@ fn only_what_an_envoy_says_is_examined() {
     assert!(faults(&least, &nothing, &nothing, FILTER).is_err());
 }
 
-/// `docs/doctor.md` has a row for each code, and none for another.
+/// `docs/doctor.md` has a row for each code, and no other row.
 #[test]
 fn every_code_is_documented() {
     let document = include_str!("../../../../docs/doctor.md");
@@ -358,7 +358,8 @@ fn every_code_is_documented() {
     assert_eq!(rows.collect::<Vec<_>>(), names);
 }
 
-/// So that a cause which is added there is found, or is said not to be.
+/// Each cause in `docs/troubleshooting.md` names the code that finds it, or
+/// says that there is none.
 #[test]
 fn every_cause_of_troubleshooting_has_a_verdict() {
     let document = include_str!("../../../../docs/troubleshooting.md");

@@ -1,4 +1,4 @@
-//! Configurations that control planes made, see `testdata/README.md`.
+//! Configurations recorded from control planes, see `testdata/README.md`.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn recorded(name: &str) -> Value {
 }
 
 /// Each finding as `severity code place`.
-fn told(document: Value) -> Vec<String> {
+fn summary(document: Value) -> Vec<String> {
     let evidence = Evidence {
         documents: vec![document],
         ..Evidence::default()
@@ -24,17 +24,17 @@ const NAMELESS: &str = "error nameless_node node";
 #[test]
 fn what_istio_makes_of_the_plugin_is_sound() {
     for name in ["istio-sidecar.json", "istio-ingress-gateway.json"] {
-        assert_eq!(told(recorded(name)), [""; 0], "{name}");
+        assert_eq!(summary(recorded(name)), [""; 0], "{name}");
     }
 }
 
 #[test]
 fn istio_puts_a_filter_in_the_place_of_a_module() {
     let replaced = format!("error module_replaced {PLUGIN}");
-    let alone = told(recorded("istio-module-replaced.json"));
+    let alone = summary(recorded("istio-module-replaced.json"));
     assert_eq!(alone, std::slice::from_ref(&replaced));
-    // In a whole dump the listeners have the filter, and its configuration is the
-    // stand-in.
+    // In a whole dump the listeners reference the filter, whose configuration
+    // is the stand-in.
     let mut dump = recorded("istio-sidecar.json");
     let stand_in = recorded("istio-module-replaced.json");
     let sections = dump["configs"].as_array_mut().unwrap();
@@ -42,7 +42,7 @@ fn istio_puts_a_filter_in_the_place_of_a_module() {
         .iter_mut()
         .find(|section| section.get("ecds_filters").is_some());
     extensions.unwrap()["ecds_filters"] = json!([stand_in["configs"][0]]);
-    assert_eq!(told(dump), [replaced]);
+    assert_eq!(summary(dump), [replaced]);
 }
 
 const PLUGIN: &str =
@@ -51,19 +51,19 @@ const PLUGIN: &str =
 #[test]
 fn what_istiod_knows_is_read() {
     assert_eq!(
-        told(recorded("istiod-sidecar.json")),
+        summary(recorded("istiod-sidecar.json")),
         [
             "error filter_missing 0.0.0.0_9080",
             "error filter_missing virtualInbound"
         ]
     );
-    // It does not say how the plugin is configured.
+    // istiod's dump lacks the plugin's configuration.
     assert_eq!(
-        told(recorded("istiod-sidecar-with-wasmplugin.json")),
+        summary(recorded("istiod-sidecar-with-wasmplugin.json")),
         [""; 0]
     );
     assert_eq!(
-        told(recorded("istiod-native-beside.json")),
+        summary(recorded("istiod-native-beside.json")),
         [
             "error native_exchange 0.0.0.0_9080",
             "error native_exchange virtualInbound",
@@ -75,26 +75,26 @@ fn what_istiod_knows_is_read() {
 #[test]
 fn a_waypoint_is_known() {
     assert_eq!(
-        told(recorded("istio-waypoint.json")),
+        summary(recorded("istio-waypoint.json")),
         ["warning waypoint node"]
     );
     let mut sidecar = recorded("istio-sidecar.json");
     sidecar["configs"][0]["bootstrap"]["node"]["id"] = "waypoint~10.0.0.1~a.b~c".into();
-    assert!(told(sidecar).contains(&"warning waypoint node".to_owned()));
+    assert!(summary(sidecar).contains(&"warning waypoint node".to_owned()));
 }
 
 #[test]
 fn kumas_sidecars_have_no_name() {
-    assert_eq!(told(recorded("kuma-sidecar.json")), [NAMELESS]);
-    // That it speaks no HTTP is no fault.
-    assert_eq!(told(recorded("kuma-tcp-only.json")), [NAMELESS]);
+    assert_eq!(summary(recorded("kuma-sidecar.json")), [NAMELESS]);
+    // A proxy without HTTP listeners is fine.
+    assert_eq!(summary(recorded("kuma-tcp-only.json")), [NAMELESS]);
 }
 
 #[test]
 fn kumas_gateway_is_marked_as_inbound() {
     let role = "warning node_id_role node";
     assert_eq!(
-        told(recorded("kuma-gateway.json")),
+        summary(recorded("kuma-gateway.json")),
         ["error wrong_direction edge:HTTP:21200", NAMELESS, role]
     );
     for direction in ["outbound", "gateway"] {
@@ -102,21 +102,24 @@ fn kumas_gateway_is_marked_as_inbound() {
         let configured = format!(r#""value":"{{\"direction\":\"{direction}\"}}""#);
         let content = content.replace(r#""value":"{}""#, &configured);
         let dump = serde_json::from_str(&content).unwrap();
-        assert_eq!(told(dump), [NAMELESS, role], "{direction}");
+        assert_eq!(summary(dump), [NAMELESS, role], "{direction}");
     }
 }
 
 #[test]
 fn a_gateway_of_envoy_gateway_believes_strangers() {
     let believes = "warning strangers_believed shop/edge/http";
-    // Its readiness listener has no filter, which is no fault.
-    assert_eq!(told(recorded("envoy-gateway.json")), [NAMELESS, believes]);
+    // Its readiness listener needs no filter.
+    assert_eq!(
+        summary(recorded("envoy-gateway.json")),
+        [NAMELESS, believes]
+    );
     let configured = |configuration: &str| {
         let content = recorded("envoy-gateway.json").to_string();
         let before = r#""{\"direction\":\"gateway\",\"max_labels\":255}""#;
         assert!(content.contains(before));
         let content = content.replace(before, &json!(configuration).to_string());
-        told(serde_json::from_str(&content).unwrap())
+        summary(serde_json::from_str(&content).unwrap())
     };
     let no_direction = "error no_direction shop/edge/http";
     assert_eq!(configured("{}"), [no_direction, NAMELESS, believes]);
@@ -127,7 +130,7 @@ fn a_gateway_of_envoy_gateway_believes_strangers() {
     assert_eq!(configured(r#"{"direction":"outbound"}"#), [NAMELESS]);
 }
 
-/// Its id comes from the command line, which only `/server_info` tells.
+/// Its id comes from the command line, which only `/server_info` shows.
 #[test]
 fn the_id_is_that_of_server_info() {
     let mut evidence = Evidence {
