@@ -158,13 +158,17 @@ fn every_plugin_configuration_is_accepted() -> Result<()> {
 fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
     const INNER: &str = r#"{"direction": "gateway", "trust": "mtls"}"#;
     const EDGE: &str = r#"{"trust": "none"}"#;
+    // The default, spelt out: istiod's debug page cannot print an empty one.
+    const SIDECAR: &str = r#"{"mode": "exchange"}"#;
     for (overlay, expected) in [
-        ("wasmplugin", &["{}"][..]),
+        ("wasmplugin", &[SIDECAR][..]),
+        ("wasmplugin-canary", &[SIDECAR]),
         ("wasmplugin-edge-gateway", &[EDGE]),
         ("wasmplugin-inner-gateway", &[INNER]),
         ("envoyfilter", &["{}", EDGE]),
         ("envoyfilter-inner-gateway", &["{}", INNER]),
         ("observe", &[r#"{"mode": "observe"}"#]),
+        ("headers", &[]),
         ("skywalking", &[]),
         ("vm", &[]),
     ] {
@@ -249,6 +253,34 @@ fn the_native_exchange_is_removed_where_the_plugin_runs() -> Result<()> {
     Ok(())
 }
 
+/// Of patches without a priority, which `istioctl analyze` warns of (IST0151),
+/// those that are applied later land ahead of the filter, or behind it.
+#[test]
+fn every_envoy_filter_has_a_priority() -> Result<()> {
+    let mut filters = 0;
+    for overlay in overlays()? {
+        for filter in of_kind(&render(&overlay)?, "EnvoyFilter") {
+            assert_eq!(filter["spec"]["priority"], 100, "{overlay}: {filter}");
+            filters += 1;
+        }
+    }
+    assert!(filters > 6, "only {filters} EnvoyFilters were found");
+    Ok(())
+}
+
+/// The overlay of the namespace takes the canary's objects over.
+#[test]
+fn a_canary_is_its_namespaces_overlay_with_a_selector() -> Result<()> {
+    let mut canary = render("wasmplugin-canary")?;
+    for object in &mut canary {
+        let spec = object["spec"].as_object_mut().context("no spec")?;
+        let selector = ["selector", "workloadSelector"].map(|key| spec.remove(key));
+        assert!(selector.iter().any(Option::is_some), "{object}");
+    }
+    assert_eq!(canary, render("wasmplugin")?);
+    Ok(())
+}
+
 /// No overlay replaces an object of another overlay that may be applied as
 /// well.
 #[test]
@@ -256,7 +288,11 @@ fn overlays_stand_beside_each_other() -> Result<()> {
     for family in ["wasmplugin", "envoyfilter", "observe"] {
         let mut applied = std::collections::BTreeSet::new();
         let beside = |name: &String| {
-            let is_filter = !["skywalking", "vm"].contains(&name.as_str());
+            // It is not beside another, which takes its place.
+            if name == "wasmplugin-canary" {
+                return false;
+            }
+            let is_filter = !["headers", "skywalking", "vm"].contains(&name.as_str());
             !is_filter || name.starts_with(family)
         };
         for overlay in overlays()?.into_iter().filter(beside) {
@@ -297,6 +333,9 @@ fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
     let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
     let expected = json!({
         "meshConfig": {
+            "defaultConfig": {
+                "proxyStatsMatcher": { "inclusionPrefixes": ["extension_config_discovery"] },
+            },
             "extensionProviders": [{
                 "name": provider,
                 "envoyHttpAls": {
