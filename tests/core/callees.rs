@@ -3,6 +3,7 @@
 use metadata_exchange::config::Config;
 use metadata_exchange::counters::Counter;
 use metadata_exchange::exchange::Stream;
+use metadata_exchange::host::HeaderMap;
 use metadata_exchange::peer::flat;
 use metadata_exchange::peer::header::{PEER_METADATA as METADATA, PEER_METADATA_ID as ID};
 use serde_json::{Value as Json, json};
@@ -463,4 +464,72 @@ fn the_endpoint_of_the_last_attempt_is_named() {
     host.set_property(WORKLOAD, b"last;shop");
     exchange.on_response_headers(&mut stream, &host, 1);
     assert_eq!(stored(&host).unwrap().0["name"], "last");
+}
+
+/// `testdata/istio/callees.json`: clusters and endpoints as istiod makes them.
+#[test]
+fn silent_callees_of_a_real_istio_are_named() {
+    let recorded = include_str!("../../testdata/istio/callees.json");
+    let recorded: Vec<Json> = serde_json::from_str(recorded).unwrap();
+    let mut found = Vec::new();
+    for callee in &recorded {
+        let exchange = exchange("");
+        let cluster = callee["cluster"].as_str().unwrap();
+        let host = match &callee["istio"] {
+            Json::Null => call(cluster, &json!({})),
+            istio => call(cluster, istio),
+        };
+        if let Some(workload) = callee["workload"].as_str() {
+            host.set_property(WORKLOAD, workload.as_bytes());
+        }
+        round_trip(&exchange, &host);
+        let is_sent_to = !host.values(HeaderMap::Request, METADATA).is_empty();
+        let name = stored(&host).map(|(peer, _)| {
+            let service = &peer["labels"]["service.istio.io/canonical-name"];
+            let namespace = &peer["namespace"];
+            let text = |value: &Json| value.as_str().unwrap_or("-").to_owned();
+            format!("{}.{}", text(service), text(namespace))
+        });
+        found.push((cluster, is_sent_to, name));
+    }
+    let named = |cluster, is_sent_to, name: &str| (cluster, is_sent_to, Some(name.to_owned()));
+    assert_eq!(
+        found,
+        [
+            ("PassthroughCluster", false, None),
+            named("outbound|80||card.example.com", false, "card.example.com.-"),
+            named(
+                "outbound|80||istio-egressgateway.istio-system.svc.cluster.local",
+                true,
+                "istio-egressgateway.istio-system"
+            ),
+            named(
+                "outbound|80||plain.outside.svc.cluster.local",
+                true,
+                "plain.outside"
+            ),
+            named(
+                "outbound|9080|v1|ratings.default.svc.cluster.local",
+                true,
+                "ratings.default"
+            ),
+            named("outbound|9080||legacy.internal", true, "legacy.default"),
+            named(
+                "outbound|9080||ratings.default.svc.cluster.local",
+                true,
+                "ratings.default"
+            ),
+            named(
+                "outbound|9080||ratings.vms.svc.cluster.local",
+                true,
+                "ratings.vms"
+            ),
+            // Its endpoints are reached over HBONE only.
+            named(
+                "outbound|9080||ratings.default.svc.cluster.local",
+                false,
+                "ratings.default"
+            ),
+        ]
+    );
 }
