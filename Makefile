@@ -49,6 +49,16 @@ skywalking: wasm ## Show what a real SkyWalking draws of calls of every kind (SK
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- skywalking $(ARGS)
 
+.PHONY: istio
+istio: setup image ## deploy/istio loaded by a real Istio, upgrades under load (ISTIO_HOME=folder, as root; ARGS='--seconds N --keep --json')
+	$(call step,istio)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- istio $(ARGS)
+
+# It waits more than it works, so the others run beside it.
+istio_test = cargo test --package envoy-test --test istio
+beside_istio = $(addprefix --test ,$(filter-out istio,$(notdir $(wildcard envoy-test/tests/*))))
+
 .PHONY: test
 test: setup lint image ## Check everything: lint, then all tests, the quick ones first
 	$(call step,test: the pure core)
@@ -58,7 +68,12 @@ test: setup lint image ## Check everything: lint, then all tests, the quick ones
 	$(call step,test: the operator's tool)
 	@cargo test --package access-log --package mxctl --no-fail-fast
 	$(call step,test: between real Envoys)
-	@cargo test --package envoy-test --no-fail-fast
+	@cargo test --package envoy-test --no-run
+	@cargo test --package envoy-test --doc
+	@log=$$(mktemp); set -m; $(istio_test) >"$$log" 2>&1 & istio=$$!; set +m; \
+		trap 'kill -- -$$istio 2>/dev/null || true; cat "$$log" >&2; rm "$$log"' EXIT; \
+		cargo test --package envoy-test --no-fail-fast --lib --bins $(beside_istio) && rest=0 || rest=$$?; \
+		wait $$istio && test $$rest = 0
 	$(call step,test: the benchmarks)
 	@cargo test --package bench
 

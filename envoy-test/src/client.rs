@@ -216,6 +216,11 @@ impl Connection {
         let stream = TcpStream::connect(to)
             .await
             .with_context(|| format!("cannot connect to {to}"))?;
+        Self::over(stream, protocol).await
+    }
+
+    /// Speaks over a stream. The connection's task ends with the connection.
+    pub(crate) async fn over(stream: TcpStream, protocol: Protocol) -> Result<Self> {
         let io = TokioIo::new(stream);
         let sender = match protocol {
             Protocol::Http1 => {

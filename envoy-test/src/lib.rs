@@ -37,6 +37,7 @@ pub mod consumers;
 pub mod demo;
 pub mod docker;
 mod envoy;
+pub mod istio;
 mod mesh;
 pub mod node;
 pub mod peer;

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use envoy_test::docker::{self, container};
 use envoy_test::report::Report;
 use envoy_test::traffic::Plan;
-use envoy_test::{Lab, Release, boutique, consumers, demo, skywalking, soak};
+use envoy_test::{Lab, Release, boutique, consumers, demo, istio, skywalking, soak};
 use mxctl::render::{html, svg};
 use serde::Serialize;
 use serde_json::json;
@@ -74,6 +74,8 @@ enum Command {
     /// Runs every file of examples/ with calls, and counts what each consumer of
     /// peers tells of them, on every Envoy.
     Examples(Examples),
+    /// `deploy/istio`, loaded by a real Istio; upgrades under load.
+    Istio(Istio),
 }
 
 #[derive(Args)]
@@ -84,6 +86,22 @@ struct Examples {
     /// The Envoy binary, instead of all that `make setup` installs.
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Istio {
+    /// How long each upgrade takes, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    seconds: u64,
+    /// Leave it running at the end, until interrupted.
+    #[arg(long)]
+    keep: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The folder of the run, in namespaces of its own.
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -174,6 +192,7 @@ async fn main() -> Result<ExitCode> {
         Command::Boutique(boutique) => unless_interrupted(Box::pin(boutique.run())).await,
         Command::Skywalking(stories) => unless_interrupted(Box::pin(stories.run())).await,
         Command::Examples(examples) => unless_interrupted(Box::pin(examples.run())).await,
+        Command::Istio(istio) => unless_interrupted(Box::pin(istio.run())).await,
     }
 }
 
@@ -302,6 +321,48 @@ impl Examples {
         let progress = |done: &str| eprintln!("- {done}");
         let report = consumers::run(self.envoy.as_deref(), progress).await?;
         print_with_faults(&report, &report.faults(), self.json)
+    }
+}
+
+impl Istio {
+    async fn run(self) -> Result<ExitCode> {
+        if let Some(dir) = self.inside.clone() {
+            return self.run_inside(dir).await;
+        }
+        if let Err(lacking) = istio::Home::by_environment() {
+            bail!("SKIPPED: no Istio is run: {lacking:#}");
+        }
+        let arguments: Vec<_> = std::env::args().skip(2).collect();
+        let mut run = istio::Run::start(&std::env::current_exe()?, &arguments)?;
+        if self.keep {
+            eprintln!("{}", run.look().await?);
+        }
+        Ok(if run.wait().await? {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    async fn run_inside(self, dir: PathBuf) -> Result<ExitCode> {
+        let options = istio::Options {
+            dir,
+            each: Duration::from_secs(self.seconds),
+        };
+        let progress = |step: &str| eprintln!("- {step}");
+        let shown = istio::tell(&options, progress).await?;
+        let verdict = match &shown.report {
+            Ok(report) => print_with_faults(report, &report.faults(), self.json)?,
+            Err(error) => {
+                eprintln!("{error:?}");
+                ExitCode::FAILURE
+            }
+        };
+        if self.keep {
+            eprintln!("- it runs until interrupted");
+            std::future::pending::<()>().await;
+        }
+        Ok(verdict)
     }
 }
 
