@@ -1,5 +1,5 @@
-//! A server for Envoy's gRPC Access Log Service v3, and the model of an access-log entry with its
-//! peers.
+//! A server for Envoy's gRPC Access Log Service v3 and for OpenTelemetry logs with the attributes of
+//! `examples/otlp-log`, and the model of an access-log entry with its peers.
 //!
 //! [`server`] receives streams within [`limits`] and passes messages to a sink such as [`each`].
 //! [`read`] converts them to [`Entry`], which has a form as JSON lines. An entry has a [`Reporter`]
@@ -12,6 +12,7 @@ pub mod each;
 pub mod entry;
 pub mod json;
 pub mod limits;
+mod otlp;
 pub mod read;
 pub mod reporter;
 pub mod server;

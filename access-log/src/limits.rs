@@ -89,6 +89,21 @@ pub(crate) fn parts_of(message: &[u8]) -> Result<usize, DecodeError> {
     Ok(parts)
 }
 
+/// How many messages lie at `levels` and above: those of the first tag, in each of them those of the second, and so on.
+pub(crate) fn parts_at(message: &[u8], levels: &[u32]) -> Result<usize, DecodeError> {
+    let Some((wanted, below)) = levels.split_first() else {
+        return Ok(0);
+    };
+    let mut parts = 0;
+    for_each_message(message, |tag, inner| {
+        if tag == *wanted {
+            parts += 1 + parts_at(inner, below)?;
+        }
+        Ok(())
+    })?;
+    Ok(parts)
+}
+
 /// Calls `each` with the tag and the bytes of each field that may be a message.
 fn for_each_message<'m>(
     mut message: &'m [u8],
@@ -152,6 +167,17 @@ mod tests {
         assert_eq!(parts_of(&twice), Ok(4));
         assert!(parts_of(&[0xff]).is_err());
         assert_eq!(parts_of(&[0x12, 9]), Ok(0));
+    }
+
+    #[test]
+    fn the_parts_at_each_level_are_counted() {
+        // In a message of tag 1 two of tag 2, in the second of which is one of tag 6, and one that is none of them.
+        let message = [0x0a, 8, 0x12, 0, 0x12, 2, 0x32, 0, 0x1a, 0];
+        assert_eq!(parts_at(&message, &[1, 2, 6]), Ok(4));
+        assert_eq!(parts_at(&message, &[1, 2]), Ok(3));
+        assert_eq!(parts_at(&message, &[2]), Ok(0));
+        assert!(parts_at(&[0xff], &[1]).is_err());
+        assert_eq!(parts_at(&[0x0a, 9], &[1]), Ok(0));
     }
 
     #[test]

@@ -129,6 +129,46 @@ fn address(address: Option<Address>) -> String {
     }
 }
 
+/// Response flags by the short names of [`flags`], separated by commas.
+pub(crate) fn response_flags(names: &str) -> ResponseFlags {
+    let mut flags = ResponseFlags::default();
+    for name in names.split(',') {
+        let flag = match name {
+            "LH" => &mut flags.failed_local_healthcheck,
+            "UH" => &mut flags.no_healthy_upstream,
+            "UT" => &mut flags.upstream_request_timeout,
+            "LR" => &mut flags.local_reset,
+            "UR" => &mut flags.upstream_remote_reset,
+            "UF" => &mut flags.upstream_connection_failure,
+            "UC" => &mut flags.upstream_connection_termination,
+            "UO" => &mut flags.upstream_overflow,
+            "NR" => &mut flags.no_route_found,
+            "DI" => &mut flags.delay_injected,
+            "FI" => &mut flags.fault_injected,
+            "RL" => &mut flags.rate_limited,
+            "RLSE" => &mut flags.rate_limit_service_error,
+            "DC" => &mut flags.downstream_connection_termination,
+            "URX" => &mut flags.upstream_retry_limit_exceeded,
+            "SI" => &mut flags.stream_idle_timeout,
+            "IH" => &mut flags.invalid_envoy_request_headers,
+            "DPE" => &mut flags.downstream_protocol_error,
+            "UMSDR" => &mut flags.upstream_max_stream_duration_reached,
+            "RFCF" => &mut flags.response_from_cache_filter,
+            "NFCF" => &mut flags.no_filter_config_found,
+            "DT" => &mut flags.duration_timeout,
+            "UPE" => &mut flags.upstream_protocol_error,
+            "NC" => &mut flags.no_cluster_found,
+            "OM" => &mut flags.overload_manager,
+            "DF" => &mut flags.dns_resolution_failure,
+            "DR" => &mut flags.downstream_remote_reset,
+            // Of `UAEX` the log names no details.
+            _ => continue,
+        };
+        *flag = true;
+    }
+    flags
+}
+
 /// The short names that Envoy's text logs have for response flags.
 fn flags(flags: &ResponseFlags) -> Vec<Cow<'static, str>> {
     let flags = [
@@ -163,4 +203,16 @@ fn flags(flags: &ResponseFlags) -> Vec<Cow<'static, str>> {
     ];
     let set = flags.into_iter().filter(|(is_set, _)| *is_set);
     set.map(|(_, name)| Cow::Borrowed(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_read_by_the_names_that_are_written() {
+        let all = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,RLSE,DC,URX,SI,IH,DPE,UMSDR,RFCF,NFCF,DT,UPE,NC,OM,DF,DR";
+        assert_eq!(flags(&response_flags(all)).join(","), all);
+        assert_eq!(flags(&response_flags("-")), Vec::<Cow<'_, str>>::new());
+    }
 }

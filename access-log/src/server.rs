@@ -1,4 +1,5 @@
 //! A server for Envoy's gRPC Access Log Service v3, for HTTP and TCP logs.
+//! It also serves OpenTelemetry's `LogsService`, and converts the records to entries of that service.
 //!
 //! The server drops nothing. If the sink is slow, streams are read more slowly, and Envoy buffers,
 //! then finally drops and counts entries (`access_logs.grpc_access_log.logs_dropped`).
@@ -29,13 +30,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service as HttpService, http};
-use tonic::server::{ClientStreamingService, Grpc, NamedService};
+use tonic::server::{ClientStreamingService, Grpc, NamedService, UnaryService};
 use tonic::transport::Server as Transport;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::codec::Raw;
-use crate::limits::{Limits, MAX_PARTS, parts_of, room_of};
+use crate::limits::{Limits, MAX_PARTS, parts_at, parts_of, room_of};
+use crate::otlp;
 
 /// The messages of one stream that hold entries.
 #[derive(Debug)]
@@ -112,18 +114,19 @@ impl Server {
         let counts = Arc::<Counts>::default();
         let (stop, mut stopped) = watch::channel(());
         let (sink, streams) = (Arc::new(sink), Arc::new(Semaphore::new(limits.streams)));
-        let service = Service(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             sink: Arc::downgrade(&sink),
             streams: Arc::clone(&streams),
             memory: Arc::new(Semaphore::new(limits.memory_bytes())),
             limits,
             stopped: stopped.clone(),
             counts: Arc::clone(&counts),
-        }));
+        });
         let server = Transport::builder()
             // Detects Envoys that vanished without closing their streams.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .add_service(service)
+            .add_service(Service(Arc::clone(&shared)))
+            .add_service(Otlp(shared))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), async move {
                 // The only event is that the sender was dropped.
                 let _gone = stopped.changed().await;
@@ -232,16 +235,8 @@ impl<S: Sink> Shared<S> {
             self.broken(Status::invalid_argument(format!("not a message: {error}")))
         };
         let parts = parts_of(&message).map_err(unreadable)?;
-        if parts > MAX_PARTS {
-            return Err(self.broken(Status::out_of_range(format!(
-                "a message of {parts} parts, the limit is {MAX_PARTS}: make Envoy flush earlier \
-                 (buffer_size_bytes)"
-            ))));
-        }
-        let room = u32::try_from(room_of(message.len(), parts)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.memory).acquire_many_owned(room).await;
         let room = Room {
-            _taken: room.map_err(|_| going_away())?,
+            _taken: self.room(message.len(), parts).await?,
         };
         let read = StreamAccessLogsMessage::decode(message).map_err(unreadable)?;
         let sink = self.sink.upgrade().ok_or_else(going_away)?;
@@ -256,6 +251,57 @@ impl<S: Sink> Shared<S> {
                 source,
                 entries,
                 room,
+            };
+            sink.take(batch).await.map_err(|Gone| going_away())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there is room for a decoded message.
+    async fn room(&self, bytes: usize, parts: usize) -> Result<OwnedSemaphorePermit, Status> {
+        if parts > MAX_PARTS {
+            return Err(self.broken(Status::out_of_range(format!(
+                "a message of {parts} parts, the limit is {MAX_PARTS}: make Envoy flush earlier \
+                 (buffer_size_bytes)"
+            ))));
+        }
+        let room = u32::try_from(room_of(bytes, parts)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.memory).acquire_many_owned(room).await;
+        room.map_err(|_| going_away())
+    }
+
+    /// Passes on the records of one export, which is a unary call.
+    async fn take_records(&self, message: Bytes) -> Result<(), Status> {
+        if self.stopped.has_changed().is_err() {
+            return Err(going_away());
+        }
+        let _export = self.streams.try_acquire().map_err(|error| match error {
+            TryAcquireError::Closed => going_away(),
+            TryAcquireError::NoPermits => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                Status::resource_exhausted("too many streams")
+            }
+        })?;
+        let unreadable = |error: DecodeError| {
+            self.broken(Status::invalid_argument(format!("not a message: {error}")))
+        };
+        let parts = parts_at(&message, &otlp::LEVELS).map_err(unreadable)?;
+        let mut room = self.room(message.len(), parts).await?;
+        let export = otlp::Export::decode(message).map_err(unreadable)?;
+        let sink = self.sink.upgrade().ok_or_else(going_away)?;
+        let logs = export.resource_logs.into_iter();
+        let mut left: Vec<_> = logs.flat_map(otlp::entries).collect();
+        while let Some((identifier, entries)) = left.pop() {
+            // Each takes its share of the room.
+            let share = room.num_permits() / (left.len() + 1);
+            let Some(taken) = room.split(share) else {
+                return Err(Status::internal("no room"));
+            };
+            let source = Arc::new(sink.identify(identifier, None));
+            let batch = Batch {
+                source,
+                entries,
+                room: Room { _taken: taken },
             };
             sink.take(batch).await.map_err(|Gone| going_away())?;
         }
@@ -310,4 +356,53 @@ impl<S: Sink> HttpService<http::Request<Body>> for Service<S> {
 
 impl<S> NamedService for Service<S> {
     const NAME: &'static str = SERVICE_NAME;
+}
+
+/// OpenTelemetry's service for logs, for every connection.
+struct Otlp<S>(Arc<Shared<S>>);
+
+impl<S> Clone for Otlp<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: Sink> UnaryService<Bytes> for Otlp<S> {
+    type Response = ();
+    type Future = BoxFuture<Response<()>, Status>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            shared.take_records(request.into_inner()).await?;
+            // An empty `ExportLogsServiceResponse`.
+            Ok(Response::new(()))
+        })
+    }
+}
+
+impl<S: Sink> HttpService<http::Request<Body>> for Otlp<S> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Polling<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            if !request.uri().path().ends_with("/Export") {
+                return Ok(Status::unimplemented("only Export").into_http());
+            }
+            let limit = service.0.limits.message_bytes;
+            let mut grpc = Grpc::new(Raw).max_decoding_message_size(limit);
+            Ok(grpc.unary(service, request).await)
+        })
+    }
+}
+
+impl<S> NamedService for Otlp<S> {
+    const NAME: &'static str = "opentelemetry.proto.collector.logs.v1.LogsService";
 }

@@ -239,6 +239,16 @@ pub(super) async fn json(lab: &Lab, example: &Example) -> Result<Counts> {
     reconcile(&pair, told).await
 }
 
+/// The calls of the OTLP log, whose records go to `collector`: for the operator's tool. What they are held to is that
+/// `ratings.vms` calls `productpage.default` five times, and `checkout.shop` calls `ratings.vms` twice. The sidecars end
+/// with the value.
+pub async fn log_by_otlp(lab: &Lab, collector: SocketAddr) -> Result<impl Sized> {
+    let example = Example::read(super::Consumer::OtlpLog.file())?;
+    let pair = Pair::start(lab, &example, Some(("otlp", collector))).await?;
+    pair.make_calls().await?;
+    Ok(pair)
+}
+
 pub(super) async fn otlp(lab: &Lab, example: &Example) -> Result<Counts> {
     let collector = otlp::Collector::start().await?;
     let pair = Pair::start(lab, example, Some(("otlp", collector.address))).await?;

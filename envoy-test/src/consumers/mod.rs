@@ -26,6 +26,7 @@ use serde::Serialize;
 
 pub use example::Example;
 pub use headers::without_removal as headers_without_removal;
+pub use logs::log_by_otlp;
 pub use policy::without_service_account as policy_without_service_account;
 pub use report::{Count, Counts, Report, Row};
 

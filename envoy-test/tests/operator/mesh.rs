@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use envoy_test::consumers::log_by_otlp;
 use envoy_test::{Lab, Node, Release, Workload};
 use serde_json::Value;
 
@@ -39,6 +40,56 @@ fn topology(path: &str, reading: &str) -> Result<Value> {
     let done: Done = run(&["topology", path, "--json", "--as", reading], b"")?;
     ensure!(done.status.success(), "{done:?}");
     done.json()
+}
+
+envoy_test::stories!(who_calls_whom_by_otlp);
+
+/// Records of the OpenTelemetry log are entries like those of the gRPC access log.
+async fn who_calls_whom_by_otlp(lab: &Lab) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("calls.jsonl");
+    let mut tool = Tool::start(&[
+        "collect",
+        "--listen",
+        "127.0.0.1:0",
+        "--out",
+        path.to_str().context("a path that is no text")?,
+    ])?;
+    let _sidecars = log_by_otlp(lab, tool.collector()?).await?;
+    // Fourteen records, the last of which Envoy sends within a second.
+    lab.lines(&path, 14).await?;
+    tool.signal("-INT")?;
+    let done = tool.end()?;
+    ensure!(done.status.success(), "{done:?}");
+
+    let entries: Vec<Value> = std::fs::read_to_string(&path)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let failed = entries.iter().filter(|entry| entry["status"] == 503);
+    assert_eq!(failed.count(), 4);
+    for entry in &entries {
+        assert_eq!(entry["method"], "GET", "{entry}");
+        assert!(
+            entry["start"]
+                .as_str()
+                .is_some_and(|start| start.starts_with("20")),
+            "{entry}"
+        );
+        assert!(entry["duration_us"].is_u64(), "{entry}");
+        let id = entry["reporter"]["id"].as_str().unwrap_or_default();
+        assert!(id.starts_with("sidecar~"), "{entry}");
+    }
+    let path = path.to_str().context("a path that is no text")?;
+    let edges = edges(&topology(path, "mesh")?)?;
+    for (from, to) in [
+        ("ratings.vms -> ", "productpage.default: 5/5"),
+        ("checkout.shop -> ", "ratings.vms: 0/2"),
+    ] {
+        let is_it = |edge: &String| edge.contains(from) && edge.ends_with(to);
+        assert!(edges.iter().any(is_it), "{edges:#?}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

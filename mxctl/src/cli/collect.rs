@@ -26,6 +26,8 @@ use access_log::{Entry, Named, Protocol, Side};
 
 /// Receive access logs, HTTP and TCP, and print each entry.
 ///
+/// Accepts Envoy's gRPC access log, and OTLP logs over gRPC with the attributes of examples/otlp-log.
+///
 /// Each line shows the time, caller and callee, the request, its result, and the log that reported
 /// it. With --json it is a JSON line that `mxctl topology` reads. mxctl drops nothing: if the
 /// output is read slowly, Envoys wait, and finally drop and count entries themselves
