@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// standard input
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The version of the Envoy that will run the files, as 1.36: reports what it lacks
+    #[arg(long, value_name = "VERSION", requires = "files", value_parser = version)]
+    envoy: Option<(u64, u64)>,
     /// The name of the filter, its plugin or its root id
     #[arg(long, value_name = "NAME", default_value = FILTER)]
     filter: String,
@@ -94,7 +97,8 @@ impl Arguments {
         }
         for path in &self.files {
             let source = Source::File(path.display().to_string());
-            reports.push(Report::new(source, read(path), &self.filter));
+            let evidence = read(path).map(|evidence| self.for_envoy(evidence));
+            reports.push(Report::new(source, evidence, &self.filter));
         }
         let printed = if json {
             print_json(&json!(reports))
@@ -109,6 +113,25 @@ impl Arguments {
         }
         let statuses = reports.iter().map(|report| report.status(self.fail_on));
         ExitCode::from(statuses.max().unwrap_or(0))
+    }
+}
+
+impl Arguments {
+    /// What is in a file, of an Envoy of the version that is named.
+    fn for_envoy(&self, mut evidence: Evidence) -> Evidence {
+        if let Some((major, minor)) = self.envoy {
+            let info = json!({ "version": format!("/{major}.{minor}.0/") });
+            evidence.server_info.get_or_insert(info);
+        }
+        evidence
+    }
+}
+
+fn version(text: &str) -> Result<(u64, u64), String> {
+    let mut numbers = text.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => Err("not a version, as 1.36 or 1.40.0".to_owned()),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::finding::{Code, Finding};
 use super::json::{list, text};
-use super::logs::logs;
+use super::logs::grpc_logs;
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut names: Vec<&str> = Vec::new();
@@ -13,7 +13,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         .managers
         .iter()
         .filter(|manager| manager.filters.iter().any(|one| one.ours().is_some()));
-    for log in ours.flat_map(|manager| logs(manager).0) {
+    for log in ours.flat_map(grpc_logs) {
         if let Some(name) = log.cluster()
             && !names.contains(&name)
         {

@@ -17,6 +17,8 @@ pub(super) struct Manager<'a> {
     pub(super) filters: Vec<HttpFilter<'a>>,
     /// Whether the metadata exchange is among the disabled filters.
     pub(super) is_disabled: bool,
+    /// Its configuration.
+    pub(super) config: &'a Value,
     /// The access logs.
     pub(super) access_logs: &'a [Value],
     /// The setting that logs requests before they end.
@@ -92,6 +94,7 @@ impl<'a> Reader<'_, 'a> {
                     listener: text(&listener["name"]),
                     direction,
                     filters,
+                    config,
                     is_disabled: disabled.iter().any(|filter| filter.ours().is_some()),
                     access_logs: config["access_log"].as_array().map_or(&[], Vec::as_slice),
                     logs_in_progress: logs_in_progress(config),

@@ -105,6 +105,10 @@ codes! {
     PolicyWithoutTrust = "policy_without_trust",
     /// A DENY policy matches on a peer that may be absent.
     DenyByPeer = "deny_by_peer",
+    /// A header that tells the app the peer, and that a client may send.
+    ForgeableHeader = "forgeable_header",
+    /// Something in the configuration that this Envoy does not have.
+    NeedsNewerEnvoy = "needs_newer_envoy",
     /// Nothing but the filter keeps the headers from the app.
     HeadersNotRemoved = "headers_not_removed",
     /// A VM that dies costs requests.

@@ -37,19 +37,20 @@ impl<'a> GrpcLog<'a> {
     }
 }
 
-/// The gRPC access logs of a listener, and the others.
-pub(super) fn logs<'a>(manager: &Manager<'a>) -> (Vec<GrpcLog<'a>>, Vec<&'a Value>) {
+/// The gRPC access logs of a listener.
+pub(super) fn grpc_logs<'a>(manager: &Manager<'a>) -> Vec<GrpcLog<'a>> {
     let logs = manager.access_logs.iter();
     let logs = logs.map(|log| typed(&log["typed_config"]));
-    let (grpc, others): (Vec<_>, Vec<_>) =
-        logs.partition(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
-    let config = |(_, config): (&str, &'a Value)| config;
-    (
-        grpc.into_iter()
-            .map(|(_, config)| GrpcLog { config })
-            .collect(),
-        others.into_iter().map(config).collect(),
-    )
+    let grpc = logs.filter(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
+    grpc.map(|(_, config)| GrpcLog { config }).collect()
+}
+
+/// Whether anything reads the peer on that side: a log, a policy, a header, the tags of a span.
+fn is_read(manager: &Manager<'_>, side: Side) -> bool {
+    let filters = manager.filters.iter().map(|filter| filter.config);
+    let all = filters.chain(manager.routes.iter().copied());
+    all.chain([manager.config])
+        .any(|config| any_text(config, &mut |text| text.contains(side.peer_key())))
 }
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
@@ -60,8 +61,8 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let default = Config::default();
         let configuration = plugin.configuration.as_ref().unwrap_or(&default);
         let direction = effective(facts, manager, configuration);
-        let (grpc, others) = logs(manager);
-        findings.extend(keys_not_logged(manager.listener, direction, &grpc, &others));
+        let grpc = grpc_logs(manager);
+        findings.extend(keys_not_logged(facts, manager, direction, &grpc));
         findings.extend(both_keys(manager.listener, &grpc));
         findings.extend(logged_twice(facts, manager.listener, &grpc));
         findings.extend(in_progress(manager, &grpc));
@@ -72,15 +73,16 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// One gRPC log that names the keys is enough. If there is one, `SkyWalking` reads it, and no other
-/// log can make up for what it lacks.
+/// log can make up for what it lacks. If there is none, any other reader is enough.
 fn keys_not_logged(
-    place: &str,
+    facts: &Facts<'_>,
+    manager: &Manager<'_>,
     direction: Direction,
     grpc: &[GrpcLog<'_>],
-    others: &[&Value],
 ) -> Option<Finding> {
     const REMEDY: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC \
                           access log; with Istio in filterStateObjectsToLog of the provider";
+    let place = manager.listener;
     // The filter stores no peer under the other side's keys.
     let sides: &[Side] = match direction {
         Direction::Inbound => &[Side::Downstream],
@@ -95,15 +97,28 @@ fn keys_not_logged(
     });
     let error = |message: String| Some(Finding::error(Code::KeysNotLogged, place, message, REMEDY));
     let Some((peers, ids)) = missing.min_by_key(|(peers, ids)| (peers.len(), ids.len())) else {
-        let names = |text: &str| sides.iter().any(|side| text.contains(side.peer_key()));
-        if others
-            .iter()
-            .any(|log| any_text(log, &mut |text| names(text)))
-        {
+        if sides.iter().any(|side| is_read(manager, *side)) {
             return None;
         }
         let keys: Vec<&str> = sides.iter().map(|side| side.peer_key()).collect();
-        return error(format!("no access log names {}", keys.join(" or ")));
+        let message = format!("no access log names {}", keys.join(" or "));
+        // A proxy without gRPC log whose peers are read elsewhere has a policy, say, of callers alone.
+        let mut others = facts.managers.iter();
+        let is_elsewhere = |other: &Manager<'_>| {
+            other.listener != place
+                && grpc_logs(other).is_empty()
+                && SIDES.iter().any(|side| is_read(other, *side))
+        };
+        return if others.any(is_elsewhere) {
+            Some(Finding::info(
+                Code::KeysNotLogged,
+                place,
+                format!("{message}, and nothing else reads it"),
+                REMEDY,
+            ))
+        } else {
+            error(message)
+        };
     };
     let lacks = |keys: &[&str]| {
         let keys = keys.join(", ");

@@ -5,8 +5,9 @@
 //! statistics, and `facts` holds the result. Each of the other modules holds
 //! the rules about one subject: `chain` the order of filters, `direction` the
 //! listeners' directions, `routes` virtual hosts, `logs` access logs,
-//! `collector` their destination, `node` the node, `policy` RBAC, `wasm` the
-//! VM, and `stats` the statistics.
+//! `collector` their destination, `node` the node, `policy` what decides by a
+//! peer, `releases` what an Envoy lacks, `wasm` the VM, and `stats` the
+//! statistics.
 
 mod chain;
 mod collector;
@@ -22,6 +23,7 @@ mod json;
 mod logs;
 mod node;
 mod policy;
+mod releases;
 mod routes;
 mod statistics;
 mod stats;
@@ -78,6 +80,7 @@ pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
     logs::examine(&facts, &mut findings);
     collector::examine(&facts, &mut findings);
     policy::examine(&facts, &mut findings);
+    releases::examine(&facts, &mut findings);
     wasm::examine(&facts, &mut findings);
     stats::examine(&facts, &mut findings);
     findings.sort_by_key(|finding| (finding.severity, finding.code));

@@ -923,3 +923,136 @@ fn documents_may_be_parts() {
         assert!(error.contains(expected), "{document}: {error}");
     }
 }
+
+#[test]
+fn a_rate_limit_and_a_header_by_peer_need_trust() {
+    let (any, spiffe) = (json!({}), json!({ "trust": "spiffe" }));
+    let caller = "%CEL(filter_state['wasm.downstream_peer'].workload_name)%";
+    let limit = |text: &str| {
+        json!({ "name": "limit", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "rate_limits": [{ "actions": [{ "extension": { "typed_config": { "text": text } } }] }],
+        } })
+    };
+    let limited = |configuration: &Value, text: &str| {
+        codes(&sidecar(configuration, |listener| {
+            manager(listener)["http_filters"] = json!([ours(configuration), limit(text), router()]);
+        }))
+    };
+    assert_eq!(limited(&any, caller), [Code::PolicyWithoutTrust]);
+    assert_eq!(limited(&spiffe, caller), []);
+    assert_eq!(limited(&any, "request.path"), []);
+
+    let routed = |configuration: &Value, host: &Value| {
+        codes(&sidecar(configuration, |listener| {
+            let mut routes = routes_to("inbound|80||");
+            for (key, value) in host.as_object().unwrap() {
+                routes["virtual_hosts"][0][key] = value.clone();
+            }
+            manager(listener)["route_config"] = routes;
+        }))
+    };
+    let by_route = json!({ "rate_limits": [{ "actions": [{ "extension": {
+        "typed_config": { "text": caller } } }] }] });
+    assert_eq!(routed(&any, &by_route), [Code::PolicyWithoutTrust]);
+    assert_eq!(routed(&spiffe, &by_route), []);
+
+    let add = json!([{ "header": { "key": "x-caller", "value": caller } }]);
+    let alone = json!({ "request_headers_to_add": add });
+    let both = json!({ "request_headers_to_add": add, "request_headers_to_remove": ["X-Caller"] });
+    let other = json!({ "request_headers_to_add": add, "request_headers_to_remove": ["x-call"] });
+    assert_eq!(
+        routed(&any, &alone),
+        [Code::PolicyWithoutTrust, Code::ForgeableHeader]
+    );
+    assert_eq!(routed(&spiffe, &alone), [Code::ForgeableHeader]);
+    assert_eq!(routed(&spiffe, &other), [Code::ForgeableHeader]);
+    assert_eq!(routed(&spiffe, &both), []);
+    // Removed at another level, it is removed after it was added, or not at all.
+    let elsewhere = json!({
+        "request_headers_to_remove": ["x-caller"],
+        "routes": [{ "request_headers_to_add": add, "route": { "cluster": "inbound|80||" } }],
+    });
+    assert_eq!(routed(&spiffe, &elsewhere), [Code::ForgeableHeader]);
+    let of_no_peer = json!({ "request_headers_to_add": [
+        { "header": { "key": "x-path", "value": "%REQ(:PATH)%" } },
+    ] });
+    assert_eq!(routed(&any, &of_no_peer), []);
+}
+
+#[test]
+fn what_an_envoy_lacks_is_told_by_its_version() {
+    let on = |version: Option<&str>, change: &dyn Fn(&mut Value)| {
+        let dump = sidecar(&json!({}), |listener| change(manager(listener)));
+        let evidence = Evidence {
+            server_info: version.map(|version| json!({ "version": format!("a/{version}/b") })),
+            ..running(&dump, &stats(), &Value::Null)
+        };
+        let findings = examine(&evidence, FILTER).unwrap();
+        let ours = findings
+            .into_iter()
+            .filter(|one| one.code == Code::NeedsNewerEnvoy);
+        ours.map(|one| one.severity).collect::<Vec<_>>()
+    };
+    let with_tag = |manager: &mut Value| {
+        manager["tracing"]["custom_tags"] = json!([{ "tag": "a", "value": "%CEL(a)%" }]);
+    };
+    let with_other_tag = |manager: &mut Value| {
+        manager["tracing"]["custom_tags"] = json!([{ "tag": "a", "literal": { "value": "b" } }]);
+    };
+    let with_stats = |manager: &mut Value| {
+        let kind = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config";
+        let logs = manager["access_log"].as_array_mut().unwrap();
+        logs.push(json!({ "typed_config": { "@type": kind } }));
+    };
+    for change in [&with_tag as &dyn Fn(&mut Value), &with_stats] {
+        assert_eq!(on(Some("1.36.4"), change), [Severity::Error]);
+        assert_eq!(on(Some("1.37.0"), change), []);
+        assert_eq!(on(None, change), [Severity::Info]);
+    }
+    assert_eq!(on(Some("1.36.4"), &with_other_tag), []);
+}
+
+/// Envoy says the type of what it refuses.
+#[test]
+fn a_listener_refused_for_what_its_envoy_lacks() {
+    let mut dump = sidecar(&json!({}), |_| ());
+    let listeners = dump["configs"][1]["dynamic_listeners"]
+        .as_array_mut()
+        .unwrap();
+    let details = "Didn't find a registered implementation for 'envoy.access_loggers.stats' with \
+                   type URL: 'envoy.extensions.access_loggers.stats.v3.Config'";
+    listeners.push(json!({ "name": "outbound", "error_state": { "details": details } }));
+    let evidence = Evidence {
+        server_info: Some(json!({ "version": "a/1.36.4/b" })),
+        ..running(&dump, &stats(), &Value::Null)
+    };
+    let findings = examine(&evidence, FILTER).unwrap();
+    let finding = findings
+        .iter()
+        .find(|one| one.code == Code::NeedsNewerEnvoy)
+        .unwrap();
+    assert_eq!(
+        (finding.severity, finding.place.as_str()),
+        (Severity::Error, "outbound")
+    );
+}
+
+/// A policy reads the peer, and so does what makes a header or tags of it: no log is missed.
+#[test]
+fn a_reader_that_is_no_log_is_one() {
+    let found = |change: &dyn Fn(&mut Value)| {
+        codes(&sidecar(&json!({ "trust": "mtls" }), |listener| {
+            manager(listener)["access_log"] = json!([]);
+            change(manager(listener));
+        }))
+    };
+    assert_eq!(found(&|_| ()), [Code::KeysNotLogged]);
+    let tag = "%CEL(filter_state['wasm.downstream_peer'].namespace)%";
+    assert_eq!(
+        found(&|manager| {
+            manager["tracing"]["custom_tags"] = json!([{ "tag": "a", "value": tag }]);
+        }),
+        []
+    );
+}

@@ -1,0 +1,69 @@
+//! What reads peers and is not in every Envoy.
+
+use serde_json::Value;
+
+use super::facts::Facts;
+use super::finding::{Code, Finding};
+use super::json::{list, typed};
+
+/// A part of Envoy.
+struct Part {
+    /// How it is called.
+    name: &'static str,
+    /// In which minor version of Envoy 1 it came.
+    since: u64,
+    /// What Envoy names when it refuses it, if it can be told from other refusals.
+    refused: Option<&'static str>,
+}
+
+const STATS_LOGGER: Part = Part {
+    name: "the access logger envoy.access_loggers.stats",
+    since: 37,
+    refused: Some("access_loggers.stats"),
+};
+const TAG_VALUE: Part = Part {
+    name: "`value` in the custom tags of a span",
+    since: 37,
+    refused: None,
+};
+
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    for manager in &facts.managers {
+        let logs = manager.access_logs.iter();
+        let mut kinds = logs.map(|log| typed(&log["typed_config"]).0);
+        if kinds.any(|kind| kind.ends_with(".access_loggers.stats.v3.Config")) {
+            findings.extend(needs(facts, manager.listener, &STATS_LOGGER));
+        }
+        let has_value = |tag: &Value| tag.get("value").is_some();
+        if list(&manager.config["tracing"]["custom_tags"]).any(has_value) {
+            findings.extend(needs(facts, manager.listener, &TAG_VALUE));
+        }
+    }
+    for (listener, details) in &facts.resources.refused_listeners {
+        for part in [&STATS_LOGGER, &TAG_VALUE] {
+            if part.refused.is_some_and(|name| details.contains(name)) {
+                findings.extend(needs(facts, listener, part));
+            }
+        }
+    }
+}
+
+/// A version that is not known is not blamed: a file is read ahead of its Envoy.
+fn needs(facts: &Facts<'_>, place: &str, part: &Part) -> Option<Finding> {
+    let Part { name, since, .. } = part;
+    let message = format!("{name} is in Envoy 1.{since} and newer");
+    let remedy = format!(
+        "run Envoy 1.{since} or newer, or take it out; docs/consumers.md says what else reads the \
+         peer on which Envoy"
+    );
+    match facts.version {
+        Some((1, minor)) if minor < *since => Some(Finding::error(
+            Code::NeedsNewerEnvoy,
+            place,
+            format!("{message}; this is 1.{minor}, which refuses it"),
+            remedy,
+        )),
+        Some(_) => None,
+        None => Some(Finding::info(Code::NeedsNewerEnvoy, place, message, remedy)),
+    }
+}
