@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use envoy_test::consumers::{Consumer, Example};
-use envoy_test::repository;
-use serde_json::Value;
+use envoy_test::{repository, versions};
+use mxctl::doctor::{Evidence, FILTER, Severity, examine};
+use serde_json::{Value, json};
 
 /// Where the module is on a VM.
 pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
@@ -182,4 +183,91 @@ fn keys(value: &Value, names: &mut Vec<String>) {
         Value::Array(values) => values.iter().for_each(|value| keys(value, names)),
         _ => {}
     }
+}
+
+/// The snippets of `docs/consumers.md` are parts of the files that it names.
+#[test]
+fn each_snippet_of_the_documentation_is_in_its_file() -> Result<()> {
+    let page = std::fs::read_to_string(repository("docs/consumers.md"))?;
+    let mut named = BTreeSet::new();
+    for part in page.split("\nFrom [`").skip(1) {
+        let (file, rest) = part.split_once('`').context("no file")?;
+        let (_, snippet) = rest.split_once("```yaml\n").context("no snippet")?;
+        let (snippet, _) = snippet.split_once("\n```").context("no end")?;
+        let text = std::fs::read_to_string(repository(file)).context(file.to_owned())?;
+        let snippet: Vec<&str> = snippet.lines().collect();
+        let lines: Vec<&str> = text.lines().collect();
+        let is_it = |window: &[&str]| {
+            let indentation = window[0].len() - window[0].trim_start().len();
+            window
+                .iter()
+                .zip(&snippet)
+                .all(|(line, told)| line.get(indentation..) == Some(*told))
+        };
+        assert!(
+            lines.windows(snippet.len()).any(is_it),
+            "{file} has no {snippet:#?}"
+        );
+        named.insert(file.to_owned());
+    }
+    let blocks = page.matches("```yaml").count();
+    assert_eq!(
+        page.matches("\nFrom [`").count(),
+        blocks,
+        "a snippet without a file"
+    );
+    assert!(named.len() >= 7, "{named:?}");
+    // Each bootstrap is in the table, too.
+    for consumer in Consumer::ALL {
+        assert!(
+            page.contains(&format!("](../{})", consumer.file())),
+            "{}",
+            consumer.file()
+        );
+    }
+    Ok(())
+}
+
+/// What the doctor says of a bootstrap for an Envoy of that version: codes of errors and warnings.
+fn doctor(bootstrap: Value, version: &str) -> Result<Vec<&'static str>> {
+    let evidence = Evidence {
+        documents: vec![bootstrap],
+        server_info: Some(json!({ "version": format!("/{version}/") })),
+        ..Evidence::default()
+    };
+    let findings = examine(&evidence, FILTER)?;
+    let findings = findings.iter().filter(|one| one.severity != Severity::Info);
+    Ok(findings.map(|finding| finding.code.name()).collect())
+}
+
+#[test]
+fn the_doctor_finds_nothing_wrong_but_what_an_envoy_lacks_and_a_filter_that_believes_everybody()
+-> Result<()> {
+    for consumer in Consumer::ALL {
+        let file = consumer.file();
+        let example = Example::read(file)?;
+        for version in versions() {
+            let expected: &[&str] = if example.runs_on(version)? {
+                &[]
+            } else {
+                &["needs_newer_envoy"]
+            };
+            let mut found = doctor(example.bootstrap()?, version)?;
+            found.dedup();
+            assert_eq!(found, expected, "{file}, Envoy {version}");
+        }
+        let text = std::fs::read_to_string(repository(file))?;
+        let credulous = text.replace(
+            r#""trust": "spiffe", "trust_domains": ["cluster.local"]"#,
+            r#""trust": "any""#,
+        );
+        let bootstrap = serde_saphyr::from_str(&credulous)?;
+        let expected: &[&str] = if DECIDING.contains(&consumer) {
+            &["policy_without_trust"]
+        } else {
+            &[]
+        };
+        assert_eq!(doctor(bootstrap, "1.40.0")?, expected, "{file}");
+    }
+    Ok(())
 }
