@@ -2,12 +2,14 @@
 //!
 //! Every request carries a peer, which rarely changes, so decoded peers are kept, and the least
 //! recently used is evicted first. A hit requires id *and* value to be equal byte for byte: the
-//! hash only finds the candidate, and is keyed at random, so that no sender can make entries
-//! collide. Thus no peer can impersonate another by its id, and changed metadata under a known id
-//! are noticed at once.
+//! hash only finds the candidate. Thus no peer can impersonate another by its id, and changed
+//! metadata under a known id are noticed at once.
+//!
+//! The hash covers the id, and the length and the end of the value: to hash the whole value would
+//! take longer than the rest of a known peer's request. It is keyed at random. Peers whose hashes
+//! collide replace each other and are decoded again, as every new peer is.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, RandomState};
 
 use lru::LruCache;
 use rustc_hash::FxBuildHasher;
@@ -105,13 +107,10 @@ pub struct PeerCache {
     budget: usize,
     /// The memory of the entries.
     bytes: usize,
-    keys: RandomState,
-    /// By the keyed hash of both headers.
+    /// What keys the hash.
+    seed: u64,
+    /// By the hash of both headers.
     entries: LruCache<u64, Entry, FxBuildHasher>,
-    /// The hash under which the peer of an id was last found, by a quick hash of the id. It saves
-    /// hashing the value at 7 instructions per byte, which is more than the rest of a known peer's
-    /// request. A collision of ids costs only this saving.
-    latest: LruCache<u64, u64, FxBuildHasher>,
 }
 
 /// A missing peer, with the hash of its headers.
@@ -132,9 +131,9 @@ impl PeerCache {
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             budget,
             bytes: 0,
-            keys: RandomState::new(),
+            // Random, as the keys of std's hasher are.
+            seed: RandomState::new().hash_one(()),
             entries: LruCache::unbounded_with_hasher(FxBuildHasher),
-            latest: LruCache::unbounded_with_hasher(FxBuildHasher),
         }
     }
 
@@ -152,26 +151,24 @@ impl PeerCache {
 
     /// Finds the peer with exactly these headers and marks it as most recently used.
     pub fn get(&mut self, id: &[u8], value: &[u8]) -> Result<&KnownPeer, Miss> {
-        let id_hash = FxBuildHasher.hash_one(id);
-        let latest = self.latest.get(&id_hash).copied();
-        let latest = latest.filter(|hash| {
-            let entry = self.entries.peek(hash);
-            entry.is_some_and(|entry| entry.is_of(id, value))
-        });
-        let hash = latest.unwrap_or_else(|| self.keys.hash_one((id, value)));
+        let hash = self.hash(id, value);
         match self.entries.get(&hash) {
-            Some(entry) if latest.is_some() => Ok(&entry.peer),
-            Some(entry) if entry.is_of(id, value) => {
-                self.latest.put(id_hash, hash);
-                Ok(&entry.peer)
-            }
+            Some(entry) if entry.is_of(id, value) => Ok(&entry.peer),
             _ => Err(Miss(hash)),
         }
     }
 
+    fn hash(&self, id: &[u8], value: &[u8]) -> u64 {
+        /// With the base64 of `WORKLOAD_NAME`, the last key.
+        const END_BYTES: usize = 64;
+        let end = value.last_chunk::<END_BYTES>();
+        let end = end.map_or(value, <[u8; END_BYTES]>::as_slice);
+        FxBuildHasher.hash_one((self.seed, id, value.len(), end))
+    }
+
     /// Inserts the peer with these headers and evicts the least recently used ones.
     pub fn insert(&mut self, Miss(hash): Miss, id: &[u8], value: &[u8], peer: KnownPeer) {
-        let (id_hash, id, value) = (FxBuildHasher.hash_one(id), id.into(), value.into());
+        let (id, value) = (id.into(), value.into());
         let entry = Entry { id, value, peer };
         let size = entry.size();
         if size > self.budget || self.capacity == 0 {
@@ -183,11 +180,7 @@ impl PeerCache {
             };
             self.bytes = self.bytes.saturating_sub(oldest.size());
         }
-        if self.latest.len() >= self.capacity {
-            self.latest.pop_lru();
-        }
         self.bytes = self.bytes.saturating_add(size);
-        self.latest.put(id_hash, hash);
         if let Some(replaced) = self.entries.put(hash, entry) {
             self.bytes = self.bytes.saturating_sub(replaced.size());
         }

@@ -20,6 +20,7 @@ pub(crate) struct Bench {
     pub(crate) tables: Vec<Table>,
     /// The subject at work.
     pub(crate) subject: &'static str,
+    rounds: Option<usize>,
     noop: PathBuf,
     others: Vec<PathBuf>,
 }
@@ -38,6 +39,7 @@ impl Bench {
         others: Vec<PathBuf>,
         out: PathBuf,
         is_quick: bool,
+        rounds: Option<usize>,
     ) -> Result<Self> {
         // `make bench` builds it.
         let noop = concat!(
@@ -55,6 +57,7 @@ impl Bench {
             out,
             tables: Vec::new(),
             subject: "",
+            rounds,
             noop,
             others,
         })
@@ -80,6 +83,11 @@ impl Bench {
     pub(crate) fn others(&self) -> Vec<String> {
         let name = |module: &PathBuf| Some(module.file_stem()?.to_string_lossy().into_owned());
         self.others.iter().filter_map(name).collect()
+    }
+
+    /// How many rounds each start has, `usual` of them unless the user wants another number.
+    pub(crate) fn rounds(&self, usual: usize) -> usize {
+        self.rounds.unwrap_or(usual)
     }
 
     /// `usual`, or a tenth of it in a quick run.

@@ -39,6 +39,9 @@ struct Arguments {
     /// A tenth of the rounds and requests: shows that all works, not what it costs.
     #[arg(long)]
     quick: bool,
+    /// Rounds of each start, instead of the subject's own number: fewer are done sooner and tell less.
+    #[arg(long, value_name = "NUMBER")]
+    rounds: Option<usize>,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -122,7 +125,7 @@ impl Arguments {
         });
         let modules = modules.collect::<Result<_>>()?;
         let lab = Lab::new(&envoy).await?;
-        let mut bench = Bench::new(lab, modules, self.out, self.quick)?;
+        let mut bench = Bench::new(lab, modules, self.out, self.quick, self.rounds)?;
         let mut environment = environment(&bench, &envoy)?;
         let chosen = |subject: &&Subject| self.only.is_empty() || self.only.contains(subject);
         for subject in Subject::value_variants().iter().filter(chosen) {

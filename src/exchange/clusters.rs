@@ -2,11 +2,13 @@
 //! and the service of each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher as _;
 use std::ops::Deref;
 
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use rustc_hash::FxBuildHasher;
 
 use super::service;
 use crate::bytes::equal;
@@ -28,12 +30,9 @@ pub struct Clusters {
     skip_external: bool,
     external_names: Vec<Pattern>,
     known: Vec<Cluster>,
-    /// Indices of `known`, by name.
-    index: HashMap<Box<[u8]>, usize>,
-    /// The index of the last cluster, which is often also the next: hashing and
-    /// comparing a name in the map takes 1,500 instructions, half of an
-    /// outbound request.
-    latest: usize,
+    /// Indices of `known`, by the hash of the name. If two names collide, the
+    /// later one is found.
+    index: HashMap<u64, usize, FxBuildHasher>,
     /// How often all clusters were forgotten, which invalidates older indices.
     generation: u32,
 }
@@ -117,8 +116,7 @@ impl Clusters {
             skip_external,
             external_names,
             known: Vec::new(),
-            index: HashMap::new(),
-            latest: 0,
+            index: HashMap::default(),
             generation: 0,
         }
     }
@@ -130,20 +128,23 @@ impl Clusters {
         cluster: &[u8],
         metadata: impl FnOnce() -> Option<B>,
     ) -> ClusterId {
-        let latest = self.known.get(self.latest);
-        if !latest.is_some_and(|latest| equal(&latest.name, cluster)) {
-            self.latest = match self.index.get(cluster) {
-                Some(&index) => index,
-                None => self.insert(cluster),
-            };
-        }
-        let latest = self.known.get(self.latest);
-        if !latest.is_some_and(|latest| latest.is_fresh) {
-            self.decide(metadata().as_deref().unwrap_or_default());
+        let hash = self.index.hasher().hash_one(cluster);
+        let index = self.index.get(&hash).copied();
+        let is_known = |index: &usize| {
+            let known = self.known.get(*index);
+            known.is_some_and(|known| equal(&known.name, cluster))
+        };
+        let index = match index.filter(is_known) {
+            Some(index) => index,
+            None => self.insert(hash, cluster),
+        };
+        let known = self.known.get(index);
+        if !known.is_some_and(|known| known.is_fresh) {
+            self.decide(index, metadata().as_deref().unwrap_or_default());
         }
         ClusterId {
             generation: self.generation,
-            index: self.latest,
+            index,
         }
     }
 
@@ -178,7 +179,7 @@ impl Clusters {
     }
 
     /// Adds a cluster and returns its index.
-    fn insert(&mut self, name: &[u8]) -> usize {
+    fn insert(&mut self, hash: u64, name: &[u8]) -> usize {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
             self.index.clear();
@@ -186,18 +187,18 @@ impl Clusters {
         }
         let index = self.known.len();
         self.known.push(Cluster::new(name));
-        self.index.insert(name.into(), index);
+        self.index.insert(hash, index);
         index
     }
 
-    /// Decides about the latest cluster.
-    fn decide(&mut self, metadata: &[u8]) {
+    /// Decides about the cluster of that index.
+    fn decide(&mut self, index: usize, metadata: &[u8]) {
         let istio = IstioMetadata::new(metadata);
-        let name = self.known.get(self.latest);
+        let name = self.known.get(index);
         let name = name.map(|known| &*known.name).unwrap_or_default();
         let is_external = istio.is_set("external") || name == PASSTHROUGH || self.is_named(name);
         let is_skipped = istio.is_set("disable_mx") || self.skip_external && is_external;
-        if let Some(known) = self.known.get_mut(self.latest) {
+        if let Some(known) = self.known.get_mut(index) {
             known.is_fresh = true;
             known.is_sent_to = !is_skipped;
             known.is_external = is_external;

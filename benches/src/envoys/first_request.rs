@@ -43,7 +43,12 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
             headers: Headers::clone(headers),
         };
         let turns = sidecars.iter().zip(&cases).map(turn).collect();
-        let times = take(turns, ROUNDS_OF_A_START, bench.scaled(REQUESTS)).await?;
+        let times = take(
+            turns,
+            bench.rounds(ROUNDS_OF_A_START),
+            bench.scaled(REQUESTS),
+        )
+        .await?;
         for (all, new) in all.iter_mut().zip(times) {
             all.extend(new);
         }

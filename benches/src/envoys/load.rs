@@ -108,7 +108,7 @@ impl Case {
             headers: headers.clone(),
         };
         let turns = sidecars.iter().map(turn).collect();
-        let times = take(turns, ROUNDS_OF_A_START, requests).await?;
+        let times = take(turns, bench.rounds(ROUNDS_OF_A_START), requests).await?;
         for (all, new) in self.times.iter_mut().zip(times) {
             all.extend(new);
         }

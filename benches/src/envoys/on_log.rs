@@ -52,7 +52,12 @@ pub(crate) async fn run(bench: &mut Bench) -> Result<()> {
                 headers: headers.clone(),
             };
             let turns = sidecars.iter().map(turn).collect();
-            let new = take(turns, ROUNDS_OF_A_START, bench.scaled(REQUESTS)).await?;
+            let new = take(
+                turns,
+                bench.rounds(ROUNDS_OF_A_START),
+                bench.scaled(REQUESTS),
+            )
+            .await?;
             for (all, new) in times.iter_mut().zip(new) {
                 all.extend(new);
             }
