@@ -1,8 +1,8 @@
 //! What leaves the proxy, and where it goes.
 
 use crate::support::{
-    ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped, assert_values,
-    struct_value,
+    ID, METADATA, Proxy, UPSTREAM, UPSTREAM_ID, Workload, assert_sent_by, assert_stored,
+    assert_stripped, assert_values, peer, state, struct_value,
 };
 use prost::Message;
 use serde_json::{Value as Json, json};
@@ -53,6 +53,16 @@ fn assert_skipped(stream: &Stream) {
     assert_stored(stream, None, None);
 }
 
+/// Nothing is sent, and the callee is named by its host only: the answer is not
+/// believed.
+#[track_caller]
+fn assert_named_by_host(stream: &Stream, host: &str) {
+    assert_stripped(&stream.request_headers());
+    let named = json!({"LABELS": {"service.istio.io/canonical-name": host}});
+    assert_eq!(peer(stream, UPSTREAM), Some(named));
+    assert_eq!(state(stream, UPSTREAM_ID), None);
+}
+
 #[test]
 fn clusters_of_the_mesh_are_told() {
     let mut proxy = proxy(&json!({}));
@@ -82,11 +92,13 @@ fn external_clusters_are_skipped() {
             &mut proxy,
             cluster("bank", &json!({"external": true})),
         ));
+        let istio = cluster("outbound|443||bank.com", &json!({"external": true}));
+        assert_named_by_host(&call(&mut proxy, istio), "bank.com");
         assert_skipped(&call(&mut proxy, cluster("exact", &json!({}))));
         assert_skipped(&call(&mut proxy, cluster("prefix-1", &json!({}))));
         assert_told(&call(&mut proxy, cluster("exact-not", &json!({}))));
         assert_told(&call(&mut proxy, cluster("not-prefix-1", &json!({}))));
-        assert_eq!(proxy.counter("external_skipped"), 4 * (round + 1));
+        assert_eq!(proxy.counter("external_skipped"), 5 * (round + 1));
     }
 }
 
