@@ -308,6 +308,11 @@ impl<S: Sink> Shared<S> {
         Ok(())
     }
 
+    /// Reads messages as they are, up to their limit.
+    fn grpc(&self) -> Grpc<Raw> {
+        Grpc::new(Raw).max_decoding_message_size(self.limits.message_bytes)
+    }
+
     /// Counts a stream that its sender aborted, or that is closed because of what it sent.
     fn broken(&self, status: Status) -> Status {
         self.counts.broken.fetch_add(1, Ordering::Relaxed);
@@ -347,9 +352,7 @@ impl<S: Sink> HttpService<http::Request<Body>> for Service<S> {
             if !request.uri().path().ends_with("/StreamAccessLogs") {
                 return Ok(Status::unimplemented("only StreamAccessLogs").into_http());
             }
-            let limit = service.0.limits.message_bytes;
-            let mut grpc = Grpc::new(Raw).max_decoding_message_size(limit);
-            Ok(grpc.client_streaming(service, request).await)
+            Ok(service.0.grpc().client_streaming(service, request).await)
         })
     }
 }
@@ -396,9 +399,7 @@ impl<S: Sink> HttpService<http::Request<Body>> for Otlp<S> {
             if !request.uri().path().ends_with("/Export") {
                 return Ok(Status::unimplemented("only Export").into_http());
             }
-            let limit = service.0.limits.message_bytes;
-            let mut grpc = Grpc::new(Raw).max_decoding_message_size(limit);
-            Ok(grpc.unary(service, request).await)
+            Ok(service.0.grpc().unary(service, request).await)
         })
     }
 }

@@ -329,11 +329,12 @@ fn load_assignment(name: &str, address: &Value, metadata: &Value) -> Value {
     })
 }
 
-fn any_port() -> Value {
+/// An address with a free port.
+pub(crate) fn any_port() -> Value {
     socket_address(SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
-fn socket_address(address: SocketAddr) -> Value {
+pub(crate) fn socket_address(address: SocketAddr) -> Value {
     json!({
         "socket_address": { "address": address.ip().to_string(), "port_value": address.port() },
     })

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// How long a program may take to end after its signal.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -26,6 +26,18 @@ pub(crate) fn bound_to_us(program: &Path, signal: &str, user: Option<&str>) -> C
         .arg(std::process::id().to_string())
         .arg(program);
     command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let done = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(
+        done.status.success(),
+        "{command:?}: {}\n{}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
 }
 
 /// A running program. Dropping it sends the signal and waits for the end.

@@ -5,10 +5,34 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::example::Example;
+use super::sidecar::{Plan, Sidecar};
+use crate::bootstrap::{any_port, router, socket_address};
 use crate::client::Call;
 use crate::envoy::Envoy;
 use crate::mesh::Lab;
 use crate::tls::{self, Authority};
+
+/// That of the sidecar.
+const RATINGS: &str = "spiffe://cluster.local/ns/vms/sa/ratings";
+
+/// Starts a sidecar that has a certificate, and callers of it by the URI SANs of theirs.
+pub(super) async fn start(
+    lab: &Lab,
+    example: &Example,
+    change: &(dyn Fn(&mut Value) -> Result<()> + Sync),
+    uri_sans: &[&str],
+) -> Result<(Sidecar, Callers)> {
+    let authority = Authority::new()?;
+    let plan = Plan {
+        identity: Some((&authority, authority.certify(&[RATINGS])?)),
+        change,
+        ..Plan::new(example)
+    };
+    let sidecar = plan.start(lab).await?;
+    let callers = Callers::start(lab, &authority, sidecar.inbound, uri_sans).await?;
+    Ok((sidecar, callers))
+}
 
 /// An Envoy without the filter, through which each caller presents its own certificate.
 pub(super) struct Callers {
@@ -19,7 +43,7 @@ pub(super) struct Callers {
 
 impl Callers {
     /// Callers of the sidecar at `to`, by the URI SANs of their certificates.
-    pub(super) async fn start(
+    async fn start(
         lab: &Lab,
         authority: &Authority,
         to: SocketAddr,
@@ -40,23 +64,22 @@ impl Callers {
                 "transport_socket": tls::cluster(Some(&identity), Some(&authority.validation())),
                 "load_assignment": {
                     "cluster_name": name,
-                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(to) } }] }],
+                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": socket_address(to) } }] }],
                 },
             }));
         }
         let manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "callers",
-            "http_filters": [crate::bootstrap::router()],
+            "http_filters": [router()],
             "route_config": { "virtual_hosts": hosts },
         });
-        let any_port = address(SocketAddr::from(([127, 0, 0, 1], 0)));
         let bootstrap = json!({
-            "admin": { "address": any_port },
+            "admin": { "address": any_port() },
             "static_resources": {
                 "listeners": [{
                     "name": "callers",
-                    "address": any_port,
+                    "address": any_port(),
                     "filter_chains": [{ "filters": [{
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": manager,
@@ -80,8 +103,4 @@ impl Callers {
 
 fn name_of(uri_san: &str) -> String {
     uri_san.replace([':', '/'], "-")
-}
-
-fn address(address: SocketAddr) -> Value {
-    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
 }

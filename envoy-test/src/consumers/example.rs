@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::bootstrap::{any_port, socket_address};
 use crate::repository;
 
 /// Where the module is on a VM.
@@ -83,7 +84,7 @@ impl Example {
         bootstrap["admin"]["address"]["socket_address"]["port_value"] = 0.into();
         let resources = &mut bootstrap["static_resources"];
         for listener in list(&mut resources["listeners"]) {
-            listener["address"] = address(SocketAddr::from(([127, 0, 0, 1], 0)));
+            listener["address"] = any_port();
         }
         for cluster in list(&mut resources["clusters"]) {
             let name = cluster["name"].as_str().unwrap_or_default();
@@ -92,7 +93,7 @@ impl Example {
             };
             cluster["type"] = "STATIC".into();
             let endpoint = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
-            endpoint["endpoint"]["address"] = address(*to);
+            endpoint["endpoint"]["address"] = socket_address(*to);
         }
         Ok(bootstrap)
     }
@@ -108,10 +109,6 @@ pub(crate) fn manager<'a>(bootstrap: &'a mut Value, name: &str) -> Result<&'a mu
 
 pub(crate) fn list(value: &mut Value) -> impl Iterator<Item = &mut Value> {
     value.as_array_mut().into_iter().flatten()
-}
-
-fn address(address: SocketAddr) -> Value {
-    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
 }
 
 /// Major and minor version.

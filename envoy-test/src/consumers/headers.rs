@@ -3,14 +3,12 @@
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::certified::Callers;
+use super::certified;
 use super::example::{Example, list, manager};
 use super::report::Counts;
-use super::sidecar::{Plan, Sidecar, as_from, workload};
+use super::sidecar::{Sidecar, as_from, workload};
 use crate::mesh::Lab;
-use crate::tls::Authority;
 
-const RATINGS: &str = "spiffe://cluster.local/ns/vms/sa/ratings";
 const CHECKOUT: &str = "spiffe://cluster.local/ns/shop/sa/checkout";
 const HEADERS: [&str; 2] = ["x-caller-workload", "x-caller-namespace"];
 
@@ -42,14 +40,7 @@ async fn tell(
     example: &Example,
     change: &(dyn Fn(&mut Value) -> Result<()> + Sync),
 ) -> Result<Vec<Told>> {
-    let authority = Authority::new()?;
-    let plan = Plan {
-        identity: Some((&authority, authority.certify(&[RATINGS])?)),
-        change,
-        ..Plan::new(example)
-    };
-    let sidecar = plan.start(lab).await?;
-    let callers = Callers::start(lab, &authority, sidecar.inbound, &[CHECKOUT]).await?;
+    let (sidecar, callers) = certified::start(lab, example, change, &[CHECKOUT]).await?;
     let forged = |call: crate::client::Call| {
         let [workload, namespace] = HEADERS;
         call.header(workload, "admin")?

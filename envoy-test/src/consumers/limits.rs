@@ -4,14 +4,12 @@ use anyhow::{Context as _, Result};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use super::certified::Callers;
+use super::certified;
 use super::example::{Example, list, manager};
 use super::report::Counts;
-use super::sidecar::{Plan, as_from, workload};
+use super::sidecar::{as_from, workload};
 use crate::mesh::Lab;
-use crate::tls::Authority;
 
-const RATINGS: &str = "spiffe://cluster.local/ns/vms/sa/ratings";
 const CHECKOUT: &str = "spiffe://cluster.local/ns/shop/sa/checkout";
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 const LIAR: &str = "spiffe://cluster.local/ns/other/sa/liar";
@@ -23,15 +21,8 @@ const WORKLOAD: usize = 3;
 const NAMESPACE: usize = 7;
 
 pub(super) async fn run(lab: &Lab, example: &Example) -> Result<Counts> {
-    let authority = Authority::new()?;
-    let plan = Plan {
-        identity: Some((&authority, authority.certify(&[RATINGS])?)),
-        change: &with_few_tokens,
-        ..Plan::new(example)
-    };
-    let sidecar = plan.start(lab).await?;
     let uri_sans = [CHECKOUT, CART, LIAR];
-    let callers = Callers::start(lab, &authority, sidecar.inbound, &uri_sans).await?;
+    let (_sidecar, callers) = certified::start(lab, example, &with_few_tokens, &uri_sans).await?;
 
     let mut counts = Counts::default();
     // Each with its own bucket, in turns.

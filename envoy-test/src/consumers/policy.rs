@@ -4,14 +4,12 @@ use anyhow::Result;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
-use super::certified::Callers;
+use super::certified;
 use super::example::{Example, list, manager};
 use super::report::Counts;
-use super::sidecar::{Plan, as_from, workload};
+use super::sidecar::{as_from, workload};
 use crate::mesh::Lab;
-use crate::tls::Authority;
 
-const RATINGS: &str = "spiffe://cluster.local/ns/vms/sa/ratings";
 const SHOP: &str = "spiffe://cluster.local/ns/shop/sa/checkout";
 const INVOICES: &str = "spiffe://cluster.local/ns/billing/sa/invoices";
 const REPORTS: &str = "spiffe://cluster.local/ns/billing/sa/reports";
@@ -128,15 +126,8 @@ async fn judge(
     example: &Example,
     change: &(dyn Fn(&mut Value) -> Result<()> + Sync),
 ) -> Result<Vec<Vec<StatusCode>>> {
-    let authority = Authority::new()?;
-    let plan = Plan {
-        identity: Some((&authority, authority.certify(&[RATINGS])?)),
-        change,
-        ..Plan::new(example)
-    };
-    let sidecar = plan.start(lab).await?;
     let uri_sans = [SHOP, INVOICES, REPORTS, STRANGER, ELSEWHERE];
-    let callers = Callers::start(lab, &authority, sidecar.inbound, &uri_sans).await?;
+    let (sidecar, callers) = certified::start(lab, example, change, &uri_sans).await?;
     let mut all = Vec::new();
     for case in cases() {
         let mut statuses = Vec::new();

@@ -277,6 +277,16 @@ pub(super) fn target(from: Pod, to: Pod) -> Target {
 }
 
 impl Pair {
+    /// Every way of a call through the mesh.
+    pub(super) fn all() -> Vec<Self> {
+        vec![
+            Self::pods(),
+            Self::pod_and_vm(),
+            Self::ingress(),
+            Self::egress(),
+        ]
+    }
+
     /// A pod that calls another.
     pub(super) fn of(what: &'static str, client: Pod, server: Pod) -> Self {
         Self {

@@ -192,7 +192,7 @@ fn configuration() -> Value {
 }
 
 /// What `kubectl kustomize` makes of a folder.
-pub(super) fn kustomize(dir: &Path) -> Result<Vec<Value>> {
+pub fn kustomize(dir: &Path) -> Result<Vec<Value>> {
     let rendered = Command::new(kubectl())
         .arg("kustomize")
         .arg(dir)

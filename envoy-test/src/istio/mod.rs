@@ -28,10 +28,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 pub use home::{HOME, Home};
+pub use kubernetes::kustomize;
 pub use report::{Report, Seconds};
 pub use story::{Phase, Told};
 pub use table::Row;
@@ -39,6 +40,7 @@ pub use traffic::Count;
 
 use cluster::Cluster;
 
+use crate::process;
 use crate::wait::until;
 
 /// How long a program of the control plane may take to start on a busy machine.
@@ -59,20 +61,9 @@ fn end_of(log: &Path) -> String {
     end.unwrap_or_default().join("\n")
 }
 
-/// Runs a command to its end.
+/// Runs a command of the system to its end.
 fn run(command: &mut Command) -> Result<()> {
-    let command = command.env("PATH", path());
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{command:?}"))?;
-    ensure!(
-        done.status.success(),
-        "{command:?}: {}\n{}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(())
+    process::run(command.env("PATH", path()))
 }
 
 /// A run in namespaces of its own. Dropping it ends all that runs there.

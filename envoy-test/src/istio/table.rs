@@ -56,12 +56,7 @@ fn wasm_plugins() -> Result<Group> {
                 vec![EGRESS],
             ),
         ],
-        pairs: vec![
-            Pair::pods(),
-            Pair::pod_and_vm(),
-            Pair::ingress(),
-            Pair::egress(),
-        ],
+        pairs: Pair::all(),
     })
 }
 
@@ -80,12 +75,7 @@ fn envoy_filters() -> Result<Group> {
                 vec![EGRESS],
             ),
         ],
-        pairs: vec![
-            Pair::pods(),
-            Pair::pod_and_vm(),
-            Pair::ingress(),
-            Pair::egress(),
-        ],
+        pairs: Pair::all(),
     })
 }
 
@@ -330,8 +320,8 @@ fn documented() -> Result<Vec<Documented>> {
     Ok(rows.collect())
 }
 
-/// An inner gateway believes callers over mutual TLS only: without, it counts them
-/// as refused; then as the documentation has it.
+/// An inner gateway believes callers over mutual TLS only, so it gets what
+/// `deploy/istio/README.md` shows for that.
 async fn inner_gateway(cluster: &Cluster) -> Result<()> {
     let readme = std::fs::read_to_string(repository("deploy/istio/README.md"))?;
     let blocks = readme.split("```yaml\n").skip(1);

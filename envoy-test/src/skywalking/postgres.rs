@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::ports;
-use crate::process::{Process, bound_to_us};
+use crate::process::{Process, bound_to_us, run};
 use crate::wait::until;
 
 /// The user that Debian's package creates. `PostgreSQL` does not run as root.
@@ -110,15 +110,4 @@ fn programs() -> Result<PathBuf> {
 fn is_root() -> Result<bool> {
     let id = Command::new("id").arg("-u").output().context("id")?;
     Ok(id.stdout.trim_ascii() == b"0")
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let done = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(
-        done.status.success(),
-        "{command:?}: {}\n{}",
-        done.status,
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(())
 }

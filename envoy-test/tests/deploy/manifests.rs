@@ -1,15 +1,15 @@
 //! `deploy/istio`: every file and every overlay.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use envoy_test::istio::kustomize;
 use envoy_test::{Side, repository};
 use metadata_exchange::config::Config;
 use serde_json::{Value, json};
 
 use crate::crds::Crds;
-use crate::{parse, plugin_configuration, read, read_one, yaml_files};
+use crate::{plugin_configuration, read, read_one, yaml_files};
 
 const OVERLAYS: &str = "deploy/istio/overlays";
 
@@ -27,21 +27,6 @@ fn overlays() -> Result<Vec<String>> {
 /// The objects that `kubectl apply -k` would apply.
 pub(crate) fn render(overlay: &str) -> Result<Vec<Value>> {
     kustomize(&repository(OVERLAYS).join(overlay))
-}
-
-fn kustomize(dir: &Path) -> Result<Vec<Value>> {
-    let rendered = Command::new(repository(".tools/venv/bin/kubectl"))
-        .arg("kustomize")
-        .arg(dir)
-        .output()
-        .context("there is no kubectl: run `make setup`")?;
-    ensure!(
-        rendered.status.success(),
-        "{}: {}",
-        dir.display(),
-        String::from_utf8_lossy(&rendered.stderr)
-    );
-    parse(&String::from_utf8(rendered.stdout)?)
 }
 
 pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
