@@ -3,24 +3,16 @@
 /// Whether `a` and `b` are equal. Written by hand because the target's `memcmp`
 /// takes 21 instructions per byte: 20,000 for the header of a known peer, ten
 /// times the rest of its request.
+///
+/// It does not stop at the first difference, because the inputs are mostly equal.
 #[must_use]
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
-    let (a_blocks, a_rest) = a.as_chunks::<64>();
-    let (b_blocks, b_rest) = b.as_chunks::<64>();
-    let mut blocks = a_blocks.iter().zip(b_blocks);
-    a.len() == b.len()
-        && blocks.all(|(a, b)| words_are_equal(a, b))
-        && words_are_equal(a_rest, b_rest)
-}
-
-/// Does not stop at the first difference, because the inputs are mostly equal.
-fn words_are_equal(a: &[u8], b: &[u8]) -> bool {
-    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     let words = a_words.iter().zip(b_words);
     let difference = words.fold(0, |difference, (a, b)| {
-        difference | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))
+        difference | (u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b))
     });
-    difference == 0 && a_rest.iter().zip(b_rest).all(|(a, b)| a == b)
+    a.len() == b.len() && difference == 0 && a_rest.iter().zip(b_rest).all(|(a, b)| a == b)
 }
 
 #[cfg(test)]
