@@ -50,16 +50,13 @@ fn shortened(value: &Value) -> String {
 }
 
 impl From<serde_json::Error> for ConfigError {
-    /// Serde names an unknown or repeated key only in its message.
+    /// A repeated key is named only in the message.
     fn from(error: serde_json::Error) -> Self {
         let text = error.to_string();
-        let key_after = |start| Some(text.strip_prefix(start)?.split_once('`')?.0.to_owned());
-        if let Some(key) = key_after("unknown field `") {
-            Self::UnknownKey(key)
-        } else if let Some(key) = key_after("duplicate field `") {
-            Self::RepeatedKey(key)
-        } else {
-            Self::NotJson(text)
+        let repeated = text.strip_prefix("duplicate field `");
+        match repeated.and_then(|repeated| repeated.split_once('`')) {
+            Some((key, _)) => Self::RepeatedKey(key.to_owned()),
+            None => Self::NotJson(text),
         }
     }
 }

@@ -19,7 +19,7 @@ mod error;
 mod raw;
 
 pub use error::ConfigError;
-use raw::{ExternalClusters, Integer, Key, Names, Raw, RawDirection, RawShare};
+use raw::{ExternalClusters, Integer, Names, Raw, RawDirection, RawShare};
 
 /// Who exchanges metadata with the peers.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -165,102 +165,74 @@ impl Config {
     }
 
     fn validate(raw: &Raw) -> Result<Self, ConfigError> {
+        let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
+        if let Some((key, _)) = raw.0.iter().find(|(key, _)| !is_known(key)) {
+            return Err(ConfigError::UnknownKey(key.clone()));
+        }
         let mut config = Self::default();
-        set::<Mode, _>("mode", &raw.mode, &mut config.mode)?;
-        set::<RawDirection, _>("direction", &raw.direction, &mut config.direction)?;
-        set::<Bytes<0>, _>(
-            "max_sent_bytes",
-            &raw.max_sent_bytes,
-            &mut config.max_sent_bytes,
-        )?;
+        set::<Mode, _>(raw, "mode", &mut config.mode)?;
+        set::<RawDirection, _>(raw, "direction", &mut config.direction)?;
+        set::<Bytes<0>, _>(raw, "max_sent_bytes", &mut config.max_sent_bytes)?;
         set::<HeadersKb, _>(
+            raw,
             "max_request_headers_kb",
-            &raw.max_request_headers_kb,
             &mut config.request_headers.max_kb,
         )?;
         set::<HeadersCount, _>(
+            raw,
             "max_request_headers_count",
-            &raw.max_request_headers_count,
             &mut config.request_headers.max_count,
         )?;
         set::<HeadersKb, _>(
+            raw,
             "max_response_headers_kb",
-            &raw.max_response_headers_kb,
             &mut config.response_headers.max_kb,
         )?;
         set::<HeadersCount, _>(
+            raw,
             "max_response_headers_count",
-            &raw.max_response_headers_count,
             &mut config.response_headers.max_count,
         )?;
         set::<Integer<0, 10_000_000>, _>(
+            raw,
             "max_peer_cache_size",
-            &raw.max_peer_cache_size,
             &mut config.max_peer_cache_size,
         )?;
-        set::<bool, _>(
-            "record_local_node",
-            &raw.record_local_node,
-            &mut config.record_local_node,
-        )?;
-        set::<bool, _>("accept_own", &raw.accept_own, &mut config.accept_own)?;
+        set::<bool, _>(raw, "record_local_node", &mut config.record_local_node)?;
+        set::<bool, _>(raw, "accept_own", &mut config.accept_own)?;
         set::<Bytes<1>, _>(
+            raw,
             "max_received_bytes",
-            &raw.max_received_bytes,
             &mut config.limits.max_received_bytes,
         )?;
-        set::<Integer<0, 65_536>, _>("max_labels", &raw.max_labels, &mut config.limits.max_labels)?;
-        set::<Bytes<1>, _>(
-            "max_id_bytes",
-            &raw.max_id_bytes,
-            &mut config.limits.max_id_bytes,
-        )?;
-        set::<Trust, _>("trust", &raw.trust, &mut config.trust)?;
-        set::<Trust, _>(
-            "upstream_trust",
-            &raw.upstream_trust,
-            &mut config.upstream_trust,
-        )?;
-        set::<Names, _>(
-            "trust_domains",
-            &raw.trust_domains,
-            &mut config.trust_domains,
-        )?;
-        set::<ExternalClusters, _>(
-            "external_clusters",
-            &raw.external_clusters,
-            &mut config.skip_external_clusters,
-        )?;
+        set::<Integer<0, 65_536>, _>(raw, "max_labels", &mut config.limits.max_labels)?;
+        set::<Bytes<1>, _>(raw, "max_id_bytes", &mut config.limits.max_id_bytes)?;
+        set::<Trust, _>(raw, "trust", &mut config.trust)?;
+        set::<Trust, _>(raw, "upstream_trust", &mut config.upstream_trust)?;
+        set::<Names, _>(raw, "trust_domains", &mut config.trust_domains)?;
+        set::<ExternalClusters, _>(raw, "external_clusters", &mut config.skip_external_clusters)?;
         set::<Vec<Pattern>, _>(
+            raw,
             "external_cluster_names",
-            &raw.external_cluster_names,
             &mut config.external_cluster_names,
         )?;
-        set::<bool, _>(
-            "service_fallback",
-            &raw.service_fallback,
-            &mut config.service_fallback,
-        )?;
-        set::<RawShare, _>("share", &raw.share, &mut config.share)?;
-        set::<bool, _>(
-            "endpoint_fallback",
-            &raw.endpoint_fallback,
-            &mut config.endpoint_fallback,
-        )?;
+        set::<bool, _>(raw, "service_fallback", &mut config.service_fallback)?;
+        set::<RawShare, _>(raw, "share", &mut config.share)?;
+        set::<bool, _>(raw, "endpoint_fallback", &mut config.endpoint_fallback)?;
         Ok(config)
     }
 }
 
 /// Sets the value of `key`, if the configuration has the key.
 fn set<R: DeserializeOwned + Into<T>, T>(
+    raw: &Raw,
     key: &'static str,
-    Key(json): &Key,
     configured: &mut T,
 ) -> Result<(), ConfigError> {
-    let Some(json) = json else {
+    let Some(json) = raw.get(key) else {
         return Ok(());
     };
-    match R::deserialize(&**json) {
+    match R::deserialize(json) {
         Ok(value) => {
             *configured = value.into();
             Ok(())

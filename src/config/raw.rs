@@ -1,5 +1,8 @@
 //! The configuration as written in JSON, before validation.
 
+use std::fmt;
+
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -8,41 +11,47 @@ use crate::local::share::Share;
 use crate::pattern::Pattern;
 use crate::peer::Field;
 
-/// Each key of the configuration with its raw value.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Raw {
-    pub(super) accept_own: Key,
-    pub(super) direction: Key,
-    pub(super) endpoint_fallback: Key,
-    pub(super) external_cluster_names: Key,
-    pub(super) external_clusters: Key,
-    pub(super) max_id_bytes: Key,
-    pub(super) max_labels: Key,
-    pub(super) max_peer_cache_size: Key,
-    pub(super) max_received_bytes: Key,
-    pub(super) max_request_headers_count: Key,
-    pub(super) max_request_headers_kb: Key,
-    pub(super) max_response_headers_count: Key,
-    pub(super) max_response_headers_kb: Key,
-    pub(super) max_sent_bytes: Key,
-    pub(super) mode: Key,
-    pub(super) record_local_node: Key,
-    pub(super) service_fallback: Key,
-    pub(super) share: Key,
-    pub(super) trust: Key,
-    pub(super) trust_domains: Key,
-    pub(super) upstream_trust: Key,
+/// The keys of the configuration with their raw values, in the order of the text. Unlike a map of
+/// `serde_json`, it refuses a repeated key; and it is a fourth of the code that serde derives for a
+/// struct with a field for each key.
+#[derive(Debug)]
+pub(super) struct Raw(pub(super) Vec<(String, Value)>);
+
+impl Raw {
+    /// The value of a key, if present; unlike an `Option`, null is present.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        let mut values = self.0.iter();
+        values
+            .find(|(known, _)| known == key)
+            .map(|(_, value)| value)
+    }
 }
 
-/// The value of a key, if present. Unlike an `Option`, it distinguishes null
-/// from an absent key.
-#[derive(Debug, Default)]
-pub(super) struct Key(pub(super) Option<Box<Value>>);
-
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::deserialize(deserializer).map(|value| Self(Some(value)))
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut raw = Raw(Vec::new());
+        while let Some(key) = map.next_key::<String>()? {
+            if raw.get(&key).is_some() {
+                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            let value = map.next_value()?;
+            raw.0.push((key, value));
+        }
+        Ok(raw)
     }
 }
 
