@@ -1,7 +1,7 @@
 //! A wrapper that counts failed host calls.
 
 use crate::counters::{Counter, Counters};
-use crate::host::{HeaderMap, Host, HostError, HostResult, Property, StateKey};
+use crate::host::{HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey};
 
 /// A host that counts its failed calls.
 #[derive(Debug)]
@@ -53,5 +53,17 @@ impl<H: Host> Host for CountedHost<'_, H> {
 
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
         self.counted(self.host.store(key, value))
+    }
+
+    fn define_metric(&self, kind: MetricKind, name: &str) -> HostResult<u32> {
+        self.counted(self.host.define_metric(kind, name))
+    }
+
+    fn increment_metric(&self, id: u32, offset: i64) -> HostResult<()> {
+        self.counted(self.host.increment_metric(id, offset))
+    }
+
+    fn record_metric(&self, id: u32, value: u64) -> HostResult<()> {
+        self.counted(self.host.record_metric(id, value))
     }
 }

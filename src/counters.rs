@@ -64,6 +64,9 @@ pub enum Counter {
     /// A configuration was accepted on a node that names no workload, so peers
     /// cannot name this proxy: counted once for each VM.
     NodeWithoutName,
+    /// A call was recorded with an unknown peer in the standard metrics, because
+    /// `max_metric_series` is reached.
+    MetricSeriesOverLimit,
     /// A second passed in a VM that has served requests, which the VM on
     /// Envoy's main thread never does. Envoy does not count VMs that died under
     /// `FAIL_OPEN`, but then this counter stops.
@@ -72,7 +75,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 27] = [
+    pub const ALL: [(Self, &str); 28] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -111,6 +114,7 @@ impl Counter {
         (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
         (Self::ConfigurationError, "configuration_errors"),
         (Self::NodeWithoutName, "node_without_name"),
+        (Self::MetricSeriesOverLimit, "metric_series_over_limit"),
         (Self::Tick, "ticks"),
     ];
 }

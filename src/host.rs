@@ -43,6 +43,15 @@ impl StateKey {
     }
 }
 
+/// The kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// A counter.
+    Counter,
+    /// A histogram.
+    Histogram,
+}
+
 /// An Envoy attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Property {
@@ -63,18 +72,38 @@ pub enum Property {
     /// `istio.workload` in the metadata of the chosen endpoint:
     /// `workload;namespace;canonical-name;revision;cluster`.
     EndpointWorkload,
+    /// The stored caller, by any filter.
+    DownstreamPeer,
     /// The stored callee, by any filter.
     UpstreamPeer,
     /// `response.code_details`: the reason for the response.
     ResponseCodeDetails,
+    /// `response.code`: int64.
+    ResponseCode,
+    /// `response.flags`: int64, a bit for each flag.
+    ResponseFlags,
+    /// `response.grpc_status`: int64.
+    GrpcStatus,
+    /// `request.duration`: int64, nanoseconds. Only when the stream has ended, as the two sizes.
+    RequestDuration,
+    /// `request.total_size`: int64, bytes of headers, body and trailers.
+    RequestTotalSize,
+    /// `response.total_size`: int64, bytes of headers, body and trailers.
+    ResponseTotalSize,
+    /// `request.host`
+    RequestHost,
     /// `connection.mtls`: whether the downstream presented a certificate.
     DownstreamMtls,
     /// First URI SAN of the downstream's certificate.
     DownstreamUriSan,
+    /// First URI SAN of this proxy's certificate for the downstream.
+    DownstreamLocalUriSan,
     /// Digest of the upstream's certificate, present if it presented one.
     UpstreamCertificate,
     /// First URI SAN of the upstream's certificate.
     UpstreamUriSan,
+    /// First URI SAN of this proxy's certificate for the upstream.
+    UpstreamLocalUriSan,
 }
 
 impl Property {
@@ -92,12 +121,22 @@ impl Property {
             Self::EndpointWorkload => {
                 "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
             }
+            Self::DownstreamPeer => StateKey::DownstreamPeer.name(),
             Self::UpstreamPeer => StateKey::UpstreamPeer.name(),
             Self::ResponseCodeDetails => "response\0code_details",
+            Self::ResponseCode => "response\0code",
+            Self::ResponseFlags => "response\0flags",
+            Self::GrpcStatus => "response\0grpc_status",
+            Self::RequestDuration => "request\0duration",
+            Self::RequestTotalSize => "request\0total_size",
+            Self::ResponseTotalSize => "response\0total_size",
+            Self::RequestHost => "request\0host",
             Self::DownstreamMtls => "connection\0mtls",
             Self::DownstreamUriSan => "connection\0uri_san_peer_certificate",
+            Self::DownstreamLocalUriSan => "connection\0uri_san_local_certificate",
             Self::UpstreamCertificate => "upstream\0sha256_peer_certificate_digest",
             Self::UpstreamUriSan => "upstream\0uri_san_peer_certificate",
+            Self::UpstreamLocalUriSan => "upstream\0uri_san_local_certificate",
         }
     }
 }
@@ -130,4 +169,13 @@ pub trait Host {
 
     /// Writes filter state.
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()>;
+
+    /// Defines a metric, or finds the existing one of that name.
+    fn define_metric(&self, kind: MetricKind, name: &str) -> HostResult<u32>;
+
+    /// Adds `offset` to a counter.
+    fn increment_metric(&self, id: u32, offset: i64) -> HostResult<()>;
+
+    /// Records a value in a histogram.
+    fn record_metric(&self, id: u32, value: u64) -> HostResult<()>;
 }

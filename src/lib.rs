@@ -36,6 +36,7 @@ pub mod local;
 pub mod pattern;
 pub mod peer;
 pub mod pointer;
+pub mod standard_metrics;
 pub mod template;
 pub mod trust;
 

@@ -69,6 +69,10 @@ pub struct Config {
     pub endpoint_fallback: bool,
     /// `service_fallback`: whether a callee that no other source names is stored as the service of its cluster.
     pub service_fallback: bool,
+    /// `standard_metrics`: whether Istio's standard metrics are recorded.
+    pub standard_metrics: bool,
+    /// `max_metric_series`: the most sets of labels of the standard metrics, per worker.
+    pub max_metric_series: u32,
 }
 
 impl Default for Config {
@@ -91,6 +95,8 @@ impl Default for Config {
             share: Share::All,
             endpoint_fallback: true,
             service_fallback: true,
+            standard_metrics: false,
+            max_metric_series: 1000,
         }
     }
 }
@@ -104,7 +110,7 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 21] = [
+pub const KEYS: [(&str, &str); 23] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -118,6 +124,7 @@ pub const KEYS: [(&str, &str); 21] = [
     ("external_clusters", "\"skip\" or \"send\""),
     ("max_id_bytes", "an integer from 1 to 1048576"),
     ("max_labels", "an integer from 0 to 65536"),
+    ("max_metric_series", "an integer from 1 to 100000"),
     ("max_peer_cache_size", "an integer from 0 to 10000000"),
     ("max_received_bytes", "an integer from 1 to 1048576"),
     ("max_request_headers_count", HEADERS_COUNT),
@@ -133,6 +140,7 @@ pub const KEYS: [(&str, &str); 21] = [
         "\"all\", \"minimal\", or an object with \"fields\" (a list of node metadata keys) and \
          \"labels\" (a list of label keys, each exact or a prefix with \"*\" at its end)",
     ),
+    ("standard_metrics", BOOL),
     ("trust", TRUST),
     ("trust_domains", "a list of trust domains"),
     ("upstream_trust", TRUST),
@@ -217,6 +225,8 @@ impl Config {
             &mut config.external_cluster_names,
         )?;
         set::<bool, _>(raw, "service_fallback", &mut config.service_fallback)?;
+        set::<bool, _>(raw, "standard_metrics", &mut config.standard_metrics)?;
+        set::<Integer<1, 100_000>, _>(raw, "max_metric_series", &mut config.max_metric_series)?;
         set::<RawShare, _>(raw, "share", &mut config.share)?;
         set::<bool, _>(raw, "endpoint_fallback", &mut config.endpoint_fallback)?;
         Ok(config)
@@ -264,7 +274,7 @@ mod tests {
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
             "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
-            "service_fallback": false, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
+            "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
             "upstream_trust": "mtls"}"#;
         let config = Config {
             mode: Mode::Observe,
@@ -297,6 +307,8 @@ mod tests {
             share: Share::Minimal,
             endpoint_fallback: false,
             service_fallback: false,
+            standard_metrics: true,
+            max_metric_series: 15,
         };
         assert_eq!(Config::parse(json.as_bytes()), Ok(config));
         for (key, _) in KEYS {

@@ -1,10 +1,10 @@
 //! Envoy as the exchange's [`Host`].
 
-use proxy_wasm::types::MapType;
+use proxy_wasm::types::{MapType, MetricType};
 
 use super::imports;
 use crate::config::admission::SharedData;
-use crate::host::{HeaderMap, Host, HostResult, Property, StateKey};
+use crate::host::{HeaderMap, Host, HostResult, MetricKind, Property, StateKey};
 
 /// The proxy that runs this VM.
 pub(super) struct Envoy;
@@ -32,6 +32,22 @@ impl Host for Envoy {
 
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
         imports::set_property(key.name(), value)
+    }
+
+    fn define_metric(&self, kind: MetricKind, name: &str) -> HostResult<u32> {
+        let kind = match kind {
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Histogram => MetricType::Histogram,
+        };
+        imports::define_metric(kind, name)
+    }
+
+    fn increment_metric(&self, id: u32, offset: i64) -> HostResult<()> {
+        imports::increment_metric(id, offset)
+    }
+
+    fn record_metric(&self, id: u32, value: u64) -> HostResult<()> {
+        imports::record_metric(id, value)
     }
 }
 

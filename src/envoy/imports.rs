@@ -15,7 +15,7 @@
 //! | `proxy_get_property` | panics on `BadArgument` |
 //! | `proxy_set_property` | panics on `BadArgument` and `NotFound`, which Envoy gives for a key of another filter |
 //! | `proxy_call_foreign_function` | panics on Unimplemented, and on what a function returns |
-//! | `proxy_define_metric`, `proxy_increment_metric` | panic |
+//! | `proxy_define_metric`, `proxy_increment_metric`, `proxy_record_metric` | panic |
 //! | `proxy_get_shared_data`, `proxy_set_shared_data` | panic |
 //! | `clock_time_get` of WASI | the SDK has no clock that never goes back, and std's panics |
 //!
@@ -87,6 +87,8 @@ unsafe extern "C" {
         id: *mut u32,
     ) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_get_shared_data(
         key: *const u8,
         key_size: usize,
@@ -222,6 +224,11 @@ pub(super) fn define_metric(kind: MetricType, name: &str) -> HostResult<u32> {
 /// Adds `offset` to a counter, or to a gauge, where it may be negative.
 pub(super) fn increment_metric(id: u32, offset: i64) -> HostResult<()> {
     check(unsafe { proxy_increment_metric(id, offset) })
+}
+
+/// Records a value in a histogram.
+pub(super) fn record_metric(id: u32, value: u64) -> HostResult<()> {
+    check(unsafe { proxy_record_metric(id, value) })
 }
 
 /// The value under `key` in the shared data, with the number of its write.

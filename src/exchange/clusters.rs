@@ -15,6 +15,7 @@ use crate::bytes::equal;
 use crate::cache::Service;
 use crate::pattern::Pattern;
 use crate::peer::{Peer, flat, text};
+use crate::standard_metrics;
 
 /// Istio's name for traffic to addresses that it does not know.
 const PASSTHROUGH: &[u8] = b"PassthroughCluster";
@@ -57,6 +58,8 @@ pub struct Cluster {
     /// Its service, or its host if it is external, from its metadata, as a
     /// `FlatNode`.
     pub service: Option<Vec<u8>>,
+    /// The first service in its metadata, see [`standard_metrics::of_service`].
+    pub destination: Option<String>,
     answered: Answered,
 }
 
@@ -80,6 +83,7 @@ impl Cluster {
             is_sent_to: false,
             is_external: false,
             service: None,
+            destination: None,
             answered: Answered::Nobody,
         }
     }
@@ -204,6 +208,7 @@ impl Clusters {
             known.is_external = is_external;
             let service = istio.service(is_external);
             known.service = service.map(|service| flat::write(&service));
+            known.destination = istio.destination();
         }
     }
 
@@ -268,6 +273,25 @@ impl IstioMetadata {
         } else {
             Some(service::peer(name_of("name")?, name_of("namespace")?))
         }
+    }
+
+    /// The first service in `services`, by whatever part it has.
+    fn destination(&self) -> Option<String> {
+        let Some(Kind::ListValue(services)) = kind(&self.0, "services") else {
+            return None;
+        };
+        let Some(Kind::StructValue(entry)) = &services.values.first()?.kind else {
+            return None;
+        };
+        let part = |key| match kind(entry, key) {
+            Some(Kind::StringValue(text)) => text.as_str(),
+            _ => "",
+        };
+        Some(standard_metrics::of_service(
+            part("host"),
+            part("name"),
+            part("namespace"),
+        ))
     }
 }
 

@@ -21,12 +21,14 @@ use crate::direction::Direction;
 use crate::host::{HeaderMap, Host, Property};
 use crate::local::LocalNode;
 use crate::peer::{RejectReason, flat, header};
+use crate::standard_metrics::StandardMetrics;
 use crate::trust::{Distrust, Trust};
 
 mod callee;
 pub mod clusters;
 pub mod endpoint;
 mod headers;
+mod metrics;
 mod room;
 pub mod service;
 mod side;
@@ -67,6 +69,7 @@ pub struct Exchange {
     clusters: RefCell<Clusters>,
     counters: Rc<Counters>,
     flat: RefCell<flat::Writer>,
+    metrics: Option<RefCell<StandardMetrics>>,
 }
 
 impl Exchange {
@@ -93,6 +96,13 @@ impl Exchange {
             )),
             counters,
             flat: RefCell::default(),
+            metrics: config.standard_metrics.then(|| {
+                let max = config.max_metric_series as usize;
+                RefCell::new(StandardMetrics::new(
+                    local.flat.as_deref().unwrap_or_default(),
+                    max,
+                ))
+            }),
             config,
             local,
         }
@@ -153,18 +163,19 @@ impl Exchange {
     /// replied, the callee is not named yet.
     pub fn on_log(&self, stream: &mut Stream, host: &impl Host) {
         let host = &CountedHost::new(host, &self.counters);
-        if stream.answered {
+        if stream.answered && self.metrics.is_none() {
             return;
         }
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
-        if direction == Direction::Inbound {
+        let names_callee = !stream.answered && direction != Direction::Inbound;
+        // If Envoy redirects the request, its filter state carries over to the next one, which has another callee.
+        if (names_callee || self.metrics.is_some()) && !stream.answered && is_redirected(host) {
             return;
         }
-        // If Envoy redirects the request, its filter state carries over to the next one, which has another callee.
-        let details = host.property(Property::ResponseCodeDetails).ok().flatten();
-        if details.is_none_or(|details| &*details != b"internal_redirect") {
+        if names_callee {
             self.complete(stream, host, direction);
         }
+        self.record_call(host, direction);
     }
 
     /// Names a callee that sent nothing, from other sources.
@@ -367,4 +378,10 @@ impl Exchange {
             }
         }
     }
+}
+
+/// Whether Envoy follows the response's redirect itself, in another stream.
+fn is_redirected(host: &impl Host) -> bool {
+    let details = host.property(Property::ResponseCodeDetails).ok().flatten();
+    details.is_some_and(|details| &*details == b"internal_redirect")
 }

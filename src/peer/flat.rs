@@ -81,15 +81,20 @@ pub fn write(peer: &Peer) -> Vec<u8> {
     Writer::default().write(peer).to_vec()
 }
 
-/// Reads a `FlatNode` from any writer, verifying every offset. Parts may share
-/// bytes, as with equal texts, within bounds: the result is at most a few times
-/// as large as the input.
-pub fn read(bytes: &[u8]) -> Result<Peer, InvalidFlatbuffer> {
+/// Verifies every offset of a `FlatNode` from any writer. Parts may share bytes,
+/// as with equal texts, within bounds: what is read is at most a few times as
+/// large as the input.
+pub(crate) fn verify(bytes: &[u8]) -> Result<FlatNode<'_>, InvalidFlatbuffer> {
     let bounds = VerifierOptions {
         max_apparent_size: bytes.len().saturating_mul(8).saturating_add(1024),
         ..VerifierOptions::default()
     };
-    let node = flatbuffers::root_with_opts::<FlatNode<'_>>(&bounds, bytes)?;
+    flatbuffers::root_with_opts::<FlatNode<'_>>(&bounds, bytes)
+}
+
+/// Reads a `FlatNode` from any writer.
+pub fn read(bytes: &[u8]) -> Result<Peer, InvalidFlatbuffer> {
+    let node = verify(bytes)?;
     let text = |text: Option<&str>| text.map(str::to_owned);
     Ok(Peer {
         app_containers: node.app_containers().and_then(names_of),

@@ -9,5 +9,6 @@ mod header_limits;
 mod hostile;
 mod node;
 mod schema;
+mod standard_metrics;
 mod support;
 mod vectors;

@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use metadata_exchange::host::{HeaderMap, Host, HostError, HostResult, Property, StateKey};
+use metadata_exchange::host::{
+    HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey,
+};
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
 use prost::Message as _;
@@ -97,6 +99,8 @@ pub(crate) struct FakeHost {
     pub(crate) response: RefCell<Vec<(String, Vec<u8>)>>,
     pub(crate) properties: RefCell<BTreeMap<String, Vec<u8>>>,
     pub(crate) state: RefCell<BTreeMap<&'static str, Vec<u8>>>,
+    /// Each metric with the values that it was given.
+    pub(crate) metrics: RefCell<Vec<(String, Vec<u64>)>>,
     /// Each call, in order.
     pub(crate) calls: RefCell<Vec<String>>,
     /// Calls that contain this text fail.
@@ -203,6 +207,30 @@ impl Host for FakeHost {
     fn store(&self, key: StateKey, value: &[u8]) -> HostResult<()> {
         self.call(format!("store {}", key.name()))?;
         self.state.borrow_mut().insert(key.name(), value.to_vec());
+        Ok(())
+    }
+
+    fn define_metric(&self, kind: MetricKind, name: &str) -> HostResult<u32> {
+        self.call(format!("define {kind:?} {name}"))?;
+        let mut metrics = self.metrics.borrow_mut();
+        let known = metrics.iter().position(|(known, _)| known == name);
+        let id = known.unwrap_or_else(|| {
+            metrics.push((name.to_owned(), Vec::new()));
+            metrics.len() - 1
+        });
+        Ok(u32::try_from(id).unwrap())
+    }
+
+    fn increment_metric(&self, id: u32, offset: i64) -> HostResult<()> {
+        self.call(format!("increment {id}"))?;
+        let offset = u64::try_from(offset).unwrap();
+        self.metrics.borrow_mut()[id as usize].1.push(offset);
+        Ok(())
+    }
+
+    fn record_metric(&self, id: u32, value: u64) -> HostResult<()> {
+        self.call(format!("record {id}"))?;
+        self.metrics.borrow_mut()[id as usize].1.push(value);
         Ok(())
     }
 }

@@ -343,7 +343,7 @@ fn mangled_headers_neither_trap_nor_harm_the_honest() {
         .chain([STANDARD.decode(honest.value()).expect("base64")])
         .collect();
     let mut pages = 0;
-    for round in 0..5_000 {
+    for round in 0..8_000 {
         let mut message = seeds[random.below(seeds.len())].clone();
         random.mutate(&mut message);
         let mut value = STANDARD.encode(message).into_bytes();
@@ -360,7 +360,8 @@ fn mangled_headers_neither_trap_nor_harm_the_honest() {
             assert_stored(&proxy.inbound(&honest.headers()), Some(&honest), None);
             proxy.vm.take_calls();
         }
-        if round == 2_500 {
+        // The cache is full.
+        if round == 4_000 {
             pages = proxy.vm.memory_pages();
         }
     }
