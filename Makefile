@@ -43,6 +43,10 @@ examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: ca
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- examples $(ARGS)
 
+.PHONY: metrics
+metrics: setup-rust ## Write the loggers of examples/metrics/ from their one description
+	@cargo run --quiet --package envoy-test -- write-metrics
+
 .PHONY: skywalking
 skywalking: wasm ## Show what a real SkyWalking draws of calls of every kind (SKYWALKING_OAP_HOME=release or SKYWALKING_OAP=HOST:PORT; ARGS='--json --stay')
 	$(call step,skywalking)

@@ -74,6 +74,8 @@ enum Command {
     /// Runs every file of examples/ with calls, and counts what each consumer of
     /// peers tells of them, on every Envoy.
     Examples(Examples),
+    /// Writes the loggers of examples/metrics/ from their description.
+    WriteMetrics,
     /// `deploy/istio`, loaded by a real Istio; upgrades under load.
     Istio(Istio),
 }
@@ -192,6 +194,10 @@ async fn main() -> Result<ExitCode> {
         Command::Boutique(boutique) => unless_interrupted(Box::pin(boutique.run())).await,
         Command::Skywalking(stories) => unless_interrupted(Box::pin(stories.run())).await,
         Command::Examples(examples) => unless_interrupted(Box::pin(examples.run())).await,
+        Command::WriteMetrics => {
+            consumers::metrics::description::write()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Istio(istio) => unless_interrupted(Box::pin(istio.run())).await,
     }
 }

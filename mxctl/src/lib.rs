@@ -3,7 +3,7 @@
 //! [`topology`] builds the graph from access-log entries, by its own rules or by `SkyWalking`'s;
 //! [`naming`] names the service of a node, and [`render`] shows the graph. [`decode`] and
 //! [`encode`] convert the forms of the exchange. [`doctor`] finds problems of an Envoy from its
-//! [`admin`] interface or a file; [`envoy_yaml`] parses YAML as Envoy does, and [`check_config`] a
+//! [`admin`] interface or a file, and [`prometheus`] reads calls from one; [`envoy_yaml`] parses YAML as Envoy does, and [`check_config`] a
 //! plugin configuration as the filter does.
 //!
 //! Every name comes from the network, so every output goes through [`escape`].
@@ -22,5 +22,6 @@ pub mod encode;
 pub mod envoy_yaml;
 pub mod escape;
 pub mod naming;
+pub mod prometheus;
 pub mod render;
 pub mod topology;

@@ -11,7 +11,7 @@ use crate::bootstrap::{any_port, socket_address};
 use crate::repository;
 
 /// Where the module is on a VM.
-const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
+pub(super) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
 /// Where certificates are.
 const TLS: &str = "/etc/envoy/tls/";
 /// The folder that the unit of `deploy/envoy` has for logs.

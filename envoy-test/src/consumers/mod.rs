@@ -10,6 +10,7 @@ mod headers;
 mod jaeger;
 mod limits;
 mod logs;
+pub mod metrics;
 mod otlp;
 mod policy;
 mod report;
@@ -51,6 +52,8 @@ pub enum Consumer {
     OtlpLog,
     /// Records in the Fluent Forward protocol.
     FluentdLog,
+    /// Istio's standard metrics, by the stats access logger.
+    Metrics,
     /// Spans by OTLP.
     TracesOpenTelemetry,
     /// Spans in Zipkin's format.
@@ -59,13 +62,14 @@ pub enum Consumer {
 
 impl Consumer {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Policy,
         Self::RateLimit,
         Self::CallerHeader,
         Self::JsonLog,
         Self::OtlpLog,
         Self::FluentdLog,
+        Self::Metrics,
         Self::TracesOpenTelemetry,
         Self::TracesZipkin,
     ];
@@ -80,6 +84,7 @@ impl Consumer {
             Self::JsonLog => "examples/json-log/sidecar.yaml",
             Self::OtlpLog => "examples/otlp-log/sidecar.yaml",
             Self::FluentdLog => "examples/fluentd-log/sidecar.yaml",
+            Self::Metrics => "examples/metrics/sidecar.yaml",
             Self::TracesOpenTelemetry => "examples/traces/opentelemetry.yaml",
             Self::TracesZipkin => "examples/traces/zipkin.yaml",
         }
@@ -107,6 +112,14 @@ impl Consumer {
             Self::JsonLog => logs::json(lab, &example).await?,
             Self::OtlpLog => logs::otlp(lab, &example).await?,
             Self::FluentdLog => logs::fluentd(lab, &example).await?,
+            Self::Metrics => {
+                let Some(program) = metrics::prometheus::program() else {
+                    return Ok(row(Outcome::Skipped {
+                        reason: metrics::prometheus::missing(),
+                    }));
+                };
+                metrics::run(lab, &example, &program).await?
+            }
             Self::TracesOpenTelemetry | Self::TracesZipkin => {
                 let Some(jaeger) = Jaeger::by_environment().await? else {
                     return Ok(row(Outcome::Skipped {
@@ -154,6 +167,7 @@ impl fmt::Display for Consumer {
             Self::JsonLog => "JSON log",
             Self::OtlpLog => "OTLP log",
             Self::FluentdLog => "Fluent Forward log",
+            Self::Metrics => "metrics",
             Self::TracesOpenTelemetry => "traces, OTLP",
             Self::TracesZipkin => "traces, Zipkin",
         };

@@ -69,7 +69,7 @@ impl<'a> Plan<'a> {
         Ok(Sidecar {
             inbound: envoy.listener("inbound").await?,
             outbound,
-            _envoy: envoy,
+            envoy,
             app,
             files,
         })
@@ -86,7 +86,7 @@ pub(super) struct Sidecar {
     /// What the bootstrap has under `/etc/envoy/tls` and `/var/log/envoy`.
     pub(super) files: PathBuf,
     /// It ends with the value.
-    _envoy: Envoy,
+    pub(super) envoy: Envoy,
 }
 
 /// A workload by its names.

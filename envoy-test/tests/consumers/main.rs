@@ -6,6 +6,7 @@
 mod conditions;
 mod files;
 mod log_shippers;
+mod metrics;
 
 use anyhow::{Result, bail, ensure};
 use envoy_test::Lab;
@@ -23,6 +24,7 @@ envoy_test::stories!(
     json_log,
     otlp_log,
     fluentd_log,
+    metrics,
     traces_open_telemetry,
     traces_zipkin,
     the_service_account_keeps_a_spoofed_workload_out,
@@ -72,7 +74,12 @@ async fn is_refused(lab: &Lab, file: &'static str) -> Result<()> {
             // Protobuf varies its spaces.
             let error = format!("{error:#}");
             let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
-            ensure!(error.contains("no such field: 'value'"), "{error}");
+            let lacks = if file.contains("metrics") {
+                "envoy.access_loggers.stats"
+            } else {
+                "no such field: 'value'"
+            };
+            ensure!(error.contains(lacks), "{error}");
             Ok(())
         }
     }
@@ -100,6 +107,10 @@ async fn otlp_log(lab: &Lab) -> Result<()> {
 
 async fn fluentd_log(lab: &Lab) -> Result<()> {
     reconciled(lab, Consumer::FluentdLog).await
+}
+
+async fn metrics(lab: &Lab) -> Result<()> {
+    reconciled(lab, Consumer::Metrics).await
 }
 
 async fn traces_open_telemetry(lab: &Lab) -> Result<()> {

@@ -64,6 +64,13 @@ fn configurations(objects: &[Value]) -> Vec<String> {
     of_plugins.chain(of_filters).collect()
 }
 
+/// The one of `examples/`.
+#[test]
+fn the_metrics_of_the_examples_are_valid() -> Result<()> {
+    let filter = read_one(&repository("examples/metrics/envoyfilter.yaml"))?;
+    Crds::load()?.check(&filter)
+}
+
 #[test]
 fn every_file_and_every_overlay_is_valid() -> Result<()> {
     let crds = Crds::load()?;
