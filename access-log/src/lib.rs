@@ -8,9 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod convert;
 pub mod each;
 pub mod entry;
-pub mod json;
 pub mod limits;
 mod otlp;
 pub mod read;
@@ -20,6 +20,7 @@ pub mod side;
 pub mod state;
 mod unchecked;
 
+pub use convert::convert;
 pub use each::Each;
 pub use entry::{Entry, Named, Protocol};
 pub use limits::Limits;

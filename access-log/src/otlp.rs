@@ -17,8 +17,9 @@ use envoy_types::pb::opentelemetry::proto::common::v1::{KeyValue, any_value};
 use metadata_exchange::peer::{Peer, flat};
 use prost::{Message, Name as _};
 use serde_json::{Map, Value, json};
+use struct_json::struct_of_json;
 
-use crate::json::{convert, struct_of_json};
+use crate::convert;
 use crate::read::response_flags;
 use crate::side::Side;
 

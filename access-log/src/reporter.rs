@@ -7,8 +7,9 @@ use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::
 use metadata_exchange::peer::Field;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use struct_json::json_of_struct;
 
-use crate::json::{convert, json_of_struct};
+use crate::convert;
 
 /// The proxy that sends a stream.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -107,7 +108,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::json::struct_of_json;
+    use struct_json::struct_of_json;
 
     #[test]
     fn of_a_sender_with_much_metadata_is_kept_what_is_exchanged() {

@@ -6,8 +6,8 @@ use prost::{Message as _, Name as _};
 use prost_types::Struct;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use struct_json::json_of_struct;
 
-use crate::json::json_of_struct;
 use crate::side::Side;
 use crate::unchecked;
 

@@ -3,7 +3,7 @@
 //! Performance is told in what can be counted (guest instructions, host calls, bytes), or as a ratio of what was
 //! measured in the same run. Absolute times are in the tables, too, but hold for one machine and one hour.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![allow(clippy::cast_precision_loss, reason = "no figure is told to 15 digits")]
 
 mod bench;

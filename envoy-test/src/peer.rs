@@ -1,13 +1,13 @@
 //! Encodes and decodes peers independently of the filter, with `prost-types`
 //! and `base64`. The harness computes its expectations with it.
 
-use access_log::json::{json_of_struct, struct_of_json};
 use anyhow::Result;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use prost::Message as _;
 use prost_types::Struct;
 use serde_json::Value;
+use struct_json::{json_of_struct, struct_of_json};
 
 /// The keys of node metadata that proxies exchange, as Istio lists them.
 pub const EXCHANGED: [&str; 11] = [

@@ -6,8 +6,7 @@ use metadata_exchange::local::{LocalNode, Node};
 use prost::Message as _;
 use serde::Serialize;
 use serde_json::{Value, json};
-
-use access_log::json::struct_of_json;
+use struct_json::struct_of_json;
 
 /// The headers that a node sends.
 #[derive(Debug, PartialEq, Eq, Serialize)]

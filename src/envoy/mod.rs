@@ -1,12 +1,18 @@
 //! The filter as Envoy loads it, and the only module that uses the SDK.
 
+#[forbid(unsafe_code)]
 mod host;
+#[forbid(unsafe_code)]
 mod http;
 #[allow(unsafe_code)]
 mod imports;
+#[forbid(unsafe_code)]
 mod logger;
+#[forbid(unsafe_code)]
 mod metrics;
+#[forbid(unsafe_code)]
 mod root;
+#[forbid(unsafe_code)]
 mod roots;
 
 // The SDK's macro exports a function without documentation and calls one by `unsafe`.

@@ -10,35 +10,12 @@ use metadata_exchange::host::{
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
 use prost::Message as _;
-use prost_types::value::Kind;
-use prost_types::{ListValue, Struct, Value};
 use serde_json::Value as Json;
+use struct_json::struct_of_json;
 
 /// `json`, an object, as a serialised `google.protobuf.Struct`.
 pub(crate) fn message_of(json: &Json) -> Vec<u8> {
-    let Some(Kind::StructValue(message)) = value_of(json).kind else {
-        panic!("not an object: {json}");
-    };
-    message.encode_to_vec()
-}
-
-fn value_of(json: &Json) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(bool) => Kind::BoolValue(*bool),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(list) => Kind::ListValue(ListValue {
-            values: list.iter().map(value_of).collect(),
-        }),
-        Json::Object(map) => Kind::StructValue(Struct {
-            fields: map
-                .iter()
-                .map(|(key, value)| (key.clone(), value_of(value)))
-                .collect(),
-        }),
-    };
-    Value { kind: Some(kind) }
+    struct_of_json(json).unwrap().encode_to_vec()
 }
 
 /// A node with this id and metadata, as Envoy reports it.

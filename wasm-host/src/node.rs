@@ -4,6 +4,7 @@ use crate::{Status, pairs};
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use serde_json::Value as Json;
+use struct_json::struct_of_json;
 
 /// The parts of `envoy.config.core.v3.Node` that a bootstrap sets, and the list of extensions that a real Envoy adds.
 #[derive(Clone, PartialEq, Message)]
@@ -37,12 +38,12 @@ pub struct Extension {
 }
 
 impl Node {
-    /// A node with this id and metadata. Metadata other than a JSON object are ignored.
+    /// A node with this id and metadata. Metadata other than a JSON object is ignored.
     #[must_use]
     pub fn new(id: &str, metadata: &Json) -> Self {
         Self {
             id: id.to_owned(),
-            metadata: to_struct(metadata),
+            metadata: struct_of_json(metadata).unwrap_or_default(),
             ..Self::default()
         }
     }
@@ -73,29 +74,6 @@ impl Node {
     pub fn to_bytes(&self) -> Vec<u8> {
         self.encode_to_vec()
     }
-}
-
-fn to_struct(json: &Json) -> Struct {
-    let fields = json.as_object().into_iter().flatten();
-    Struct {
-        fields: fields
-            .map(|(key, value)| (key.clone(), to_value(value)))
-            .collect(),
-    }
-}
-
-fn to_value(json: &Json) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(*value),
-        Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or(f64::NAN)),
-        Json::String(value) => Kind::StringValue(value.clone()),
-        Json::Array(values) => Kind::ListValue(ListValue {
-            values: values.iter().map(to_value).collect(),
-        }),
-        Json::Object(_) => Kind::StructValue(to_struct(json)),
-    };
-    Value { kind: Some(kind) }
 }
 
 /// The bytes that Envoy returns for a metadata value: a string unchanged, a number as a little-endian double, a bool as

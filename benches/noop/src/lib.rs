@@ -1,7 +1,11 @@
 //! A proxy-wasm module on the Rust SDK that does nothing: the least that a filter
 //! costs that is written as most are.
 
-#![allow(missing_docs, reason = "of what the SDK's macro exports")]
+#![allow(
+    missing_docs,
+    unsafe_code,
+    reason = "in what the SDK's macro expands to"
+)]
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;

@@ -4,6 +4,7 @@
 //! Reads the fields that an entry consists of. Field names are declared or JSON
 //! names, `http_logs` or `httpLogs`.
 
+use access_log::convert;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -23,12 +24,12 @@ use envoy_types::pb::google::protobuf::{
 };
 use prost::Message as _;
 use serde_json::Value;
+use struct_json::struct_of_json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::BASE64;
 use crate::declared_names::with_declared_names;
-use access_log::json::struct_of_json;
 
 /// The messages in `text`: one, several in sequence, or a list.
 pub(super) fn messages(text: &[u8]) -> Result<Vec<StreamAccessLogsMessage>> {
@@ -89,8 +90,7 @@ fn identifier(value: &Value) -> Result<Identifier> {
 
 /// Converts metadata to the type that Envoy's messages use.
 fn metadata(value: &Value) -> Result<Struct> {
-    let message = struct_of_json(value)?.encode_to_vec();
-    Ok(Struct::decode(message.as_slice())?)
+    Ok(convert(&struct_of_json(value)?)?)
 }
 
 fn http(value: &Value) -> Result<HttpAccessLogEntry> {

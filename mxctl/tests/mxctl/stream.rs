@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use access_log::json::{convert, struct_of_json};
+use access_log::convert;
 use anyhow::Result;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::data::accesslog::v3::{
@@ -18,6 +18,7 @@ use envoy_types::pb::google::protobuf::{Any, BytesValue, Duration as ProtoDurati
 use metadata_exchange::peer::{Peer, flat};
 use prost::{Message as _, Name as _};
 use serde_json::json;
+use struct_json::struct_of_json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
