@@ -83,7 +83,7 @@ impl Default for Config {
             max_sent_bytes: 16_384,
             request_headers: HeaderLimits::DEFAULT,
             response_headers: HeaderLimits::DEFAULT,
-            max_peer_cache_size: 500,
+            max_peer_cache_size: 1_000,
             record_local_node: false,
             accept_own: false,
             limits: Limits::DEFAULT,

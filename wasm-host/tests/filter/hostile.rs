@@ -225,6 +225,77 @@ fn the_worst_header_costs_a_small_factor_of_an_honest_one() {
     }
 }
 
+/// How many times its length a header may take of memory while it is decoded, with the peer that is made of it.
+/// A map takes a node with room for eleven entries, however few it has.
+const MEMORY_FACTOR: f64 = 55.0;
+
+/// The memory that one header makes the VM grow by, as a multiple of its length. The limit on received metadata is raised
+/// so that 64 KiB, the unit of memory, is little.
+fn memory_factor(message: &[u8]) -> f64 {
+    const LIMIT: usize = 1 << 20;
+    let settings =
+        json!({ "max_received_bytes": LIMIT, "max_labels": 65_536, "max_peer_cache_size": 0 });
+    let mut proxy = Proxy::of(&Workload::new("local"), &settings);
+    let value = STANDARD.encode(message);
+    assert!(
+        (LIMIT / 2..=LIMIT).contains(&value.len()),
+        "{} bytes",
+        value.len()
+    );
+    // The bytes of the header itself, and the stream's first allocations.
+    let refused = Headers::from([(METADATA, "!".repeat(value.len()))]);
+    proxy.inbound(&refused);
+    let before = proxy.vm.memory_pages();
+    proxy.inbound(&Headers::from([(METADATA, &value)]));
+    let grown = (proxy.vm.memory_pages() - before) * 65_536;
+    #[allow(clippy::cast_precision_loss, reason = "both are far below 2^52")]
+    let factor = grown as f64 / value.len() as f64;
+    factor
+}
+
+#[test]
+fn decoding_takes_memory_in_proportion_to_the_header() {
+    const ROOM: usize = (1 << 18) * 3 - 128;
+    let filled = |message: &[u8]| message.repeat(ROOM / message.len());
+    let numbered = |range: std::ops::Range<usize>, value: &[u8]| -> Vec<u8> {
+        range
+            .flat_map(|number| entry(&format!("{number:x}"), value))
+            .collect()
+    };
+    let list = |one: &[u8]| entry("A", &field(0x32, &filled(&field(0x0a, one))));
+    let cases = [
+        (
+            "one long text",
+            entry("NAME", &field(0x1a, &vec![b'x'; ROOM - 16])),
+        ),
+        (
+            "unknown keys with texts",
+            numbered(0..40_000, &field(0x1a, b"n")),
+        ),
+        ("unknown keys without values", numbered(0..58_000, b"")),
+        (
+            "labels",
+            entry(
+                "LABELS",
+                &field(0x2a, &numbered(0..58_000, &field(0x1a, b""))),
+            ),
+        ),
+        ("a list of nothing", list(b"")),
+        ("a list of texts", list(&field(0x1a, b""))),
+        ("a list of lists", list(&field(0x32, b""))),
+        ("a list of maps", list(&field(0x2a, &field(0x0a, b"")))),
+        (
+            "the same label again and again",
+            entry("LABELS", &field(0x2a, &filled(&entry("1", b"")))),
+        ),
+    ];
+    for (name, message) in cases {
+        let factor = memory_factor(&message);
+        println!("{name}: {factor:.1} times its length");
+        assert!(factor < MEMORY_FACTOR, "{name}: {factor:.1}");
+    }
+}
+
 #[test]
 fn ids_and_known_values_make_no_header_cost_more() {
     let honest = talkative();
