@@ -356,7 +356,7 @@ impl Istio {
             each: Duration::from_secs(self.seconds),
         };
         let progress = |step: &str| eprintln!("- {step}");
-        let shown = istio::tell(&options, progress).await?;
+        let shown = istio::run_inside(&options, progress).await?;
         let verdict = match &shown.report {
             Ok(report) => print_with_faults(report, &report.faults(), self.json)?,
             Err(error) => {

@@ -248,7 +248,7 @@ impl Cluster {
     }
 
     /// A call that must succeed, and what is logged of it.
-    async fn call(&self, pair: &Pair) -> Result<Vec<Logged>> {
+    pub(super) async fn call(&self, pair: &Pair) -> Result<Vec<Logged>> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let path = format!("/call/{}", CALLS.fetch_add(1, Ordering::Relaxed));
         if let Err(failure) = pair.target.call(&self.seen, &path).await {

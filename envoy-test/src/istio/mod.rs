@@ -16,6 +16,7 @@ mod overlay;
 mod pod;
 mod proxy;
 mod registry;
+mod remade;
 mod report;
 mod sandbox;
 mod story;
@@ -34,7 +35,7 @@ use tempfile::TempDir;
 pub use home::{HOME, Home};
 pub use kubernetes::kustomize;
 pub use report::{Report, Seconds};
-pub use story::{Phase, Told};
+pub use story::{Outcome, Phase};
 pub use table::Row;
 pub use traffic::Count;
 
@@ -118,7 +119,7 @@ impl Run {
     }
 }
 
-/// What a run tells.
+/// What a run is given.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The folder of the run.
@@ -130,14 +131,14 @@ pub struct Options {
 /// A mesh that runs, and what it has shown. It ends with its value.
 #[derive(Debug)]
 pub struct Shown {
-    /// An error says what could not be told to its end.
+    /// An error says which part could not be completed.
     pub report: Result<Report>,
     _cluster: Cluster,
 }
 
-/// Brings it up, tells all stories and judges them. Only for a process that
+/// Brings it up, runs all stories and judges them. Only for a process that
 /// [`Run::start`] has started.
-pub async fn tell(options: &Options, mut progress: impl FnMut(&str)) -> Result<Shown> {
+pub async fn run_inside(options: &Options, mut progress: impl FnMut(&str)) -> Result<Shown> {
     sandbox::check_inside()?;
     let home = Home::by_environment()?;
     let began = Instant::now();

@@ -294,7 +294,7 @@ fn environment(pod: Pod, root: &Path, envoy: &Path) -> Result<Vec<(&'static str,
     config["concurrency"] = json!(1);
     config["terminationDrainDuration"] = json!("1s");
     // A story waits until what was before a change is gone.
-    config["drainDuration"] = json!("10s");
+    config["drainDuration"] = json!("5s");
     let mut environment = vec![
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
         ("CA_ADDR", istiod),

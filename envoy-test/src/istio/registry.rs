@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use axum::Router;
@@ -42,6 +43,8 @@ struct Store {
     blobs: BTreeMap<String, Vec<u8>>,
     /// Digests by tag.
     tags: BTreeMap<String, String>,
+    /// Whether every request is answered with an error.
+    is_away: AtomicBool,
 }
 
 impl Registry {
@@ -80,6 +83,17 @@ impl Registry {
             "oci://{}/metadata-exchange@{digest}",
             Self::address()
         ))
+    }
+
+    /// The reference of an image that there is not.
+    pub(super) fn missing_digest() -> String {
+        let digest = sha256(b"nothing");
+        format!("oci://{}/metadata-exchange@{digest}", Self::address())
+    }
+
+    /// Whether it answers every request with an error from now on.
+    pub(super) fn set_away(&self, is_away: bool) {
+        self.store.is_away.store(is_away, Ordering::Relaxed);
     }
 }
 
@@ -153,6 +167,9 @@ async fn blob(State(store): State<Arc<Store>>, Path(digest): Path<String>) -> Re
 }
 
 fn reply(store: &Store, digest: &str, media_type: &'static str) -> Response {
+    if store.is_away.load(Ordering::Relaxed) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let Some(content) = store.blobs.get(digest) else {
         let error = json!({ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": digest }] });
         return (StatusCode::NOT_FOUND, error.to_string()).into_response();

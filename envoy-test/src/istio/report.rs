@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::cluster::Cluster;
 use super::istiod::Proxies;
-use super::story::Told;
+use super::story::Outcome;
 use super::table::{Row, Table};
-use super::{canary, unfetchable, upgrade};
+use super::{canary, remade, unfetchable, upgrade};
 
 /// How long the parts of a run took.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -29,7 +30,7 @@ pub struct Report {
     /// The overlays.
     pub overlays: Vec<Row>,
     /// The stories under load.
-    pub stories: Vec<Told>,
+    pub stories: Vec<Outcome>,
     /// How long it took.
     pub seconds: Seconds,
 }
@@ -49,23 +50,9 @@ pub(super) async fn all(
     seconds.note("the overlays", began);
 
     let began = Instant::now();
-    progress("upgrades under load");
-    let (plugin, filter, old) = tokio::try_join!(
-        upgrade::by_wasm_plugin(cluster, each),
-        upgrade::by_envoy_filter(cluster, each),
-        upgrade::on_old_envoy(cluster, each),
-    )?;
-    seconds.note("upgrades", began);
-
-    let began = Instant::now();
-    progress("rollouts, and modules that cannot be fetched");
-    let half = each / 2;
-    let (canary, unfetchable) = tokio::try_join!(
-        canary::canary(cluster, half),
-        unfetchable::by_wasm_plugin(cluster, half),
-    )?;
-    let rollout = canary::rollout(cluster, half).await?;
-    seconds.note("rollouts", began);
+    progress("upgrades under load, roll-outs, and modules that cannot be fetched");
+    let stories = Box::pin(stories(cluster, each)).await?;
+    seconds.note("the stories", began);
 
     let began = Instant::now();
     progress("what istiod sends to Istio's own Envoy");
@@ -75,9 +62,35 @@ pub(super) async fn all(
     table.check_documented()?;
     Ok(Report {
         overlays: table.into_rows(),
-        stories: vec![plugin, filter, old, canary, rollout, unfetchable],
+        stories,
         seconds: seconds.clone(),
     })
+}
+
+/// The stories, those of different pods beside each other.
+async fn stories(cluster: &Cluster, each: Duration) -> Result<Vec<Outcome>> {
+    let half = each / 2;
+    // The roll-out and the canary both need the VM.
+    let vm = Semaphore::new(0);
+    let of_default = async {
+        let upgrade = upgrade::by_wasm_plugin(cluster, each).await?;
+        vm.acquire().await?.forget();
+        anyhow::Ok([upgrade, canary::canary(cluster, half).await?])
+    };
+    let of_shop = async {
+        let rollout = canary::rollout(cluster, half).await?;
+        vm.add_permits(1);
+        let upgrade = upgrade::by_envoy_filter(cluster, each).await?;
+        let remade = remade::by_both_ways(cluster, half).await?;
+        anyhow::Ok([rollout, upgrade, remade])
+    };
+    let of_old = async {
+        let upgrade = upgrade::on_old_envoy(cluster, each).await?;
+        let unfetchable = unfetchable::by_wasm_plugin(cluster, half).await?;
+        anyhow::Ok([upgrade, unfetchable])
+    };
+    let (default, shop, old) = tokio::try_join!(of_default, of_shop, of_old)?;
+    Ok(default.into_iter().chain(shop).chain(old).collect())
 }
 
 impl Report {
@@ -89,7 +102,7 @@ impl Report {
             faults.map(|fault| format!("{}: {fault}", row.overlay))
         });
         overlays
-            .chain(self.stories.iter().flat_map(Told::faults))
+            .chain(self.stories.iter().flat_map(Outcome::faults))
             .collect()
     }
 }

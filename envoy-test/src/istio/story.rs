@@ -53,7 +53,7 @@ pub struct Phase {
 
 /// A story and what became of it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Told {
+pub struct Outcome {
     /// Its name.
     pub story: String,
     /// The phases, in order.
@@ -62,17 +62,17 @@ pub struct Told {
     pub other_faults: Vec<String>,
 }
 
-/// Tells a story.
-pub(super) struct Teller<'c> {
+/// Runs a story, phase by phase.
+pub(super) struct Runner<'c> {
     pub(super) cluster: &'c Cluster,
     pub(super) client: Pod,
     pub(super) server: Pod,
     load: Load,
     each: Duration,
-    told: Told,
+    outcome: Outcome,
 }
 
-impl<'c> Teller<'c> {
+impl<'c> Runner<'c> {
     /// Starts with the first phase, in which nothing is changed.
     pub(super) fn new(
         cluster: &'c Cluster,
@@ -91,7 +91,7 @@ impl<'c> Teller<'c> {
             server,
             load,
             each,
-            told: Told {
+            outcome: Outcome {
                 story: story.to_owned(),
                 phases: Vec::new(),
                 other_faults: Vec::new(),
@@ -100,7 +100,7 @@ impl<'c> Teller<'c> {
     }
 
     pub(super) fn fault(&mut self, fault: String) {
-        self.told.other_faults.push(fault);
+        self.outcome.other_faults.push(fault);
     }
 
     /// A phase: `change` ends when the control plane and all proxies have done their
@@ -143,8 +143,8 @@ impl<'c> Teller<'c> {
         change: impl Future<Output = Result<()>>,
     ) -> Result<()> {
         let began = Instant::now();
-        let number = self.told.phases.len() + 1;
-        let story = self.told.story.clone();
+        let number = self.outcome.phases.len() + 1;
+        let story = self.outcome.story.clone();
         let context = || format!("{story}: {what}");
         self.load.phase(&path(&story, number, "changing"));
         change.await.with_context(context)?;
@@ -153,7 +153,7 @@ impl<'c> Teller<'c> {
         drained.with_context(context)?;
         self.load.phase(&path(&story, number, "then"));
         sleep_until((began + self.each).max(Instant::now() + AT_LEAST)).await;
-        self.told.phases.push(Phase {
+        self.outcome.phases.push(Phase {
             what: what.to_owned(),
             expected,
             leaks,
@@ -164,26 +164,26 @@ impl<'c> Teller<'c> {
     }
 
     /// Ends the load, and judges.
-    pub(super) async fn end(self) -> Result<Told> {
+    pub(super) async fn end(self) -> Result<Outcome> {
         let Self {
             cluster,
             client,
             server,
             load,
-            mut told,
+            mut outcome,
             ..
         } = self;
         load.stop().await?;
-        for (number, phase) in told.phases.iter_mut().enumerate() {
+        for (number, phase) in outcome.phases.iter_mut().enumerate() {
             for (part, count) in [("changing", &mut phase.changing), ("then", &mut phase.then)] {
-                let path = path(&told.story, number + 1, part);
+                let path = path(&outcome.story, number + 1, part);
                 *count = until(&format!("all entries of {path}"), async || {
                     Ok(cluster.seen.of(&path, client, server))
                 })
                 .await?;
             }
         }
-        Ok(told)
+        Ok(outcome)
     }
 }
 
@@ -251,7 +251,7 @@ impl Count {
     }
 }
 
-impl Told {
+impl Outcome {
     /// What is wrong.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
@@ -272,7 +272,7 @@ impl Told {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Pair, until};
 use super::overlay::Overlay;
-use super::pod::{EGRESS, INGRESS, PRODUCTPAGE, Pod, RATINGS, VM};
+use super::pod::{EGRESS, INGRESS, Kind, PODS, PRODUCTPAGE, Pod, RATINGS, VM};
 use super::proxy;
-use super::upgrade::until_running;
+use super::traffic::Logged;
+use super::upgrade::{until_base, until_found, until_in_listeners, until_running};
 use crate::repository;
 
 /// An overlay.
@@ -104,17 +106,40 @@ impl Table {
         self.0.into_values().collect()
     }
 
-    /// Access logs, and a group of VMs.
+    /// Access logs, a group of VMs, and the headers of the whole mesh; the canary has
+    /// a story of its own.
     pub(super) async fn prepare(&mut self, cluster: &Cluster) -> Result<()> {
-        for (name, overlay) in [
-            ("skywalking", Overlay::render("skywalking")?),
-            ("vm", Overlay::render("vm")?),
-        ] {
-            overlay.apply(cluster).await?;
-            let said = overlay.validate(cluster, name).await?;
-            let row = self.row(name);
-            if !said.is_empty() {
-                row.faults.push(format!("istioctl validate: {said}"));
+        for name in ["skywalking", "vm", "headers", "wasmplugin-canary"] {
+            let overlay = Overlay::render(name)?;
+            if name != "wasmplugin-canary" {
+                overlay.apply(cluster).await?;
+            }
+            self.validate(cluster, [(name, &overlay)]).await?;
+            if name == "headers" {
+                let sidecars = PODS.into_iter().filter(|pod| pod.kind != Kind::Gateway);
+                let sidecars: Vec<_> = sidecars.collect();
+                until_base(cluster, &sidecars, true).await?;
+                overlay.delete(cluster).await?;
+                until_base(cluster, &sidecars, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `istioctl validate` for each of them.
+    async fn validate(
+        &mut self,
+        cluster: &Cluster,
+        overlays: impl IntoIterator<Item = (&'static str, &Overlay)>,
+    ) -> Result<()> {
+        let judged = overlays.into_iter().map(async |(name, overlay)| {
+            let printed = overlay.validate(cluster, name).await?;
+            anyhow::Ok((name, printed))
+        });
+        for (name, printed) in try_join_all(judged).await? {
+            let faults = &mut self.row(name).faults;
+            if !printed.is_empty() {
+                faults.push(format!("istioctl validate: {printed}"));
             }
         }
         Ok(())
@@ -135,33 +160,38 @@ impl Table {
         plugins.delete(cluster).await?;
         let filters = envoy_filters()?;
         self.judge_group(cluster, &filters).await?;
+        // Last, for the doctor sees what has been counted.
+        if let Err(error) = without_mutual_tls(cluster).await {
+            let faults = &mut self.row("envoyfilter-inner-gateway").faults;
+            faults.push(format!("without ISTIO_MUTUAL: {error:#}"));
+        }
         filters.delete(cluster).await?;
         let observers = observers()?;
         self.judge_group(cluster, &observers).await?;
         observers.delete(cluster).await?;
         for pod in [PRODUCTPAGE, RATINGS, VM, INGRESS, EGRESS] {
-            super::upgrade::until_in_listeners(cluster, &[pod], false).await?;
+            until_in_listeners(cluster, &[pod], false).await?;
         }
         Ok(())
     }
 
     async fn judge_group(&mut self, cluster: &Cluster, group: &Group) -> Result<()> {
-        for (name, overlay, pods) in &group.overlays {
+        for (_, overlay, _) in &group.overlays {
             overlay.apply(cluster).await?;
-            let said = overlay.validate(cluster, name).await?;
-            if !said.is_empty() {
-                self.row(name)
-                    .faults
-                    .push(format!("istioctl validate: {said}"));
-            }
-            // What is applied next may not be waited for; this may.
+        }
+        // Once for each kind of overlay: those of other namespaces are the same.
+        let kinds: BTreeMap<_, _> = group.overlays.iter().map(|one| (one.0, &one.1)).collect();
+        self.validate(cluster, kinds).await?;
+        for (name, _, pods) in &group.overlays {
             until_running(cluster, pods)
                 .await
                 .with_context(|| (*name).to_owned())?;
         }
         let first = group.overlays.first().context("no overlay")?.0;
-        for pair in &group.pairs {
-            match cluster.check_named(pair).await {
+        let pairs = &group.pairs;
+        let named = join_all(pairs.iter().map(|pair| cluster.check_named(pair))).await;
+        for (pair, named) in pairs.iter().zip(named) {
+            match named {
                 Ok(()) => self.row(first).named.push(pair.what.to_owned()),
                 Err(error) => {
                     eprintln!("{first}: {error:#}");
@@ -169,14 +199,16 @@ impl Table {
                 }
             }
         }
-        for (name, _, pods) in &group.overlays {
-            for pod in pods {
-                let orders = cluster.proxy(*pod)?.orders().await?;
-                let place = Place::of(*pod);
-                let row = self.row(name);
-                row.orders.extend(orders.iter().map(|one| place.order(one)));
-                row.doctor.extend(cluster.doctor(*pod).await?);
-            }
+        let pods = group.overlays.iter();
+        let pods = pods.flat_map(|(name, _, pods)| pods.iter().map(move |pod| (*name, *pod)));
+        let pods: Vec<_> = pods.collect();
+        let findings = try_join_all(pods.iter().map(|(_, pod)| cluster.doctor(*pod))).await?;
+        for ((name, pod), findings) in pods.into_iter().zip(findings) {
+            let orders = cluster.proxy(pod)?.orders().await?;
+            let place = Place::of(pod);
+            let row = self.row(name);
+            row.orders.extend(orders.iter().map(|one| place.order(one)));
+            row.doctor.extend(findings);
         }
         let said = analyze(cluster).await?;
         self.row(first).istioctl.extend(said);
@@ -297,7 +329,7 @@ struct Documented {
 fn documented() -> Result<Vec<Documented>> {
     let readme = std::fs::read_to_string(repository("deploy/istio/README.md"))?;
     let mut lines = readme.lines();
-    let head = "| Overlay | Place | Standard Envoy | Istio's own Envoy |";
+    let head = "| Overlay | Listener | Standard Envoy | Istio's own Envoy |";
     ensure!(
         lines.any(|line| line == head),
         "the table of orders is missing"
@@ -323,6 +355,50 @@ fn documented() -> Result<Vec<Documented>> {
 /// An inner gateway believes callers over mutual TLS only, so it gets what
 /// `deploy/istio/README.md` shows for that.
 async fn inner_gateway(cluster: &Cluster) -> Result<()> {
+    cluster.kubernetes.apply(&inner_gateway_objects()?).await
+}
+
+/// The same objects without mutual TLS: the gateway serves, refuses to believe its
+/// callers, and counts it as `deploy/istio/README.md` says.
+async fn without_mutual_tls(cluster: &Cluster) -> Result<()> {
+    let mut objects = inner_gateway_objects()?;
+    for object in &mut objects {
+        let is_gateway = object["kind"] == "Gateway";
+        let spec = &mut object["spec"];
+        if is_gateway {
+            let server = &mut spec["servers"][0];
+            server["port"]["protocol"] = "HTTP".into();
+            server["tls"] = Value::Null;
+        } else {
+            spec["trafficPolicy"] = json!({ "tls": { "mode": "DISABLE" } });
+        }
+    }
+    cluster.kubernetes.apply(&objects).await?;
+    let refused = async || {
+        let proxy = cluster.proxy(EGRESS)?;
+        proxy.statistic("refused_trust_mtls").await
+    };
+    until("the gateway to count refused_trust_mtls", async || {
+        // While it changes there may be no listener to answer.
+        let _ = cluster.call(&Pair::egress()).await;
+        Ok((refused().await? > 0).then_some(()))
+    })
+    .await?;
+    let pair = Pair::egress();
+    let entries = cluster.call(&pair).await?;
+    let by_gateway = |one: &&Logged| one.reporter.contains(&EGRESS.proxy_id());
+    let entry = entries.iter().find(by_gateway).context("no entry")?;
+    ensure!(
+        entry.downstream.is_none(),
+        "the gateway names {:?}",
+        entry.downstream
+    );
+    until_found(cluster, &[EGRESS], "warning peers_refused").await?;
+    inner_gateway(cluster).await?;
+    cluster.check_named(&pair).await
+}
+
+fn inner_gateway_objects() -> Result<Vec<Value>> {
     let readme = std::fs::read_to_string(repository("deploy/istio/README.md"))?;
     let blocks = readme.split("```yaml\n").skip(1);
     let blocks = blocks.filter_map(|block| block.split_once("```"));
@@ -330,8 +406,7 @@ async fn inner_gateway(cluster: &Cluster) -> Result<()> {
         .map(|(block, _)| block)
         .find(|block| block.contains("ISTIO_MUTUAL"));
     let block = block.context("deploy/istio/README.md shows no ISTIO_MUTUAL")?;
-    let objects: Vec<Value> = serde_saphyr::from_multiple(block)?;
-    cluster.kubernetes.apply(&objects).await
+    Ok(serde_saphyr::from_multiple(block)?)
 }
 
 /// Both sides believe certificates of the peer's namespace only.

@@ -11,16 +11,19 @@ use super::overlay::Overlay;
 use super::pod::{BILLING, LEDGER, Pod};
 use super::proxy::Loaded;
 use super::registry::{MISSING, NEXT, RELEASED, Registry};
-use super::story::{Expected, Teller, Told};
-use super::upgrade::{apply_base, install, rejections, remove, until_rejected, until_running};
+use super::story::{Expected, Outcome, Runner};
+use super::upgrade::{
+    apply_base, install, reconfigure, rejections, remove, until_rejected, until_running,
+    until_stand_in,
+};
 use crate::repository;
 
 const PODS: [Pod; 2] = [BILLING, LEDGER];
 /// A file on each node, as a pod sees it.
 const FILE: &str = "/var/lib/istio/metadata_exchange.wasm";
-const PHASES: u32 = 8;
+const PHASES: u32 = 13;
 
-pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<Told> {
+pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<Outcome> {
     let overlay = Overlay::render("wasmplugin")?.namespace(BILLING.namespace);
     let base = overlay.base();
     for pod in PODS {
@@ -29,20 +32,72 @@ pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<T
         std::fs::copy(repository("dist/metadata_exchange.wasm"), file)?;
     }
     apply_base(cluster, &base, &PODS).await?;
-    let story = "A module that cannot be fetched, WasmPlugin";
-    let mut teller = Teller::new(cluster, story, PODS, all / PHASES);
-
-    // By a digest the agent finds what it has fetched once; by a tag, too, but for
-    // imagePullPolicy Always.
+    let name = "A module that cannot be fetched, WasmPlugin";
+    let mut story = Runner::new(cluster, name, PODS, all / PHASES);
     let first = overlay
         .clone()
         .image(&cluster.registry.image_by_digest(RELEASED)?);
     let change = install(cluster, &first, &PODS);
-    teller
+    story
         .phase("an image by digest", Expected::Named, change)
         .await?;
+    without_registry(&mut story, &overlay, &first).await?;
+    second_plugin(&mut story, &overlay, &first).await?;
+    file(&mut story, &overlay).await?;
+    let missing = overlay.clone().image(&Registry::missing_digest());
+    let missing = missing.with("imagePullPolicy", &json!("IfNotPresent"));
+    let change = async {
+        missing.filter().apply(cluster).await?;
+        until_stand_in(cluster, &PODS).await
+    };
+    let what = "a digest that there is not, IfNotPresent";
+    story.phase(what, Expected::Unnamed, change).await?;
+    let change = remove(cluster, &overlay, &base, &PODS);
+    story.phase("removal", Expected::Unnamed, change).await?;
+    story.end().await
+}
 
-    // The new one is tried beside the old one.
+/// What the agent has fetched once it does not fetch again, unless it is to ask the
+/// registry each time that the plugin changes.
+async fn without_registry(
+    story: &mut Runner<'_>,
+    overlay: &Overlay,
+    by_digest: &Overlay,
+) -> Result<()> {
+    let cluster = story.cluster;
+    let configured = |policy: &str, max_labels: u32| {
+        let configuration = json!({ "mode": "exchange", "max_labels": max_labels });
+        let by_tag = overlay.clone().image(&Registry::image(RELEASED));
+        let plugin = by_tag.with("imagePullPolicy", &json!(policy));
+        (plugin.configured(&configuration), configuration)
+    };
+    let (always, configuration) = configured("Always", 100);
+    let change = reconfigure(cluster, &always, &configuration, &PODS);
+    let what = "an image by tag, imagePullPolicy: Always";
+    story.phase(what, Expected::StaysNamed, change).await?;
+
+    cluster.registry.set_away(true);
+    let (if_not_present, configuration) = configured("IfNotPresent", 101);
+    let change = reconfigure(cluster, &if_not_present, &configuration, &PODS);
+    let what = "no registry, a new configuration, IfNotPresent";
+    story.phase(what, Expected::StaysNamed, change).await?;
+    let (always, _) = configured("Always", 102);
+    let change = async {
+        always.filter().apply(cluster).await?;
+        until_stand_in(cluster, &PODS).await
+    };
+    let what = "no registry, a new configuration, Always";
+    story.phase(what, Expected::Unnamed, change).await?;
+    let change = install(cluster, by_digest, &PODS);
+    let what = "no registry, back to the image by digest";
+    story.phase(what, Expected::Named, change).await?;
+    cluster.registry.set_away(false);
+    Ok(())
+}
+
+/// The new module is tried beside the old one.
+async fn second_plugin(story: &mut Runner<'_>, overlay: &Overlay, first: &Overlay) -> Result<()> {
+    let cluster = story.cluster;
     let beside = |version: &str| {
         let plugin = overlay.filter().named("metadata-exchange-next");
         plugin
@@ -51,43 +106,29 @@ pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<T
     };
     let second = beside(MISSING);
     let change = add_second(cluster, &second, false);
-    teller
-        .phase(
-            "a second plugin with a missing module beside it",
-            Expected::StaysNamed,
-            change,
-        )
-        .await?;
+    let what = "a second plugin with a missing module beside it";
+    story.phase(what, Expected::StaysNamed, change).await?;
     let second = beside(NEXT);
     let change = add_second(cluster, &second, true);
-    teller
-        .phase(
-            "the second plugin with a module",
-            Expected::StaysNamed,
-            change,
-        )
-        .await?;
-    let change = remove_first(cluster, &first);
-    teller
-        .phase("the first plugin removed", Expected::StaysNamed, change)
-        .await?;
+    let what = "the second plugin with a module";
+    story.phase(what, Expected::StaysNamed, change).await?;
+    let change = remove_first(cluster, first);
+    let what = "the first plugin removed";
+    story.phase(what, Expected::StaysNamed, change).await?;
     let change = remove_second(cluster, &second);
-    teller
-        .phase("both removed", Expected::Unnamed, change)
-        .await?;
+    story.phase("both removed", Expected::Unnamed, change).await
+}
 
-    // Envoy reads the file itself, and refuses one that is not there.
+/// Envoy reads the file itself, and refuses one that is not there.
+async fn file(story: &mut Runner<'_>, overlay: &Overlay) -> Result<()> {
+    let cluster = story.cluster;
     let file = overlay.clone().image(&format!("file://{FILE}"));
     let change = install(cluster, &file, &PODS);
-    teller.phase("a file", Expected::Named, change).await?;
+    story.phase("a file", Expected::Named, change).await?;
     let missing = overlay.clone().image("file:///var/lib/istio/missing.wasm");
     let change = refuse_file(cluster, &missing);
-    teller
-        .phase("a file that is not there", Expected::StaysNamed, change)
-        .await?;
-    let change = remove(cluster, &overlay, &base, &PODS);
-    teller.phase("removal", Expected::Unnamed, change).await?;
-    teller.end().await
+    let what = "a file that is not there";
+    story.phase(what, Expected::StaysNamed, change).await
 }
 
 async fn add_second(cluster: &Cluster, second: &Overlay, has_module: bool) -> Result<()> {

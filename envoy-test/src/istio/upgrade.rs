@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, until};
@@ -10,7 +11,7 @@ use super::overlay::Overlay;
 use super::pod::{BILLING, CART, FRONTEND, LEDGER, PRODUCTPAGE, Pod, RATINGS};
 use super::proxy::Loaded;
 use super::registry::{MISSING, NEXT, RELEASED, Registry};
-use super::story::{Expected, Teller, Told};
+use super::story::{Expected, Outcome, Runner};
 
 /// How many phases there are.
 const PHASES: u32 = 10;
@@ -18,42 +19,42 @@ const PHASES: u32 = 10;
 const REJECTED: &str = ".update_rejected";
 
 /// By `WasmPlugin`.
-pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<Told> {
+pub(super) async fn by_wasm_plugin(cluster: &Cluster, all: Duration) -> Result<Outcome> {
     let overlay = Overlay::render("wasmplugin")?;
     let pods = [PRODUCTPAGE, RATINGS];
-    let story = "WasmPlugin, Envoy 1.40";
+    let name = "WasmPlugin, Envoy 1.40";
     // The agent's stand-in takes the filter's place.
     let missing = Expected::Unnamed;
-    tell(cluster, story, overlay, pods, all, missing).await
+    run(cluster, name, overlay, pods, all, missing).await
 }
 
 /// By `EnvoyFilter`.
-pub(super) async fn by_envoy_filter(cluster: &Cluster, all: Duration) -> Result<Told> {
+pub(super) async fn by_envoy_filter(cluster: &Cluster, all: Duration) -> Result<Outcome> {
     let overlay = Overlay::render("envoyfilter")?.namespace(FRONTEND.namespace);
     let pods = [FRONTEND, CART];
-    let story = "EnvoyFilter, Envoy 1.40";
+    let name = "EnvoyFilter, Envoy 1.40";
     // Its type_urls do not list the stand-in's type.
     let missing = Expected::StaysNamed;
-    tell(cluster, story, overlay, pods, all, missing).await
+    run(cluster, name, overlay, pods, all, missing).await
 }
 
 /// By `WasmPlugin`, with an Envoy that has no Wasm before but that of the bootstrap
 /// extension.
-pub(super) async fn on_old_envoy(cluster: &Cluster, all: Duration) -> Result<Told> {
+pub(super) async fn on_old_envoy(cluster: &Cluster, all: Duration) -> Result<Outcome> {
     let overlay = Overlay::render("wasmplugin")?.namespace(BILLING.namespace);
     let pods = [BILLING, LEDGER];
     let before = uptimes(cluster, pods).await?;
-    let story = "WasmPlugin, Envoy 1.36 with v8-first.yaml";
-    let mut told = tell(cluster, story, overlay, pods, all, Expected::Unnamed).await?;
+    let name = "WasmPlugin, Envoy 1.36 with v8-first.yaml";
+    let mut outcome = run(cluster, name, overlay, pods, all, Expected::Unnamed).await?;
     let after = uptimes(cluster, pods).await?;
     if before
         .iter()
         .zip(&after)
         .any(|(before, after)| after < before)
     {
-        told.other_faults.push("an Envoy has ended".to_owned());
+        outcome.other_faults.push("an Envoy has ended".to_owned());
     }
-    Ok(told)
+    Ok(outcome)
 }
 
 /// For how many seconds their Envoys have run.
@@ -69,58 +70,56 @@ async fn uptimes(cluster: &Cluster, pods: [Pod; 2]) -> Result<Vec<u64>> {
     Ok(uptimes)
 }
 
-async fn tell(
+async fn run(
     cluster: &Cluster,
-    story: &str,
+    name: &str,
     overlay: Overlay,
     pods: [Pod; 2],
     all: Duration,
     missing: Expected,
-) -> Result<Told> {
-    let mut teller = Teller::new(cluster, story, pods, all / PHASES);
+) -> Result<Outcome> {
+    let mut story = Runner::new(cluster, name, pods, all / PHASES);
     let nothing = async { Ok(()) };
-    teller
-        .phase("no filter", Expected::Unnamed, nothing)
-        .await?;
+    story.phase("no filter", Expected::Unnamed, nothing).await?;
     let base = overlay.base();
     let change = apply_base(cluster, &base, &pods);
-    teller
+    story
         .phase("what keeps headers from apps", Expected::Unnamed, change)
         .await?;
     let change = install(cluster, &overlay, &pods);
-    teller
+    story
         .phase("first installation", Expected::Named, change)
         .await?;
 
     let configuration = json!({ "mode": "exchange", "max_labels": 100 });
     let overlay = overlay.configured(&configuration);
     let change = reconfigure(cluster, &overlay, &configuration, &pods);
-    teller
+    story
         .phase("new configuration", Expected::StaysNamed, change)
         .await?;
 
     let refused = overlay.clone().configured(&json!({ "max_lables": 100 }));
     let change = refuse(cluster, &refused, &pods);
-    teller
+    story
         .phase("refused configuration", Expected::StaysNamed, change)
         .await?;
 
     let configuration = json!({ "mode": "exchange", "max_labels": 101 });
     let overlay = overlay.configured(&configuration);
     let change = reconfigure(cluster, &overlay, &configuration, &pods);
-    teller
+    story
         .phase("mended configuration", Expected::StaysNamed, change)
         .await?;
 
     let next = overlay.clone().image(&Registry::image(NEXT));
     let change = replace_module(cluster, &next, &pods);
-    teller
+    story
         .phase("new module", Expected::StaysNamed, change)
         .await?;
 
     let unfetchable = overlay.clone().image(&Registry::image(MISSING));
     let change = miss_module(cluster, &unfetchable, &pods, missing);
-    teller
+    story
         .phase("a module that cannot be fetched", missing, change)
         .await?;
 
@@ -129,15 +128,15 @@ async fn tell(
         Expected::StaysNamed => Expected::StaysNamed,
         Expected::Named | Expected::Unnamed => Expected::Named,
     };
-    teller
+    story
         .phase("back to the first module", named, change)
         .await?;
 
     let change = remove(cluster, &overlay, &base, &pods);
-    teller
+    story
         .phase("removal, the filter first", Expected::Unnamed, change)
         .await?;
-    teller.end().await
+    story.end().await
 }
 
 /// The headers are kept from apps before any proxy sends them.
@@ -212,15 +211,21 @@ pub(super) async fn reconfigure(
 /// The filter counts and logs it; the configuration before stays in force.
 async fn refuse(cluster: &Cluster, overlay: &Overlay, pods: &[Pod]) -> Result<()> {
     overlay.filter().apply(cluster).await?;
-    for pod in pods {
-        let what = format!("the doctor to see it in {}", pod.short);
+    until_found(cluster, pods, "error configuration_refused").await
+}
+
+/// Waits until the doctor finds it in each of them: `severity code`.
+pub(super) async fn until_found(cluster: &Cluster, pods: &[Pod], finding: &str) -> Result<()> {
+    let found = pods.iter().map(async |pod| {
+        let what = format!("the doctor to find {finding} in {}", pod.short);
         until(&what, async || {
             let findings = cluster.doctor(*pod).await?;
-            let is_told = |one: &String| one.starts_with("error configuration_refused");
-            Ok(findings.iter().any(is_told).then_some(()))
+            let is_it = |one: &String| one.starts_with(finding);
+            Ok(findings.iter().any(is_it).then_some(()))
         })
-        .await?;
-    }
+        .await
+    });
+    try_join_all(found).await?;
     Ok(())
 }
 
@@ -247,12 +252,17 @@ async fn miss_module(
     let before = rejections(cluster, pods).await?;
     overlay.filter().apply(cluster).await?;
     if expected == Expected::Unnamed {
-        let is_stand_in = |loaded: &[Loaded]| loaded.iter().all(|one| one.module.is_none());
-        return cluster
-            .until_loaded("the stand-in", pods, is_stand_in)
-            .await;
+        return until_stand_in(cluster, pods).await;
     }
     until_rejected(cluster, pods, &before).await
+}
+
+/// Waits until the agent's stand-in has taken the filter's place.
+pub(super) async fn until_stand_in(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
+    let is_stand_in = |loaded: &[Loaded]| loaded.iter().all(|one| one.module.is_none());
+    cluster
+        .until_loaded("the stand-in", pods, is_stand_in)
+        .await
 }
 
 /// How many configurations each of them has refused.
