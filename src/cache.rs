@@ -15,15 +15,15 @@ use lru::LruCache;
 use rustc_hash::FxBuildHasher;
 
 use crate::bytes::equal;
-use crate::peer::{Peer, flat};
+use crate::peer::{Field, Peer, Value, flat};
 
 /// A decoded peer in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPeer {
     /// The peer as `FlatNode`.
     pub flat: Box<[u8]>,
-    /// The namespace that it claims.
-    pub namespace: Option<Box<str>>,
+    /// The fields for which its certificate has to vouch, with what it claims.
+    pub claims: Box<[(Field, Box<str>)]>,
     /// The part that names its service; `None` if there is none, or if it is longer than
     /// [`Service::MAX_BYTES`].
     pub service: Option<Service>,
@@ -32,12 +32,16 @@ pub struct KnownPeer {
 }
 
 impl KnownPeer {
-    /// The cached form of `peer`.
+    /// The cached form of `peer`, with its claims of the fields `claimed`.
     #[must_use]
-    pub fn new(peer: &Peer, writer: &mut flat::Writer) -> Self {
+    pub fn new(peer: &Peer, claimed: &[Field], writer: &mut flat::Writer) -> Self {
+        let claim = |field: &Field| match peer.value(*field) {
+            Some(Value::Text(text)) => Some((*field, text.into())),
+            Some(Value::Map(_)) | None => None,
+        };
         Self {
             flat: writer.write(peer).into(),
-            namespace: peer.namespace.as_deref().map(Into::into),
+            claims: claimed.iter().filter_map(claim).collect(),
             service: Service::new(peer, writer),
             names_workload: peer.names_workload(),
         }
@@ -85,12 +89,12 @@ impl Entry {
     fn size(&self) -> usize {
         /// The entry itself, its slots in the tables, and the allocator's overhead for each part.
         const OVERHEAD: usize = 256;
-        let namespace = self.peer.namespace.as_deref().unwrap_or_default();
         let service = self.peer.service.as_ref();
         let (name, service) = service.map_or((&[][..], &[][..]), |service| {
             (&*service.name, &*service.flat)
         });
-        let peer = [&self.peer.flat, namespace.as_bytes(), name, service];
+        let claims = self.peer.claims.iter().map(|(_, claim)| claim.as_bytes());
+        let peer = [&self.peer.flat, name, service].into_iter().chain(claims);
         [&self.id, &self.value]
             .into_iter()
             .map(|part| &**part)

@@ -20,6 +20,10 @@ pub enum Counter {
     UpstreamPeerFromKnownService,
     /// A callee was stored from its cluster's name.
     UpstreamPeerFromClusterName,
+    /// A caller that sent no metadata was stored from its certificate.
+    DownstreamPeerFromCertificate,
+    /// A callee that sent no metadata was stored from its certificate.
+    UpstreamPeerFromCertificate,
     /// A received peer was in the cache.
     CacheHit,
     /// A received peer had to be decoded.
@@ -75,7 +79,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 28] = [
+    pub const ALL: [(Self, &str); 30] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -93,6 +97,14 @@ impl Counter {
         (
             Self::UpstreamPeerFromClusterName,
             "upstream_peer_from_cluster_name",
+        ),
+        (
+            Self::DownstreamPeerFromCertificate,
+            "downstream_peer_from_certificate",
+        ),
+        (
+            Self::UpstreamPeerFromCertificate,
+            "upstream_peer_from_certificate",
         ),
         (Self::CacheHit, "cache_hit"),
         (Self::CacheMiss, "cache_miss"),

@@ -8,7 +8,7 @@ use metadata_exchange::local::{LocalNode, Node};
 use metadata_exchange::pattern::Pattern;
 use metadata_exchange::peer::header::{self, Limits};
 use metadata_exchange::peer::{Field, flat};
-use metadata_exchange::trust::vouches;
+use metadata_exchange::trust::{SpiffePattern, vouches};
 
 use super::source::{Source, assert_fit, without_empty_maps};
 
@@ -35,7 +35,7 @@ pub fn run(data: &[u8]) {
     ] {
         peer.iter().for_each(assert_fit);
     }
-    assert!(!vouches(rest, b"", &[]));
+    assert!(!vouches(rest, &[], &[SpiffePattern::istio()], &[]));
 }
 
 fn share(source: &mut Source<'_>) -> Share {

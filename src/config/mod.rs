@@ -12,7 +12,7 @@ use crate::header_limits::HeaderLimits;
 use crate::local::share::Share;
 use crate::pattern::Pattern;
 use crate::peer::header::Limits;
-use crate::trust::Trust;
+use crate::trust::{SpiffePattern, Trust};
 
 pub mod admission;
 mod error;
@@ -59,6 +59,10 @@ pub struct Config {
     pub upstream_trust: Trust,
     /// `trust_domains`: those of `spiffe`; empty allows all.
     pub trust_domains: Vec<String>,
+    /// `spiffe_patterns`: the forms of the SPIFFE IDs of peers.
+    pub spiffe_patterns: Vec<SpiffePattern>,
+    /// `name_from_certificate`: whether peers that send no metadata are named by their certificate.
+    pub name_from_certificate: bool,
     /// `external_clusters`: whether nothing is sent to clusters outside the mesh.
     pub skip_external_clusters: bool,
     /// `external_cluster_names`: clusters outside the mesh, in addition to those whose metadata say so.
@@ -90,6 +94,8 @@ impl Default for Config {
             trust: Trust::Any,
             upstream_trust: Trust::Any,
             trust_domains: Vec::new(),
+            spiffe_patterns: vec![SpiffePattern::istio()],
+            name_from_certificate: false,
             skip_external_clusters: true,
             external_cluster_names: Vec::new(),
             share: Share::All,
@@ -110,7 +116,7 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 23] = [
+pub const KEYS: [(&str, &str); 25] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -133,12 +139,19 @@ pub const KEYS: [(&str, &str); 23] = [
     ("max_response_headers_kb", HEADERS_KB),
     ("max_sent_bytes", "an integer from 0 to 1048576"),
     ("mode", "\"exchange\" or \"observe\""),
+    ("name_from_certificate", BOOL),
     ("record_local_node", BOOL),
     ("service_fallback", BOOL),
     (
         "share",
         "\"all\", \"minimal\", or an object with \"fields\" (a list of node metadata keys) and \
          \"labels\" (a list of label keys, each exact or a prefix with \"*\" at its end)",
+    ),
+    (
+        "spiffe_patterns",
+        "a list of patterns such as \"spiffe://{trust_domain}/ns/{NAMESPACE}/sa/{_}\": between slashes \
+         stands a text, {_}, or at least once {NAMESPACE}, {WORKLOAD_NAME}, {NAME}, {CLUSTER_ID} or \
+         {MESH_ID}",
     ),
     ("standard_metrics", BOOL),
     ("trust", TRUST),
@@ -161,15 +174,38 @@ impl Config {
             _ => return Err(ConfigError::NotJson("no {".to_owned())),
         }
         let config = Self::validate(&serde_json::from_slice(json)?)?;
-        if !config.trust_domains.is_empty()
-            && ![config.trust, config.upstream_trust].contains(&Trust::Spiffe)
-        {
-            return Err(ConfigError::Conflict(
-                "\"trust_domains\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", because \
-                 nothing else uses it",
-            ));
-        }
+        config.check()?;
         Ok(config)
+    }
+
+    /// Checks what one key needs of others.
+    fn check(&self) -> Result<(), ConfigError> {
+        let trusts = [self.trust, self.upstream_trust];
+        let uses_certificates = trusts.contains(&Trust::Spiffe) || self.name_from_certificate;
+        let has_patterns = self.spiffe_patterns != Self::default().spiffe_patterns;
+        let conflict = if !self.trust_domains.is_empty() && !uses_certificates {
+            "\"trust_domains\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", or \
+             \"name_from_certificate\", because nothing else uses it"
+        } else if has_patterns && !uses_certificates {
+            "\"spiffe_patterns\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", or \
+             \"name_from_certificate\", because nothing else uses it"
+        } else if self.spiffe_patterns.is_empty() {
+            "\"spiffe_patterns\" is empty; it needs a pattern, or leave it out for Istio's form"
+        } else if self.name_from_certificate && !trusts.into_iter().any(Trust::needs_certificate) {
+            "\"name_from_certificate\" needs \"trust\" or \"upstream_trust\" to be \"mtls\" or \
+             \"spiffe\", because a certificate that nobody demands proves nothing"
+        } else if self.name_from_certificate
+            && !self
+                .spiffe_patterns
+                .iter()
+                .any(SpiffePattern::names_workload)
+        {
+            "\"name_from_certificate\" needs a pattern with {WORKLOAD_NAME} or {NAME} in \
+             \"spiffe_patterns\": Istio's form has only the namespace"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Conflict(conflict))
     }
 
     fn validate(raw: &Raw) -> Result<Self, ConfigError> {
@@ -218,6 +254,12 @@ impl Config {
         set::<Trust, _>(raw, "trust", &mut config.trust)?;
         set::<Trust, _>(raw, "upstream_trust", &mut config.upstream_trust)?;
         set::<Names, _>(raw, "trust_domains", &mut config.trust_domains)?;
+        set::<Vec<SpiffePattern>, _>(raw, "spiffe_patterns", &mut config.spiffe_patterns)?;
+        set::<bool, _>(
+            raw,
+            "name_from_certificate",
+            &mut config.name_from_certificate,
+        )?;
         set::<ExternalClusters, _>(raw, "external_clusters", &mut config.skip_external_clusters)?;
         set::<Vec<Pattern>, _>(
             raw,
@@ -274,7 +316,7 @@ mod tests {
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
             "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
-            "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"],
+            "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"], "spiffe_patterns": ["spiffe://{_}/{NAME}"], "name_from_certificate": true,
             "upstream_trust": "mtls"}"#;
         let config = Config {
             mode: Mode::Observe,
@@ -299,6 +341,8 @@ mod tests {
             trust: Trust::Spiffe,
             upstream_trust: Trust::Mtls,
             trust_domains: vec!["cluster.local".into()],
+            spiffe_patterns: vec![SpiffePattern::parse("spiffe://{_}/{NAME}").unwrap()],
+            name_from_certificate: true,
             skip_external_clusters: false,
             external_cluster_names: vec![
                 Pattern::Exact("db".into()),
@@ -351,6 +395,22 @@ mod tests {
             (
                 r#"{"trust_domains": ["a"]}"#,
                 r#""trust_domains" needs "trust""#,
+            ),
+            (
+                r#"{"spiffe_patterns": ["spiffe://{_}/{NAME}"]}"#,
+                r#""spiffe_patterns" needs "trust""#,
+            ),
+            (
+                r#"{"trust": "spiffe", "spiffe_patterns": ["spiffe://{_}/{POD}"]}"#,
+                r#""spiffe_patterns" is ["spiffe://{_}/{POD}"]; allowed is a list of patterns such as "spiffe"#,
+            ),
+            (
+                r#"{"name_from_certificate": true, "spiffe_patterns": ["spiffe://{_}/{NAME}"]}"#,
+                r#""name_from_certificate" needs "trust" or"#,
+            ),
+            (
+                r#"{"name_from_certificate": true, "trust": "mtls"}"#,
+                r#""name_from_certificate" needs a pattern with {WORKLOAD_NAME}"#,
             ),
             (
                 r#"{"external_cluster_names": ["a*b"]}"#,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the metadata of the chosen endpoint ([`endpoint`]) | the workload; not outside the mesh |
 //! | the metadata of the cluster ([`super::clusters`]) | the service, or the host outside the mesh |
+//! | its certificate, with `name_from_certificate` | the workload; not outside the mesh |
 //! | who answered in this cluster before | the service, if all were of one |
 //! | the name of the cluster ([`service`]) | the service, or the host outside the mesh |
 //!
@@ -11,18 +12,23 @@
 //! metadata; and a source that names a service gives no `NAME` either.
 
 use super::clusters::ClusterId;
+use super::side::Side;
 use super::{Exchange, Stream, endpoint, service};
 use crate::cache::{KnownPeer, Service};
+use crate::config::Config;
 use crate::counters::Counter;
 use crate::direction::Direction;
 use crate::host::{Host, Property, StateKey};
-use crate::peer::flat;
+use crate::peer::{Peer, flat};
 
 impl Exchange {
     /// Stores the callee from the other sources, unless one is already stored, for example by a
     /// second filter in the chain that saw the answer. Returns whether a callee is stored.
     pub(super) fn name_callee(&self, host: &impl Host) -> bool {
-        if !(self.config.endpoint_fallback || self.config.service_fallback) {
+        if !(self.config.endpoint_fallback
+            || self.config.service_fallback
+            || self.config.name_from_certificate)
+        {
             return false;
         }
         let stored = host.property(Property::UpstreamPeer).ok().flatten();
@@ -32,8 +38,15 @@ impl Exchange {
         let name = host.property(Property::ClusterName).ok().flatten();
         let cluster = name.as_deref().map(|name| self.look_up(host, name));
         let is_external = cluster.is_some_and(|cluster| self.is_external(cluster));
-        (self.config.endpoint_fallback && !is_external && self.store_endpoint(host))
-            || (self.config.service_fallback
+        let Config {
+            endpoint_fallback,
+            service_fallback,
+            ..
+        } = self.config;
+        (endpoint_fallback && !is_external && self.store_endpoint(host))
+            || (service_fallback && self.store_cluster_metadata(host, cluster))
+            || (!is_external && self.store_certificate(host, Side::Upstream))
+            || (service_fallback
                 && self.store_service(host, name.as_deref().unwrap_or_default(), cluster))
     }
 
@@ -49,33 +62,30 @@ impl Exchange {
         let Some(workload) = host.property(Property::EndpointWorkload).ok().flatten() else {
             return false;
         };
-        let mut endpoints = self.endpoints.borrow_mut();
-        let miss = match endpoints.get(&workload, b"") {
-            Ok(known) => {
-                return self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
-            }
-            Err(miss) => miss,
-        };
-        let Some(peer) = endpoint::peer(&workload) else {
-            return false;
-        };
-        let known = KnownPeer::new(&peer, &mut self.flat.borrow_mut());
-        let is_stored = self.store_callee(host, &known.flat, Counter::UpstreamPeerFromEndpoint);
-        endpoints.insert(miss, &workload, b"", known);
-        is_stored
+        let source = Counter::UpstreamPeerFromEndpoint;
+        self.store_from(host, Side::Upstream, &workload, source, || {
+            endpoint::peer(&workload)
+        })
     }
 
-    /// Stores the service of the cluster as the callee.
+    /// Stores the service in the metadata of the cluster as the callee.
+    fn store_cluster_metadata(&self, host: &impl Host, cluster: Option<ClusterId>) -> bool {
+        let clusters = self.clusters.borrow();
+        let cluster = cluster.and_then(|cluster| clusters.get(cluster));
+        let service = cluster.and_then(|cluster| cluster.service.as_deref());
+        let source = Counter::UpstreamPeerFromClusterMetadata;
+        service.is_some_and(|service| self.store_peer(host, Side::Upstream, service, source))
+    }
+
+    /// Stores the service that answered in the cluster before, or the one in the cluster's name, as the callee.
     fn store_service(&self, host: &impl Host, name: &[u8], cluster: Option<ClusterId>) -> bool {
         let clusters = self.clusters.borrow();
         let Some(cluster) = cluster.and_then(|cluster| clusters.get(cluster)) else {
             return false;
         };
-        if let Some(service) = &cluster.service {
-            return self.store_callee(host, service, Counter::UpstreamPeerFromClusterMetadata);
-        }
         if let Some(service) = cluster.known_service() {
-            return self.store_callee(host, service, Counter::UpstreamPeerFromKnownService);
+            let source = Counter::UpstreamPeerFromKnownService;
+            return self.store_peer(host, Side::Upstream, service, source);
         }
         let named = if cluster.is_external {
             service::of_external_cluster_name(name)
@@ -83,15 +93,39 @@ impl Exchange {
             service::of_cluster_name(name)
         };
         named.is_some_and(|peer| {
-            let flat = flat::write(&peer);
-            self.store_callee(host, &flat, Counter::UpstreamPeerFromClusterName)
+            let source = Counter::UpstreamPeerFromClusterName;
+            self.store_peer(host, Side::Upstream, &flat::write(&peer), source)
         })
     }
 
-    /// Stores a callee and counts its source.
-    fn store_callee(&self, host: &impl Host, flat: &[u8], source: Counter) -> bool {
-        let stored = host.store(StateKey::UpstreamPeer, flat);
-        let is_stored = stored.is_ok();
+    /// Stores the peer that `read` makes of `bytes`, which is kept in a cache, and counts its source. Returns whether a
+    /// peer is stored.
+    pub(super) fn store_from(
+        &self,
+        host: &impl Host,
+        side: Side,
+        bytes: &[u8],
+        source: Counter,
+        read: impl FnOnce() -> Option<Peer>,
+    ) -> bool {
+        let kind = [source as u8];
+        let mut known = self.other_sources.borrow_mut();
+        let miss = match known.get(bytes, &kind) {
+            Ok(known) => return self.store_peer(host, side, &known.flat, source),
+            Err(miss) => miss,
+        };
+        let Some(peer) = read() else {
+            return false;
+        };
+        let peer = KnownPeer::new(&peer, &[], &mut self.flat.borrow_mut());
+        let is_stored = self.store_peer(host, side, &peer.flat, source);
+        known.insert(miss, bytes, &kind, peer);
+        is_stored
+    }
+
+    /// Stores a peer and counts its source.
+    fn store_peer(&self, host: &impl Host, side: Side, flat: &[u8], source: Counter) -> bool {
+        let is_stored = host.store(side.peer_key(), flat).is_ok();
         if is_stored {
             self.counters.count(source);
         }

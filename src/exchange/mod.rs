@@ -20,11 +20,12 @@ use crate::counters::{Counter, Counters};
 use crate::direction::Direction;
 use crate::host::{HeaderMap, Host, Property};
 use crate::local::LocalNode;
-use crate::peer::{RejectReason, flat, header};
+use crate::peer::{Field, RejectReason, flat, header};
 use crate::standard_metrics::StandardMetrics;
-use crate::trust::{Distrust, Trust};
+use crate::trust::{Distrust, SpiffePattern, Trust};
 
 mod callee;
+mod certificate;
 pub mod clusters;
 pub mod endpoint;
 mod headers;
@@ -65,9 +66,12 @@ pub struct Exchange {
     /// Whether the local node is a waypoint, of whose listeners some are inbound.
     is_waypoint: bool,
     peers: RefCell<PeerCache>,
-    endpoints: RefCell<PeerCache>,
+    /// Peers from sources other than their own headers.
+    other_sources: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
     counters: Rc<Counters>,
+    /// The fields for which certificates vouch.
+    claimed: Vec<Field>,
     flat: RefCell<flat::Writer>,
     metrics: Option<RefCell<StandardMetrics>>,
 }
@@ -89,7 +93,8 @@ impl Exchange {
             is_router: has_role("router~"),
             is_waypoint: has_role("waypoint~"),
             peers: cache(),
-            endpoints: cache(),
+            other_sources: cache(),
+            claimed: claimed_fields(&config),
             clusters: RefCell::new(Clusters::new(
                 config.skip_external_clusters,
                 config.external_cluster_names.clone(),
@@ -211,6 +216,9 @@ impl Exchange {
     ) -> Both<bool> {
         let value = headers.metadata.value();
         let id = headers.id.value();
+        if value.is_empty() && side == Side::Downstream {
+            self.name_caller_by_certificate(host);
+        }
         if value.is_empty() && id.is_empty() {
             return NEITHER;
         }
@@ -314,7 +322,11 @@ impl Exchange {
     fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, RejectReason> {
         header::id(id, self.config.limits)?;
         let peer = header::decode(value, self.config.limits)?;
-        Ok(KnownPeer::new(&peer, &mut self.flat.borrow_mut()))
+        Ok(KnownPeer::new(
+            &peer,
+            &self.claimed,
+            &mut self.flat.borrow_mut(),
+        ))
     }
 
     /// Whether this proxy's own headers came back. Istio's filter sends the same id, but other metadata.
@@ -378,6 +390,15 @@ impl Exchange {
             }
         }
     }
+}
+
+/// The fields that peers must claim for a certificate to vouch for them.
+fn claimed_fields(config: &Config) -> Vec<Field> {
+    if ![config.trust, config.upstream_trust].contains(&Trust::Spiffe) {
+        return Vec::new();
+    }
+    let patterns = config.spiffe_patterns.iter();
+    patterns.flat_map(SpiffePattern::fields).collect()
 }
 
 /// Whether Envoy follows the response's redirect itself, in another stream.

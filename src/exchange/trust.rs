@@ -4,6 +4,7 @@
 use super::Exchange;
 use super::side::Side;
 use crate::cache::KnownPeer;
+use crate::config::Config;
 use crate::counters::Counter;
 use crate::host::{Host, Property};
 use crate::trust::{Distrust, Trust, vouches};
@@ -32,27 +33,25 @@ impl Exchange {
         peer: &KnownPeer,
     ) -> Result<(), Distrust> {
         match self.trust(side) {
-            Trust::Spiffe => self.check_namespace(host, side, peer),
+            Trust::Spiffe => self.check_claims(host, side, peer),
             Trust::Any | Trust::Mtls | Trust::None => Ok(()),
         }
     }
 
-    pub(super) fn check_namespace(
-        &self,
-        host: &impl Host,
-        side: Side,
-        peer: &KnownPeer,
-    ) -> Result<(), Distrust> {
-        let uri_san = host.property(match side {
-            Side::Downstream => Property::DownstreamUriSan,
-            Side::Upstream => Property::UpstreamUriSan,
-        });
-        let uri_san = uri_san.ok().flatten();
-        let uri_san = uri_san.as_deref().unwrap_or_default();
-        let namespace = peer.namespace.as_deref().unwrap_or_default();
-        vouches(uri_san, namespace.as_bytes(), &self.config.trust_domains)
-            .then_some(())
-            .ok_or(Distrust::OtherIdentity)
+    fn check_claims(&self, host: &impl Host, side: Side, peer: &KnownPeer) -> Result<(), Distrust> {
+        let Config {
+            spiffe_patterns,
+            trust_domains,
+            ..
+        } = &self.config;
+        vouches(
+            &uri_san(host, side),
+            &peer.claims,
+            spiffe_patterns,
+            trust_domains,
+        )
+        .then_some(())
+        .ok_or(Distrust::OtherIdentity)
     }
 
     pub(super) fn count_distrust(&self, distrust: Distrust) {
@@ -77,4 +76,13 @@ fn check_certificate(host: &impl Host, side: Side) -> Result<(), Distrust> {
         }
     };
     is_there.then_some(()).ok_or(Distrust::NoCertificate)
+}
+
+/// The first URI SAN of a side's certificate; empty if there is none.
+pub(super) fn uri_san(host: &impl Host, side: Side) -> Vec<u8> {
+    let property = match side {
+        Side::Downstream => Property::DownstreamUriSan,
+        Side::Upstream => Property::UpstreamUriSan,
+    };
+    host.property(property).ok().flatten().unwrap_or_default()
 }

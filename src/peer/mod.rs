@@ -247,6 +247,18 @@ impl Peer {
         labels.filter(|(key, value)| !value.is_empty() && names_service(key))
     }
 
+    /// The peer with `workload` as workload, as name, and as canonical name if it has no labels: some readers use only
+    /// one of them.
+    #[must_use]
+    pub fn with_workload(mut self, workload: String) -> Self {
+        let [canonical_name, ..] = SERVICE_LABELS;
+        let label = || vec![(canonical_name.to_owned(), workload.clone())];
+        self.labels.get_or_insert_with(label);
+        self.workload_name.get_or_insert_with(|| workload.clone());
+        self.name.get_or_insert(workload);
+        self
+    }
+
     /// Whether every field is absent or empty. Such a peer is never stored, because readers would draw a nameless node.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 fn peer(name: &str) -> KnownPeer {
     KnownPeer {
         flat: name.as_bytes().into(),
-        namespace: None,
+        claims: [].into(),
         service: None,
         names_workload: true,
     }

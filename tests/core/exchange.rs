@@ -12,7 +12,7 @@ use metadata_exchange::peer::flat;
 use metadata_exchange::peer::header::{PEER_METADATA as METADATA, PEER_METADATA_ID as ID};
 use serde_json::json;
 
-use crate::support::{FakeHost, local};
+use crate::support::{FakeHost, local, metadata_message};
 
 /// An exchange with its counters.
 pub(crate) struct Counted {
@@ -420,6 +420,125 @@ mod trust {
         }
         let (host, exchange) = with(config, None, Some("spiffe://td/ns/shop/sa/x"));
         assert_refused(&host, &exchange, Counter::RefusedTrustMtls);
+    }
+
+    #[test]
+    fn spiffe_asks_for_every_field_of_the_pattern() {
+        let config = r#"{"trust": "spiffe", "spiffe_patterns":
+            ["spiffe://{trust_domain}/ns/{NAMESPACE}/dc/{_}/svc/{NAME}", "spiffe://td/{NAMESPACE}"]}"#;
+        for san in [
+            "spiffe://x.consul/ns/shop/dc/dc1/svc/caller",
+            "spiffe://td/shop",
+        ] {
+            let (host, _) = with(config, Some(&[1]), Some(san));
+            assert_eq!(name_in(&host, "downstream_peer").as_deref(), Some("caller"));
+        }
+        for other in [
+            "spiffe://x.consul/ns/shop/dc/dc1/svc/other",
+            "spiffe://x.consul/ns/bank/dc/dc1/svc/caller",
+            "spiffe://td/ns/shop/sa/x",
+        ] {
+            let (host, exchange) = with(config, Some(&[1]), Some(other));
+            assert_refused(&host, &exchange, Counter::RefusedTrustSpiffe);
+        }
+    }
+
+    mod certificate {
+        use super::*;
+
+        const KUMA: &str = r#""spiffe_patterns": ["spiffe://{MESH_ID}/{WORKLOAD_NAME}"], "name_from_certificate": true"#;
+        const SAN: &[u8] = b"spiffe://default/backend";
+
+        fn named(host: &FakeHost, key: &str) {
+            let peer = flat::read(&host.state(key).unwrap()).unwrap();
+            let text = |text: &str| Some(text.to_owned());
+            assert_eq!(peer.mesh_id, text("default"));
+            assert_eq!(
+                (&peer.name, &peer.workload_name),
+                (&text("backend"), &text("backend"))
+            );
+            assert_eq!(peer.service_name(), Some("backend"));
+            assert_eq!(host.state(&format!("{key}_id")), None);
+        }
+
+        #[test]
+        fn it_names_a_caller_that_sends_no_metadata() {
+            let exchange = exchange(&format!(r#"{{"trust": "mtls", {KUMA}}}"#));
+            for host in [
+                FakeHost::inbound(),
+                FakeHost::inbound().request_header(ID, "caller-id"),
+            ] {
+                host.set_property("connection.mtls", &[1]);
+                host.set_property("connection.uri_san_peer_certificate", SAN);
+                round_trip(&exchange, &host);
+                named(&host, "downstream_peer");
+                // A second filter in the chain sees a caller whose headers are gone.
+                round_trip(&exchange, &host);
+                let counted = exchange
+                    .counters()
+                    .take(Counter::DownstreamPeerFromCertificate);
+                assert_eq!(counted, 1);
+            }
+        }
+
+        #[test]
+        fn it_names_a_callee_behind_the_metadata_of_its_cluster() {
+            let exchange = exchange(&format!(r#"{{"upstream_trust": "spiffe", {KUMA}}}"#));
+            let callee = |cluster: &str| {
+                let host = FakeHost::outbound();
+                host.set_property("xds.cluster_name", cluster.as_bytes());
+                host.set_property("upstream.sha256_peer_certificate_digest", b"ab");
+                host.set_property("upstream.uri_san_peer_certificate", SAN);
+                host
+            };
+            let host = callee("outbound|80||pay.shop.svc.cluster.local");
+            round_trip(&exchange, &host);
+            named(&host, "upstream_peer");
+            assert_eq!(
+                exchange
+                    .counters()
+                    .take(Counter::UpstreamPeerFromCertificate),
+                1
+            );
+            // Outside the mesh, only the host is named.
+            let host = callee("api.example.com");
+            let external = json!({"istio": {"external": true}});
+            host.set_property("xds.cluster_metadata", &metadata_message(&external));
+            round_trip(&exchange, &host);
+            let peer = flat::read(&host.state("upstream_peer").unwrap()).unwrap();
+            assert_eq!(peer.service_name(), Some("api.example.com"));
+        }
+
+        #[test]
+        fn it_names_nobody_without_a_certificate_or_trust_or_a_matching_pattern() {
+            let trusting = format!(r#"{{"trust": "mtls", {KUMA}}}"#);
+            let other_side = format!(r#"{{"upstream_trust": "mtls", {KUMA}}}"#);
+            let confined = format!(r#"{{"trust": "mtls", "trust_domains": ["other"], {KUMA}}}"#);
+            for (config, mtls, san) in [
+                (&trusting, 0, SAN),
+                (&trusting, 1, b""),
+                (&trusting, 1, b"spiffe://default/ns/shop/sa/x"),
+                (&trusting, 1, b"spiffe://default/back\nend"),
+                (&other_side, 1, SAN),
+                (&confined, 1, SAN),
+            ] {
+                let host = FakeHost::inbound();
+                host.set_property("connection.mtls", &[mtls]);
+                host.set_property("connection.uri_san_peer_certificate", san);
+                round_trip(&exchange(config), &host);
+                assert_no_peer(&host);
+            }
+        }
+
+        #[test]
+        fn a_peer_that_sends_metadata_is_not_renamed() {
+            let exchange = exchange(&format!(r#"{{"trust": "mtls", {KUMA}}}"#));
+            let host = caller();
+            host.set_property("connection.mtls", &[1]);
+            host.set_property("connection.uri_san_peer_certificate", SAN);
+            round_trip(&exchange, &host);
+            assert_eq!(name_in(&host, "downstream_peer").as_deref(), Some("caller"));
+        }
     }
 
     #[test]

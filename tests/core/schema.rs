@@ -93,8 +93,11 @@ fn it_allows_what_the_code_allows() {
     for (key, _) in KEYS {
         for value in candidates() {
             let mut config = json!({ key: value });
-            if key == "trust_domains" {
+            if ["trust_domains", "spiffe_patterns", "name_from_certificate"].contains(&key) {
                 config["trust"] = json!("spiffe");
+            }
+            if key == "name_from_certificate" {
+                config["spiffe_patterns"] = json!(["spiffe://{_}/{NAME}"]);
             }
             let parsed = Config::parse(config.to_string().as_bytes());
             assert_eq!(
