@@ -98,6 +98,14 @@ pub struct Named<'e> {
     pub metadata: Cow<'e, Value>,
 }
 
+/// Whether nobody but Envoy itself answered a request.
+#[must_use]
+pub fn is_unanswered<'f>(status: u32, mut flags: impl Iterator<Item = &'f str>) -> bool {
+    // The flags with which Envoy answers in place of upstream.
+    const OWN: [&str; 10] = ["DF", "DT", "LR", "NC", "UC", "UF", "UH", "UO", "UR", "UT"];
+    status == 0 || status >= 500 && flags.any(|flag| OWN.contains(&flag))
+}
+
 impl Entry {
     /// The node that logged.
     #[must_use]
@@ -158,10 +166,8 @@ impl Entry {
     /// Whether no response came from upstream, not even an error. Unknown for connections.
     #[must_use]
     pub fn is_unanswered(&self) -> bool {
-        // The flags with which Envoy answers in place of upstream.
-        const OWN: [&str; 10] = ["DF", "DT", "LR", "NC", "UC", "UF", "UH", "UO", "UR", "UT"];
-        let is_envoys = || self.flags.iter().any(|flag| OWN.contains(&&**flag));
-        self.protocol == Protocol::Http && (self.status == 0 || self.status >= 500 && is_envoys())
+        self.protocol == Protocol::Http
+            && is_unanswered(self.status, self.flags.iter().map(|flag| &**flag))
     }
 
     /// Reads a JSON line.

@@ -22,7 +22,7 @@ mod unchecked;
 
 pub use convert::convert;
 pub use each::Each;
-pub use entry::{Entry, Named, Protocol};
+pub use entry::{Entry, Named, Protocol, is_unanswered};
 pub use limits::Limits;
 pub use read::entries;
 pub use reporter::Reporter;

@@ -84,7 +84,7 @@ impl Address {
         };
         let uri: Uri = url.parse().with_context(|| format!("not a URL: {url:?}"))?;
         if uri.scheme_str() != Some("http") {
-            bail!("{url}: Envoy's admin interface speaks http, as http://127.0.0.1:9901");
+            bail!("{url}: only http is spoken here, as http://127.0.0.1:9901");
         }
         let host = uri.host().with_context(|| format!("{url} has no host"))?;
         let port = uri.port_u16().unwrap_or(80);

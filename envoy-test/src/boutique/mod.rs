@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use mxctl::topology::Snapshot;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +26,8 @@ use self::graph::{FRONTEND, GATEWAY, JOURNEY, OUTSIDE, SERVICES, Service};
 use self::recorder::Recorder;
 pub use self::report::{Edges, Phase, Report};
 use self::report::{View, is_complete};
+use crate::consumers::metrics::description::{Reporter, Scope, logger};
+use crate::consumers::metrics::prometheus::Prometheus;
 use crate::mesh::{Lab, Mesh};
 use crate::node::Node;
 use crate::wait::until;
@@ -80,6 +83,84 @@ pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) ->
     })
 }
 
+/// What access logs and a Prometheus tell of the same calls.
+#[derive(Debug)]
+pub struct Metered {
+    /// The calls that were made, by caller, callee and reporter: names of the shop.
+    pub expected: Reported,
+    /// The topology by the access logs.
+    pub logged: Snapshot,
+    /// It has scraped all Envoys.
+    pub prometheus: Prometheus,
+    _shop: Shop,
+}
+
+/// Calls by reporter, caller and callee.
+pub type Reported = BTreeMap<(&'static str, &'static str, &'static str), u64>;
+
+/// What proxies report of this number of journeys. The service outside has no proxy.
+fn reported_calls(journeys: u64) -> Reported {
+    let mut all = Reported::new();
+    for ((from, to), calls) in graph::calls_of_journey() {
+        all.insert(("source", from, to), calls * journeys);
+        if to != OUTSIDE {
+            all.insert(("destination", from, to), calls * journeys);
+        }
+    }
+    all
+}
+
+/// Runs the shop with Istio's standard metrics and a Prometheus; between two halves of the journeys one Envoy after the
+/// other is replaced, so that its counters begin anew.
+pub async fn run_metered(envoy: &Path, program: &Path, journeys: u64) -> Result<Metered> {
+    let recorder = Recorder::start().await?;
+    let [inbound, outbound] = [
+        logger(Reporter::Destination, Scope::Bounded)?,
+        logger(Reporter::Source, Scope::Bounded)?,
+    ];
+    let metered = |workload: Workload| {
+        let logs = [
+            ("inbound", &inbound),
+            ("outbound", &outbound),
+            (GATEWAY, &outbound),
+        ];
+        logs.into_iter().fold(workload, |workload, (name, log)| {
+            workload.listener(name, |listener| listener.access_logs.push(log.clone()))
+        })
+    };
+    let mut shop = Shop::start_in(envoy, recorder.address, metered).await?;
+    let prometheus = Prometheus::start(program, &shop.targets()?).await?;
+    // Fewer later, so that the samples show that the counters have begun anew.
+    let halves = [journeys - journeys / 3, journeys / 3];
+    let mut made = 0;
+    for half in halves {
+        if made > 0 {
+            for workload in shop.proxied("v1")? {
+                let name = workload.name.clone();
+                shop.lab.replace(&mut shop.mesh, metered(workload)).await?;
+                shop.call_through(&name)?;
+            }
+            prometheus.scrape(&shop.targets()?)?;
+        }
+        let visited = shop.visit("1", Visits::Count(half)).await?;
+        ensure!(visited.failed == 0, "{} journeys failed", visited.failed);
+        made += half;
+        all_logged(&recorder, "1", made).await?;
+        let reported: u64 = reported_calls(made).values().sum();
+        until("all calls to be scraped", async || {
+            let scraped = prometheus.totals("istio_requests_total").await?;
+            Ok((scraped.values().sum::<u64>() >= reported).then_some(()))
+        })
+        .await?;
+    }
+    Ok(Metered {
+        expected: reported_calls(journeys),
+        logged: recorder.read("1", recorder::Record::snapshot),
+        prometheus,
+        _shop: shop,
+    })
+}
+
 /// Runs the shop with visitors until interrupted, for a reader of access logs
 /// at `logs_to`.
 pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -> Result<()> {
@@ -104,7 +185,8 @@ pub async fn browse(
     namespace: &str,
     journeys: u64,
 ) -> Result<Open> {
-    let shop = Shop::start_in(envoy, logs_to, Some(namespace)).await?;
+    let moved = |workload: Workload| workload.node_with("NAMESPACE", &namespace.into());
+    let shop = Shop::start_in(envoy, logs_to, moved).await?;
     let visited = shop.visit("", Visits::Count(journeys)).await?;
     ensure!(visited.failed == 0, "{} journeys failed", visited.failed);
     Ok(Open { _shop: shop })
@@ -214,10 +296,15 @@ struct Shop {
 
 impl Shop {
     async fn start(envoy: &Path, logs_to: SocketAddr) -> Result<Self> {
-        Self::start_in(envoy, logs_to, None).await
+        Self::start_in(envoy, logs_to, |workload| workload).await
     }
 
-    async fn start_in(envoy: &Path, logs_to: SocketAddr, namespace: Option<&str>) -> Result<Self> {
+    /// Starts it, with a change of each workload.
+    async fn start_in(
+        envoy: &Path,
+        logs_to: SocketAddr,
+        change: impl Fn(Workload) -> Workload,
+    ) -> Result<Self> {
         let lab = Lab::new(envoy).await?.logging_to(logs_to);
         let mut apps = BTreeMap::new();
         for service in &SERVICES {
@@ -227,14 +314,8 @@ impl Shop {
         for service in &SERVICES {
             workloads.push(sidecar(service, apps[service.name].address, "v1"));
         }
-        if let Some(namespace) = namespace {
-            workloads = workloads
-                .into_iter()
-                .map(|workload| workload.node_with("NAMESPACE", &namespace.into()))
-                .collect();
-        }
         let mesh = lab
-            .start(workloads)
+            .start(workloads.into_iter().map(change))
             .await
             .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
         let shop = Self {
@@ -248,6 +329,26 @@ impl Shop {
             shop.call_through(service.name)?;
         }
         Ok(shop)
+    }
+
+    /// The workloads that have an Envoy, VMs with the version `vms`.
+    fn proxied(&self, vms: &str) -> Result<Vec<Workload>> {
+        let mut workloads = vec![gateway()?];
+        for service in &SERVICES {
+            let version = match service.host {
+                graph::Host::Pod => "v1",
+                graph::Host::Vm => vms,
+            };
+            workloads.push(sidecar(service, self.apps[service.name].address, version));
+        }
+        Ok(workloads)
+    }
+
+    /// Where to scrape each of the Envoys.
+    fn targets(&self) -> Result<Vec<(&'static str, SocketAddr)>> {
+        let names = SERVICES.iter().map(|service| service.name);
+        let target = |name| Ok((name, self.mesh.envoy(name)?.admin()));
+        names.chain([GATEWAY]).map(target).collect()
     }
 
     /// Makes the app behind the proxy of `name`, or the visitors in front of
@@ -278,15 +379,7 @@ impl Shop {
         let (failures, mut failed) = watch::channel(0);
         let address = self.gateway.subscribe();
         let visiting = tokio::spawn(visit(address, phase.to_owned(), Visits::While(failures)));
-        let mut workloads = vec![gateway()?];
-        for service in &SERVICES {
-            let version = match service.host {
-                graph::Host::Pod => "v1",
-                graph::Host::Vm => vms,
-            };
-            workloads.push(sidecar(service, self.apps[service.name].address, version));
-        }
-        for workload in workloads {
+        for workload in self.proxied(vms)? {
             let name = workload.name.clone();
             progress(&format!("{name}'s Envoy is {}", how.name()));
             if let How::Killed = how {

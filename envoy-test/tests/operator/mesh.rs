@@ -1,10 +1,12 @@
 //! `mxctl` with the logs of real Envoys.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use envoy_test::consumers::log_by_otlp;
-use envoy_test::{Lab, Node, Release, Workload};
+use envoy_test::consumers::metrics::prometheus;
+use envoy_test::{Lab, Node, Release, Workload, boutique};
 use serde_json::Value;
 
 use crate::tool::{Done, PATIENCE, Tool, run};
@@ -35,6 +37,9 @@ fn edges(graph: &Value) -> Result<Vec<String>> {
         .map(|edge| line(edge).context("an edge without caller or callee"))
         .collect()
 }
+
+/// What a workload runs on, in front of its name.
+const KINDS: [&str; 4] = ["pod", "vm", "gateway", "unknown"];
 
 fn topology(path: &str, reading: &str) -> Result<Value> {
     let done: Done = run(&["topology", path, "--json", "--as", reading], b"")?;
@@ -163,5 +168,74 @@ async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
             .iter()
             .any(|edge| edge.starts_with("unknown UNKNOWN -> "))
     );
+    Ok(())
+}
+
+/// A whole mesh, whose Envoys are replaced in between: Prometheus answers exactly the calls that were made, of every edge and
+/// both reporters, and the tool draws the same of it as of the access logs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_whom_by_prometheus() -> Result<()> {
+    let Some(program) = prometheus::program() else {
+        println!("SKIPPED: {}", prometheus::missing());
+        ensure!(std::env::var_os("NO_SKIPPING").is_none(), "skipped");
+        return Ok(());
+    };
+    let envoy = Release::Newest.binary()?;
+    let metered = boutique::run_metered(&envoy, &program, 9).await?;
+    let prometheus = &metered.prometheus;
+
+    let mut found = BTreeMap::new();
+    for (labels, calls) in prometheus.totals("istio_requests_total").await? {
+        let label = |name: &str| labels.get(name).map_or("", String::as_str);
+        assert_eq!(label("response_code"), "200", "{labels:?}");
+        let source = match label("source_canonical_service") {
+            "istio-ingressgateway" => "gateway",
+            name => name,
+        };
+        // The one outside has no names but its host.
+        let destination = match label("destination_canonical_service") {
+            "unknown" => label("destination_service"),
+            name => name,
+        };
+        let edge = [label("reporter"), source, destination].map(str::to_owned);
+        *found.entry(edge).or_insert(0) += calls;
+    }
+    let expected = metered
+        .expected
+        .iter()
+        .map(|((reporter, from, to), calls)| {
+            ([reporter, from, to].map(|name| (*name).to_owned()), *calls)
+        });
+    assert_eq!(found, expected.collect::<BTreeMap<_, _>>());
+    // Of one edge, by its counter as it is now: the restart is in the samples.
+    let now = prometheus
+        .query("sum(istio_requests_total{reporter=\"source\", source_workload=\"checkout\", destination_workload=\"payment\"})")
+        .await?;
+    println!(
+        "checkout -> payment since the restart: {}",
+        now[0]["value"][1]
+    );
+    assert_eq!(now[0]["value"][1], "3");
+
+    let done = run(
+        &["topology", "--prometheus", &prometheus.url(), "--json"],
+        b"",
+    )?;
+    ensure!(done.status.success(), "{done:?}");
+    let nameless = |edges: Vec<String>| -> Vec<String> {
+        // Metrics do not tell kinds, and a gateway reports nothing of its own callers.
+        let is_told = |edge: &String| !edge.starts_with("unknown unknown -> gateway ");
+        let told = edges.into_iter().filter(is_told);
+        told.map(|edge| {
+            let words = edge.split(' ').filter(|word| !KINDS.contains(word));
+            words.collect::<Vec<_>>().join(" ")
+        })
+        .collect()
+    };
+    let by_metrics = nameless(edges(&done.json()?)?);
+    let by_logs = nameless(edges(&serde_json::to_value(&metered.logged)?)?);
+    println!("{by_metrics:#?}");
+    assert_eq!(by_metrics.len(), 16);
+    assert_eq!(by_metrics, by_logs);
     Ok(())
 }

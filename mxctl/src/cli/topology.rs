@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use super::{Empty, Limits, Mapping, live, plain_json, say};
 use crate::escape::visible;
+use crate::prometheus;
 use crate::render::{dot, html, mermaid, svg, text};
 use crate::topology::explain::{Answer, Explanation, Question};
 use crate::topology::{NoteView, Reading, Snapshot, Topology};
@@ -30,7 +31,7 @@ use access_log::Entry;
 use access_log::server::{Counts, Server};
 
 /// Draw the call graph from recorded entries (files), live ones (--listen), or
-/// both.
+/// both, or from the metrics in a Prometheus.
 ///
 /// An edge stands for the calls from one workload to another. Either side's
 /// proxy may have logged them: where both did and differ, figures read client /
@@ -44,6 +45,18 @@ pub(super) struct Arguments {
     /// Where Envoys send their gRPC access logs
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Read Istio's standard metrics from the Prometheus at this URL, such as
+    /// http://127.0.0.1:9090, instead of entries
+    #[arg(long, value_name = "URL", conflicts_with_all = ["files", "listen", "serve", "explain", "reading", "seconds"])]
+    prometheus: Option<String>,
+    /// How far back calls in the Prometheus count, such as 5m or 2d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "prometheus",
+        default_value = "1h"
+    )]
+    range: String,
     /// Stop after this many seconds, instead of at an interrupt
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
@@ -170,10 +183,22 @@ impl Arguments {
         if json {
             self.format = Format::Json;
         }
-        if self.files.is_empty() && self.listen.is_none() {
-            bail!("give a file or --listen to read entries from");
-        }
         let naming = self.mapping.naming()?;
+        if let Some(url) = &self.prometheus {
+            ensure!(
+                is_duration(&self.range),
+                "--range {}: write it as 5m, 1h or 2d",
+                self.range
+            );
+            let mut topology = Topology::new(naming, Reading::Mesh);
+            for series in prometheus::totals(url, "istio_requests_total", &self.range).await? {
+                topology.record_series(&series);
+            }
+            return self.write(&topology.snapshot());
+        }
+        if self.files.is_empty() && self.listen.is_none() {
+            bail!("give a file or --listen to read entries from, or --prometheus");
+        }
         let explanation = self.explain.take();
         let explanation = explanation.map(|edge| Explanation::new(edge, naming.clone()).into());
         let graph = Arc::new(Graph {
@@ -266,6 +291,12 @@ impl Arguments {
             None => Ok(io::stdout().write_all(output.as_bytes())?),
         }
     }
+}
+
+/// Whether it is one that Prometheus knows, of one unit.
+fn is_duration(text: &str) -> bool {
+    let number = text.strip_suffix(['s', 'm', 'h', 'd', 'w', 'y']);
+    number.is_some_and(|number| number.parse::<u32>().is_ok_and(|number| number > 0))
 }
 
 /// The terminal's width, if known.
@@ -475,6 +506,16 @@ mod tests {
         });
         is_ended.recv_timeout(Duration::from_secs(30)).unwrap();
         drop((drawing, topology));
+    }
+
+    #[test]
+    fn a_range_is_a_number_with_a_unit() {
+        assert!(["5m", "1h", "30s", "2d"].into_iter().all(is_duration));
+        assert!(
+            !["", "h", "5", "0m", "-1h", "1h] or vector(1)"]
+                .into_iter()
+                .any(is_duration)
+        );
     }
 
     #[test]

@@ -172,6 +172,8 @@ impl Explanation {
         match end {
             End::Node(node) => self.naming.service(&node.metadata),
             End::NamedBy(_, metadata) => self.naming.service(metadata),
+            // Only of metrics, which are not explained.
+            End::Workload(metadata) => self.naming.service(metadata),
             End::Unknown(name) | End::Unresolved(name) => (*name).to_owned(),
         }
     }

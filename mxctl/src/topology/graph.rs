@@ -59,6 +59,8 @@ pub(super) enum End<'e> {
     Node(Named<'e>),
     /// A node that is named by other metadata than its own.
     NamedBy(Named<'e>, Value),
+    /// A workload by its metadata, of whichever instance.
+    Workload(&'e Value),
     /// An unknown workload under this name.
     Unknown(&'e str),
     /// The workload that this name stands for, which did not answer.
@@ -99,9 +101,9 @@ impl Graph {
         }
     }
 
-    /// Counts an entry of any kind.
-    pub(super) fn count_entry(&mut self) {
-        self.entries += 1;
+    /// Counts entries of any kind.
+    pub(super) fn count_entries(&mut self, count: u64) {
+        self.entries += count;
     }
 
     /// How nodes are named.
@@ -150,31 +152,41 @@ impl Graph {
 
     /// Adds a call to an edge.
     pub(super) fn edge(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen, entry: &Entry) {
+        if let Some(tally) = self.tally(from, to, seen) {
+            tally.add(entry, seen);
+        }
+    }
+
+    /// What one side saw of an edge so far, if there is room for it.
+    pub(super) fn tally(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen) -> Option<&mut Tally> {
         let (Some(from), Some(to)) = (self.workload(from), self.workload(to)) else {
-            return self.note("more than 2048 workloads: further ones are left out");
+            self.note("more than 2048 workloads: further ones are left out");
+            return None;
         };
         let key = (from, to);
         if self.edges.len() >= MAX_EDGES && !self.edges.contains_key(&key) {
-            return self.note("more than 8192 edges: further ones are left out");
+            self.note("more than 8192 edges: further ones are left out");
+            return None;
         }
         let edge = self.edges.entry(key).or_default();
         let tally = match seen {
             Seen::Client => &mut edge.client,
             Seen::Server => &mut edge.server,
         };
-        tally.get_or_insert_with(Tally::new).add(entry, seen);
+        Some(tally.get_or_insert_with(Tally::new))
     }
 
     fn workload(&mut self, end: &End<'_>) -> Option<Key> {
         let (node, metadata) = match end {
             End::Node(node) => (Some(node), node.metadata.as_ref()),
             End::NamedBy(node, metadata) => (Some(node), metadata),
+            End::Workload(metadata) => (None, *metadata),
             End::Unknown(_) | End::Unresolved(_) => (None, &Value::Null),
         };
         let (standing, name) = match end {
             End::Unknown(name) => (Standing::Unknown, cut(name).into_owned()),
             End::Unresolved(name) => (Standing::Unresolved, cut(name).into_owned()),
-            End::Node(_) | End::NamedBy(..) => {
+            End::Node(_) | End::NamedBy(..) | End::Workload(_) => {
                 let name = self.naming.service(metadata);
                 (Standing::Known, cut(&name).into_owned())
             }

@@ -8,7 +8,7 @@ use super::sides::{Sides, host_of_cluster};
 use crate::naming::Naming;
 
 /// The name of a node of which nothing is known.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 /// The name of a proxy whose stream has no identifier, or an empty one.
 pub(crate) const UNKNOWN_REPORTER: &str = "unknown reporter";
 

@@ -4,12 +4,14 @@
 use access_log::Entry;
 
 use crate::naming::Naming;
+use crate::prometheus::Series;
 use graph::Graph;
 
 pub mod explain;
 mod graph;
 mod kind;
 mod mesh;
+mod metrics;
 pub(crate) mod names;
 pub(crate) mod sides;
 mod skywalking;
@@ -46,11 +48,17 @@ impl Topology {
 
     /// Adds an entry.
     pub fn record(&mut self, entry: &Entry) {
-        self.graph.count_entry();
+        self.graph.count_entries(1);
         match self.reading {
             Reading::Mesh => mesh::record(&mut self.graph, entry),
             Reading::Skywalking => skywalking::record(&mut self.graph, entry),
         }
+    }
+
+    /// Adds the calls that a series of `istio_requests_total` counts, by this tool's rules.
+    pub fn record_series(&mut self, series: &Series) {
+        self.graph.count_entries(series.total);
+        metrics::record(&mut self.graph, series);
     }
 
     /// The graph as it is now.

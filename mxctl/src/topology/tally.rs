@@ -54,18 +54,29 @@ impl Tally {
             self.errors += u64::from(!entry.flags.is_empty());
             return;
         }
-        self.errors += u64::from(entry.status == 0 || entry.status >= 500);
+        self.judge(entry.status, seen, 1);
+        if let Some(duration) = entry.duration_us {
+            // The histogram can grow to any value within this bound.
+            let _ = self.latencies_us.record(duration.min(MAX_LATENCY_US));
+        }
+    }
+
+    /// Adds requests of which only the status is known.
+    pub(super) fn add_requests(&mut self, status: u32, seen: Seen, count: u64) {
+        self.calls += count;
+        self.judge(status, seen, count);
+    }
+
+    fn judge(&mut self, status: u32, seen: Seen, count: u64) {
         // Code 0, no response, is below both thresholds.
         let failure = match seen {
             Seen::Client => 400,
             Seen::Server => 500,
         };
-        self.succeeded += u64::from(entry.status < failure);
-        self.client_errors += u64::from((400..500).contains(&entry.status));
-        if let Some(duration) = entry.duration_us {
-            // The histogram can grow to any value within this bound.
-            let _ = self.latencies_us.record(duration.min(MAX_LATENCY_US));
-        }
+        let counted = |is: bool| if is { count } else { 0 };
+        self.errors += counted(status == 0 || status >= 500);
+        self.succeeded += counted(status < failure);
+        self.client_errors += counted((400..500).contains(&status));
     }
 
     pub(super) fn add_all(&mut self, other: &Self) {
