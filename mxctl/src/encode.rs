@@ -157,6 +157,57 @@ mod tests {
         );
     }
 
+    /// The metadata that the node in a recorded `/config_dump` sends.
+    fn sent_by(dump: &str) -> Value {
+        let dump = serde_json::from_str(dump).unwrap();
+        decode(Form::Header, sent(&dump).header.unwrap().as_bytes()).unwrap()["metadata"].take()
+    }
+
+    /// The agent writes much more into the node, as objects, lists and numbers, too.
+    #[test]
+    fn of_a_node_of_istios_agent_the_exchanged_fields_are_sent() {
+        assert_eq!(
+            sent_by(include_str!("../../testdata/doctor/istio-vm.json")),
+            json!({
+                "CLUSTER_ID": "Kubernetes",
+                "INSTANCE_IPS": "10.44.0.13",
+                "ISTIO_VERSION": "1.30.3",
+                "LABELS": {
+                    "app": "ratings",
+                    "service.istio.io/canonical-name": "ratings",
+                    "service.istio.io/canonical-revision": "v1",
+                    "version": "v1",
+                },
+                "MESH_ID": "",
+                "NAME": "vm",
+                "NAMESPACE": "vms",
+                "WORKLOAD_NAME": "ratings-vm",
+            })
+        );
+        assert_eq!(
+            sent_by(include_str!(
+                "../../testdata/doctor/istio-egress-gateway.json"
+            )),
+            json!({
+                "APP_CONTAINERS": "app",
+                "CLUSTER_ID": "Kubernetes",
+                "INSTANCE_IPS": "10.44.0.15",
+                "ISTIO_VERSION": "1.30.3",
+                "LABELS": {
+                    "app": "istio-egressgateway",
+                    "istio": "egressgateway",
+                    "service.istio.io/canonical-name": "istio-egressgateway",
+                    "service.istio.io/canonical-revision": "latest",
+                },
+                "MESH_ID": "cluster.local",
+                "NAME": "istio-egressgateway-5f7c8d9b6-fghij",
+                "NAMESPACE": "istio-system",
+                "OWNER": "kubernetes://apis/apps/v1/namespaces/istio-system/deployments/istio-egressgateway",
+                "WORKLOAD_NAME": "istio-egressgateway",
+            })
+        );
+    }
+
     #[test]
     fn what_is_left_out_is_noted() {
         let labels: serde_json::Map<_, _> = (0..300)

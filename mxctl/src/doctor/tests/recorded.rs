@@ -23,10 +23,30 @@ const NAMELESS: &str = "error nameless_node node";
 
 #[test]
 fn what_istio_makes_of_the_plugin_is_sound() {
-    for name in ["istio-sidecar.json", "istio-ingress-gateway.json"] {
+    for name in [
+        "istio-sidecar.json",
+        "istio-ingress-gateway.json",
+        "istio-egress-gateway.json",
+        "istio-interception-none.json",
+    ] {
         assert_eq!(summary(recorded(name)), [""; 0], "{name}");
     }
 }
+
+/// Without redirection there is no `virtualInbound`: each port has a listener.
+#[test]
+fn a_listener_without_redirection_needs_the_filter() {
+    let mut dump = recorded("istio-interception-none.json");
+    let listeners = dump.pointer_mut("/configs/3/dynamic_listeners").unwrap();
+    let listeners = listeners.as_array_mut().unwrap();
+    let inbound = listeners.iter_mut().find(|one| one["name"] == INBOUND);
+    let inbound = inbound.unwrap();
+    let other = PLUGIN.replace("metadata-exchange", "other");
+    *inbound = serde_json::from_str(&inbound.to_string().replace(PLUGIN, &other)).unwrap();
+    assert_eq!(summary(dump), [format!("error filter_missing {INBOUND}")]);
+}
+
+const INBOUND: &str = "10.44.0.12_18080";
 
 #[test]
 fn istio_puts_a_filter_in_the_place_of_a_module() {
