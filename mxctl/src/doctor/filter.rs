@@ -25,7 +25,7 @@ pub(super) struct HttpFilter<'a> {
 /// What an HTTP filter is.
 pub(super) enum Kind<'a> {
     /// The metadata exchange.
-    Ours(Plugin<'a>),
+    Ours(Box<Plugin<'a>>),
     /// What Istio's agent substitutes for the metadata exchange if it cannot
     /// fetch the module: an RBAC filter that allows everything.
     StandIn,
@@ -169,7 +169,7 @@ impl<'a> Kind<'a> {
         }
         // A discovered filter may have no configuration yet, or a stand-in.
         if is_named && (is_wasm || is_discovered) {
-            return Self::Ours(Plugin {
+            return Self::Ours(Box::new(Plugin {
                 configuration: if is_wasm {
                     configuration(&plugin["configuration"])
                 } else {
@@ -178,7 +178,7 @@ impl<'a> Kind<'a> {
                 name: text(&plugin["name"]),
                 text: &plugin["configuration"],
                 config: plugin,
-            });
+            }));
         }
         if NATIVE_NAMES.contains(&name) {
             Self::Native
