@@ -210,7 +210,7 @@ mod tests {
     const ISTIO: &str = "spiffe://{trust_domain}/ns/{NAMESPACE}/sa/{_}";
 
     #[test]
-    fn only_the_exact_form_vouches() {
+    fn only_the_exact_form_is_accepted() {
         assert_eq!(SpiffePattern::parse(ISTIO), Some(SpiffePattern::istio()));
         let domains = ["cluster.local".to_owned()];
         let vouches = |uri: &[u8], namespace: &str, domains: &[String]| {

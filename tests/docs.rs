@@ -73,3 +73,68 @@ fn every_configuration_key_has_a_row_and_no_row_is_of_another() {
 fn every_counter_has_a_row_and_no_row_is_of_another() {
     assert_documented(&Counter::ALL.into_iter().map(|(_, name)| name).collect());
 }
+
+/// The tests that a page cites: `` `module::{one,other}_name` ``, and the files of tests.
+fn citations(page: &str) -> impl Iterator<Item = &str> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    quoted.filter(|text| {
+        let is_of_name =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:{}, ".contains(c);
+        text.contains("::") && text.chars().all(is_of_name) && text.contains('_')
+    })
+}
+
+/// All names of `a{b,c}d`.
+fn expanded(citation: &str) -> Vec<String> {
+    let Some((start, (choices, end))) = citation
+        .split_once('{')
+        .and_then(|(start, rest)| Some((start, rest.split_once('}')?)))
+    else {
+        return vec![citation.to_owned()];
+    };
+    let choices = choices.split(',').map(str::trim);
+    choices
+        .map(|choice| format!("{start}{choice}{end}"))
+        .collect()
+}
+
+/// The text of the test files with this name.
+fn tests_in(module: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [
+        "envoy-test/tests/scenarios",
+        "wasm-host/tests/filter",
+        "tests/core",
+    ];
+    let files = folders.map(|folder| root.join(folder).join(module).with_extension("rs"));
+    files
+        .map(|file| std::fs::read_to_string(file).unwrap_or_default())
+        .concat()
+}
+
+#[test]
+fn every_cited_test_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = pages();
+    for page in ["SECURITY.md", "deploy/istio/README.md"] {
+        pages.push((
+            page.to_owned(),
+            std::fs::read_to_string(root.join(page)).unwrap(),
+        ));
+    }
+    let mut missing = Vec::new();
+    let mut found = 0;
+    for (page, text) in &pages {
+        for name in citations(text).flat_map(expanded) {
+            let module = name.split("::").next().unwrap_or_default();
+            let test = name.rsplit("::").next().unwrap_or_default();
+            if tests_in(module).contains(&format!("fn {test}(")) {
+                found += 1;
+            } else {
+                missing.push(format!("{page}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such test: {missing:#?}");
+    assert!(found > 20, "only {found} citations were found");
+}

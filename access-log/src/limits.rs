@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_without_measure_are_cut() {
+    fn excessive_limits_are_capped() {
         let limits = Limits {
             streams: usize::MAX,
             message_bytes: usize::MAX,

@@ -111,7 +111,7 @@ mod tests {
     use struct_json::struct_of_json;
 
     #[test]
-    fn of_a_sender_with_much_metadata_is_kept_what_is_exchanged() {
+    fn only_exchanged_metadata_of_a_large_sender_is_kept() {
         let kept = |annotations: usize, labels: usize| {
             let metadata = json!({
                 "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "l".repeat(labels) },

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flat_node_of_shared_parts_does_not_fill_the_memory() {
+    fn a_flat_node_of_shared_parts_uses_limited_memory() {
         const APP_CONTAINERS: u16 = 20;
         let with_names = |count: usize, length: usize| {
             let mut flat = flatbuffers::FlatBufferBuilder::new();

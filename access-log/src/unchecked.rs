@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_as_by_one_who_checks() {
+    fn it_is_read_like_a_verified_one() {
         let expected = json!({
             "NAME": "stock-1", "NAMESPACE": "shop", "CLUSTER_ID": "east",
             "LABELS": { "app": "stock" },
@@ -159,7 +159,7 @@ mod tests {
     /// For any bytes it terminates, and agrees with a verifying reader where
     /// there is one.
     #[test]
-    fn no_bytes_do_harm() {
+    fn arbitrary_bytes_are_harmless() {
         let node = node();
         assert_eq!(read(&[]), None);
         for length in 0..node.len() {

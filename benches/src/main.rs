@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_called_what_their_tables_are() {
+    fn subjects_and_tables_have_the_same_names() {
         for subject in Subject::value_variants() {
             let value = subject.to_possible_value().unwrap();
             assert_eq!(value.get_name(), subject.name());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envoy_tells_its_version() {
+    fn the_version_is_read_from_envoys_output() {
         let told = "/usr/bin/envoy  version: 0a1b/1.40.0/Clean/RELEASE/BoringSSL\n";
         assert_eq!(version_of(told), Some("1.40.0"));
     }

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_of_nothing_can_be_drawn() {
+    fn an_empty_chart_can_be_drawn() {
         let axis = Axis {
             title: "",
             scale: Scale::Linear,

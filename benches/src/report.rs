@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn people_get_aligned_columns() {
+    fn text_output_has_aligned_columns() {
         let expected = "sample: two rows\n\n  \
             path      instructions  ratio\n  \
             inbound          1,970                    -\n  \
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_get_rows_by_column() {
+    fn json_output_has_rows_by_column() {
         let json = serde_json::to_value(table()).unwrap();
         assert_eq!(json["rows"][0]["instructions"], 1970);
         assert!(json["rows"][0]["ratio"].is_null());

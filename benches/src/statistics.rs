@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wild_round_does_not_move_a_ratio() {
+    fn one_outlier_does_not_change_a_ratio() {
         let denominators: Vec<f64> = (0..15)
             .map(|round| 1.0 + f64::from(round) / 100.0)
             .collect();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uncertainty_of_a_ratio_covers_what_is_drawn() {
+    fn the_confidence_interval_of_a_ratio_contains_the_true_value() {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(2);
         let mut noisy = |middle: f64| -> Vec<f64> {
             (0..25)

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_peer_is_no_fault() {
+    fn the_expected_peer_is_accepted() {
         let server = Node::vm_server().unwrap();
         let mut call = call_with(Some(Party::of_node(&server)));
         call.expect(0, Side::Upstream, &server);

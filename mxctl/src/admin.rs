@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_whole_though_the_connection_ends_with_it() {
+    async fn a_response_ends_with_the_connection() {
         for whole in [
             "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"a\": 1}",
             "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8\r\n\r\n{\"a\": 1}",
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_is_told() {
+    async fn an_invalid_response_is_reported() {
         for (part, expected) in [
             ("", "connection closed before message completed"),
             (

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_filter_takes_is_right() {
+    fn a_valid_configuration_is_accepted() {
         for content in ["", " \n", "{}", r#"{ "trust": "mtls" }"#] {
             assert_eq!(
                 check("a.json", content).unwrap().0,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_has_one_that_was_meant() {
+    fn an_unknown_key_has_a_suggestion() {
         for (key, meant) in [
             ("trsut", "trust"),
             ("Trust", "trust"),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_like_nothing_has_no_suggestion() {
+    fn a_dissimilar_key_has_no_suggestion() {
         for content in [
             r#"{ "zzz": 1 }"#,
             r#"{ "mode": "exchnage" }"#,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_state_a_node_gives_its_header() {
+    fn a_node_is_read_from_every_document() {
         let metadata = json!({ "NAME": "pay-1", "NAMESPACE": "shop", "OTHER": { "deep": [1] } });
         let node = json!({ "id": "sidecar~1", "metadata": metadata });
         let bootstrap = json!({ "node": node, "static_resources": {} });
@@ -165,7 +165,7 @@ mod tests {
 
     /// The agent writes much more into the node, as objects, lists and numbers, too.
     #[test]
-    fn of_a_node_of_istios_agent_the_exchanged_fields_are_sent() {
+    fn only_the_exchanged_fields_of_istios_agent_are_sent() {
         assert_eq!(
             sent_by(include_str!("../../testdata/doctor/istio-vm.json")),
             json!({
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_noted() {
+    fn values_that_are_left_out_are_noted() {
         let labels: serde_json::Map<_, _> = (0..300)
             .map(|number| (format!("l{number}"), json!("v")))
             .collect();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plugin_configuration_is_heeded() {
+    fn the_plugin_configuration_is_applied() {
         let config = Config::parse(br#"{ "share": { "fields": ["NAME"] } }"#).unwrap();
         let node = json!({ "NAME": "a", "NAMESPACE": "b" });
         let header = encode(&node, &config).unwrap().header.unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_node_is_refused() {
+    fn other_documents_are_refused() {
         for json in [
             json!([]),
             json!({ "configs": [] }),
@@ -250,7 +250,7 @@ mod tests {
 
     /// Values are parsed as Envoy's loader does.
     #[test]
-    fn yaml_is_read_as_envoy_reads_it() {
+    fn yaml_is_parsed_as_by_envoy() {
         let yaml = "node:\n  id: a\n  metadata:\n    NAME: y\n    NAMESPACE: b\n    \
                     ISTIO_VERSION: 1.20\n    WORKLOAD_NAME: 010\n    OWNER: '010'\n";
         let json = crate::envoy_yaml::parse_file("a.yaml", yaml).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_running_envoy_may_be_that_of_its_command_line() {
+    fn the_id_may_come_from_the_command_line() {
         let metadata = json!({ "NAME": "a" });
         let dump = json!({ "configs": [{ "bootstrap": { "node": { "metadata": metadata } } }] });
         let part = json!({ "bootstrap": { "node": { "id": "b" } } });

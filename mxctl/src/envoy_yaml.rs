@@ -266,7 +266,7 @@ mod tests {
 
     /// Expectations are from the `/config_dump` of Envoy 1.36.2 and 1.40.0.
     #[test]
-    fn scalars_are_what_envoy_makes_of_them() {
+    fn scalars_are_parsed_as_by_envoy() {
         for (scalar, expected) in [
             ("1.20", json!("1.20")),
             ("1e3", json!("1e3")),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn collections_are_what_envoy_makes_of_them() {
+    fn collections_are_parsed_as_by_envoy() {
         let yaml = "base: &base { k: v, l: 5 }\nmerged: { <<: *base, m: 1 }\nalias: *base\n\
                     list: [1, y, [2.5]]\n7: int\ntrue: bool\n010: octal\n~: null key\n\
                     flow: {a: 1, b}\na: 1\na: 2\n---\nanother: document\n";
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_refused() {
+    fn invalid_documents_are_refused() {
         let deep = MAX_DEPTH + 1;
         let deep = "[".repeat(deep) + &"]".repeat(deep);
         let mut bomb = "a0: &a0 [x, x]\n".to_owned();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_by_its_name() {
+    fn the_file_name_selects_the_format() {
         let json = r#"{ "a": 1.5 }"#;
         assert_eq!(parse_file("a.json", json).unwrap(), json!({ "a": 1.5 }));
         assert_eq!(parse_file("a.yaml", json).unwrap(), json!({ "a": "1.5" }));

@@ -99,7 +99,7 @@ mod tests {
     const HOSTILE: &str = "<script>alert(1)</script>\x1b[2J\u{202e}\"]; `a` & \\n";
 
     #[test]
-    fn a_terminal_gets_no_sequence_and_no_reversal() {
+    fn terminal_output_has_no_escape_sequence_and_no_reversal() {
         let text = visible(HOSTILE);
         assert!(!text.contains(['\x1b', '\u{202e}']), "{text}");
         assert!(text.contains("\\u{1b}[2J\\u{202e}"), "{text}");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn html_gets_no_tag_and_no_end_of_an_attribute() {
+    fn html_output_has_no_tag_and_no_attribute_end() {
         let text = html(HOSTILE);
         assert!(!text.contains(['<', '>', '"', '\'']), "{text}");
         assert!(text.starts_with("&lt;script&gt;alert(1)"), "{text}");
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn dot_gets_no_end_of_a_label_and_no_line_break() {
+    fn dot_output_has_no_label_end_and_no_line_break() {
         let text = dot("a\"b\\nc&lt;\n");
         assert_eq!(text, "a\\\"b\\\\\\\\nc&amp;lt;\\\\u{a}");
     }
 
     #[test]
-    fn mermaid_gets_no_markdown_and_no_html() {
+    fn mermaid_output_has_no_markdown_and_no_html() {
         let text = mermaid(HOSTILE);
         assert!(!text.contains(['<', '"', '`', '[', ']', '&']), "{text}");
         assert!(text.starts_with("#60;script#62;alert#40;1#41;"), "{text}");

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_label_that_names_a_service_does() {
+    fn the_first_naming_label_names_the_service() {
         let naming = Naming::default();
         let service = |labels: Value| {
             naming.service(&json!({ "NAMESPACE": "shop", "SERVICE": "s", "LABELS": labels }))
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_newer_istios_are_found() {
+    fn the_keys_of_newer_istio_releases_are_read() {
         let metadata = json!({ "namespace": "n", "labels": { "app": "a" }, "name": "a-1" });
         let naming = Naming::default();
         assert_eq!(naming.service(&metadata), "a.n");
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_a_service_is_told() {
+    fn the_label_that_names_a_service_is_reported() {
         let naming = Naming::default();
         let metadata = json!({ "NAMESPACE": "n", "LABELS": { "k8s-app": "a" } });
         assert_eq!(naming.named_by(&metadata), "LABELS.k8s-app, NAMESPACE");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_of_ones_own() {
+    fn a_custom_rule_is_applied() {
         let yaml =
             "serviceName: \"${CLUSTER_ID}::${LABELS.\\\"x.y\\\"}\"\nserviceInstanceName: i-${NAME}";
         let naming = Naming::of_yaml(yaml).unwrap();

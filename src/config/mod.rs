@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_gives_the_defaults() {
+    fn an_empty_configuration_gives_the_defaults() {
         for json in ["", " \n", "{}"] {
             assert_eq!(Config::parse(json.as_bytes()), Ok(Config::default()));
         }
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_answered_with_key_value_and_what_is_allowed() {
+    fn an_error_names_the_key_the_value_and_what_is_allowed() {
         assert_eq!(
             error(r#"{"direction": "sideways"}"#),
             r#""direction" is "sideways"; allowed is "auto", "inbound", "outbound" or "gateway""#

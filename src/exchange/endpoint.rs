@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_absent_but_a_workload_needs_name_and_namespace() {
+    fn missing_parts_are_absent_but_a_workload_needs_name_and_namespace() {
         let short = peer(b"pay;shop").unwrap();
         let labels = vec![("service.istio.io/canonical-name".into(), "pay".into())];
         assert_eq!((short.labels, short.cluster_id), (Some(labels), None));

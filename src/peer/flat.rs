@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_vector_is_there_whatever_the_peer_lacks() {
+    fn every_vector_is_always_present() {
         let named = Peer {
             name: Some("a".into()),
             ..Peer::default()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_before_leaves_no_trace() {
+    fn the_previous_peer_leaves_no_trace() {
         let of_name = |name: &str| Peer {
             name: Some(name.into()),
             labels: Some(vec![("app".into(), name.into())]),

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_found_wherever_they_are() {
+    fn control_characters_are_found_at_every_position() {
         for bad in ["\n", "a\0", "\u{7f}b", "a\u{80}", "\u{9f}", "ä\u{85}ä"] {
             assert_eq!(
                 checked(bad.as_bytes()),

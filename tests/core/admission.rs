@@ -86,7 +86,7 @@ fn an_update_is_refused() {
 }
 
 #[test]
-fn what_was_idle_once_stays_idle() {
+fn an_idle_plugin_stays_idle() {
     let space = Space::default();
     assert_eq!(plugin().admit(&space, b"bad"), Verdict::Idle);
     plugin().mark_in_force(&space).unwrap();
@@ -96,7 +96,7 @@ fn what_was_idle_once_stays_idle() {
 }
 
 #[test]
-fn a_mark_lapses_unless_it_is_renewed() {
+fn a_mark_expires_unless_it_is_renewed() {
     let space = Space::default();
     plugin().mark_in_force(&space).unwrap();
     space.pass(4);
@@ -110,7 +110,7 @@ fn a_mark_lapses_unless_it_is_renewed() {
 
 /// Created again right after its end, also if another VM has not ended yet.
 #[test]
-fn a_withdrawn_mark_holds_nothing_back() {
+fn a_withdrawn_mark_has_no_effect() {
     let space = Space::default();
     plugin().mark_in_force(&space).unwrap();
     plugin().withdraw(&space).unwrap();
@@ -130,7 +130,7 @@ fn a_mark_of_the_future_is_in_force() {
 }
 
 #[test]
-fn plugins_are_told_apart_by_name_and_root_id() {
+fn plugins_are_distinguished_by_name_and_root_id() {
     let space = Space::default();
     plugin().mark_in_force(&space).unwrap();
     let others = [

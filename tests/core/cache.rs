@@ -45,7 +45,7 @@ fn peers_without_id_do_not_share_an_entry() {
 }
 
 #[test]
-fn every_size_is_kept_exactly() {
+fn every_capacity_is_exact() {
     for capacity in 0..6 {
         let mut cache = PeerCache::new(capacity, PeerCache::BUDGET);
         for n in 0..20_u32 {
@@ -56,7 +56,7 @@ fn every_size_is_kept_exactly() {
 }
 
 #[test]
-fn what_the_peers_take_is_bounded() {
+fn the_memory_of_the_peers_is_bounded() {
     const BUDGET: usize = 10_000;
     let value = [b'v'; 9_000];
     let mut cache = PeerCache::new(1_000, BUDGET);
@@ -81,7 +81,7 @@ fn what_the_peers_take_is_bounded() {
 
 proptest! {
     #[test]
-    fn the_least_recently_used_goes_first(
+    fn the_least_recently_used_is_evicted_first(
         capacity in 0_u32..6,
         uses in proptest::collection::vec((0_u8..4, 0_u8..4), 0..200),
     ) {

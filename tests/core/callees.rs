@@ -152,7 +152,7 @@ fn each_source_can_be_turned_off() {
 }
 
 #[test]
-fn cluster_metadata_that_name_no_one_service_name_nobody() {
+fn cluster_metadata_without_exactly_one_service_is_ignored() {
     let two = services(&[("a", "a", "shop"), ("b", "b", "shop")]);
     for istio in [
         two,
@@ -171,7 +171,7 @@ fn cluster_metadata_that_name_no_one_service_name_nobody() {
 }
 
 #[test]
-fn several_services_behind_a_cluster_name_nobody_for_good() {
+fn a_cluster_with_several_services_stays_unnamed() {
     let exchange = exchange("");
     let none = json!({});
     let of = |labels: &Json| json!({"NAME": "n", "NAMESPACE": "shop", "LABELS": labels});
@@ -211,7 +211,7 @@ fn several_services_behind_a_cluster_name_nobody_for_good() {
 }
 
 #[test]
-fn whoever_names_no_service_or_too_long_a_one_is_a_service_of_its_own() {
+fn a_peer_with_no_or_a_too_long_service_counts_as_another_service() {
     let none = json!({});
     let long = "a".repeat(2000);
     for other in [
@@ -230,7 +230,7 @@ fn whoever_names_no_service_or_too_long_a_one_is_a_service_of_its_own() {
 }
 
 #[test]
-fn who_is_not_believed_teaches_nothing() {
+fn nothing_is_learned_from_a_peer_that_is_not_believed() {
     let exchange = exchange(r#"{"upstream_trust": "mtls"}"#);
     let one = json!({"NAME": "n", "NAMESPACE": "shop", "LABELS": {"app": "a"}});
     answer(&exchange, &call("plain", &json!({})), &one);
@@ -257,7 +257,7 @@ fn a_filter_that_changes_the_route_does_not_mix_services() {
 }
 
 #[test]
-fn a_host_outside_the_mesh_is_no_workload_of_it() {
+fn a_host_outside_the_mesh_is_not_a_workload() {
     let istio = json!({"external": true, "services": [
         {"host": "card.example.com", "name": "card.example.com", "namespace": "default"}]});
     let bare = json!({"external": true});
@@ -316,7 +316,7 @@ fn a_host_outside_the_mesh_is_no_workload_of_it() {
 }
 
 #[test]
-fn what_is_stored_is_not_overwritten_by_less() {
+fn a_stored_peer_is_not_overwritten_by_a_poorer_one() {
     let host = call(CLUSTER, &services(&[("h", "pay", "shop")]));
     host.set_property(WORKLOAD, b"wl;shop");
     let node = json!({"NAME": "true", "NAMESPACE": "shop"});
@@ -335,7 +335,7 @@ fn what_is_stored_is_not_overwritten_by_less() {
 }
 
 #[test]
-fn an_answer_that_names_nobody_yields_to_who_does() {
+fn an_answer_without_a_name_is_replaced_by_another_source() {
     let weak = json!({"ISTIO_VERSION": "1.30.0", "NAMESPACE": "shop", "LABELS": {"version": "v1"}});
     let host = call("plain", &json!({}));
     host.set_property(WORKLOAD, b"wl;shop");
@@ -366,7 +366,7 @@ fn an_answer_that_names_nobody_yields_to_who_does() {
 }
 
 #[test]
-fn what_ends_before_its_response_is_named_when_it_is_logged() {
+fn a_stream_that_ends_before_its_response_is_named_when_it_is_logged() {
     let exchange = exchange("");
     // The client is gone, or a filter ahead of this one has replied.
     for has_request in [true, false] {
@@ -438,7 +438,7 @@ fn a_gateways_entry_always_has_a_key() {
 }
 
 #[test]
-fn a_waypoint_is_a_gateway_whatever_its_listener_says() {
+fn a_waypoint_is_a_gateway_for_every_listener_direction() {
     let own = json!({"NAME": "own", "NAMESPACE": "shop"});
     let waypoint = local("waypoint~10.0.0.1~own.shop~shop.svc.cluster.local", &own);
     let exchange = Counted::new(Config::default(), waypoint);

@@ -48,7 +48,7 @@ fn peer() -> impl Strategy<Value = Peer> {
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded_and_encoded_the_same(peer in peer()) {
+    fn encoding_round_trips(peer in peer()) {
         let message = wire::encode(&peer);
         let decoded = decode(&message).unwrap();
         prop_assert_eq!(&decoded, &peer);
@@ -60,7 +60,7 @@ proptest! {
     }
 
     #[test]
-    fn the_flat_node_reads_back_but_for_empty_maps(mut peer in peer()) {
+    fn the_flat_node_round_trips_except_empty_maps(mut peer in peer()) {
         let bytes = flat::write(&peer);
         for field in [Field::Labels, Field::PlatformMetadata] {
             if let Slot::Map(map) = peer.slot(field)
@@ -153,7 +153,7 @@ fn every_dialect_is_understood() {
 }
 
 #[test]
-fn of_repeated_keys_the_last_wins() {
+fn the_last_of_repeated_keys_is_used() {
     let both = [
         message_of(&json!({"NAME": "first", "LABELS": {"a": "1", "b": "1"}})),
         message_of(&json!({"NAME": "second", "LABELS": {"b": "2"}})),
@@ -178,7 +178,7 @@ fn of_repeated_keys_the_last_wins() {
 }
 
 #[test]
-fn what_is_not_standard_base64_is_refused() {
+fn other_base64_is_refused() {
     let message = message_of(&json!({"NAME": "\u{3ff}\u{3ff}??>>~~"}));
     let url_safe = URL_SAFE.encode(&message);
     assert!(
@@ -206,7 +206,7 @@ fn what_is_not_standard_base64_is_refused() {
 }
 
 #[test]
-fn each_limit_has_its_own_answer() {
+fn each_limit_has_its_own_reason() {
     let limits = Limits {
         max_received_bytes: 8,
         max_labels: 2,
@@ -231,7 +231,7 @@ fn each_limit_has_its_own_answer() {
 }
 
 #[test]
-fn values_nested_too_deeply_are_refused_wherever_they_stand() {
+fn deeply_nested_values_are_refused_under_every_key() {
     let nested = |depth: usize| (0..depth).fold(json!("x"), |value, _| json!({"k": [value]}));
     for key in ["NAME", "LABELS", "APP_CONTAINERS", "UNKNOWN"] {
         let message = message_of(&json!({"WORKLOAD_NAME": "pay", key: nested(4)}));
@@ -265,7 +265,7 @@ fn values_nested_thousands_of_times_are_refused() {
 }
 
 #[test]
-fn a_text_that_could_forge_a_log_line_refuses_the_peer() {
+fn a_text_that_could_forge_a_log_line_is_refused() {
     for bad in ["a\nb", "\u{7f}", "\u{85}", "\0"] {
         for metadata in [
             json!({"NAME": bad}),
@@ -316,7 +316,7 @@ fn a_broken_message_is_refused() {
 }
 
 #[test]
-fn a_peer_that_says_nothing_is_refused() {
+fn an_empty_peer_is_refused() {
     for metadata in [
         json!({}),
         json!({"OTHER": "x"}),
@@ -334,7 +334,7 @@ fn a_peer_that_says_nothing_is_refused() {
 
 /// What gRPC's own metadata exchange sends, with its keys and its value for unknown.
 #[test]
-fn grpcs_own_metadata_are_read() {
+fn grpcs_own_metadata_is_read() {
     let read = |json: &serde_json::Value| {
         let message = crate::support::message_of(json);
         let peer = decode_header(&message)?;

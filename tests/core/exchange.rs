@@ -91,7 +91,7 @@ fn assert_stripped(host: &FakeHost, map: metadata_exchange::host::HeaderMap) {
 }
 
 #[test]
-fn inbound_stores_and_strips_the_caller_and_answers_it() {
+fn inbound_stores_and_answers_the_caller() {
     let (exchange, host) = (exchange(""), caller());
     round_trip(&exchange, &host);
     assert_eq!(name_in(&host, "downstream_peer").as_deref(), Some("caller"));
@@ -102,7 +102,7 @@ fn inbound_stores_and_strips_the_caller_and_answers_it() {
 }
 
 #[test]
-fn each_header_is_answered_only_if_its_own_counterpart_came() {
+fn each_header_is_answered_only_if_it_was_received() {
     let only_metadata = FakeHost::inbound().request_header(METADATA, header("caller"));
     round_trip(&exchange(""), &only_metadata);
     assert_eq!(
@@ -122,7 +122,7 @@ fn each_header_is_answered_only_if_its_own_counterpart_came() {
 }
 
 #[test]
-fn inbound_strips_what_the_app_sends_and_answers_nobody_who_did_not_ask() {
+fn inbound_removes_what_the_app_sends_and_answers_only_senders() {
     let host = FakeHost::inbound();
     host.response_header(METADATA, "x");
     host.response_header(ID, "y");
@@ -146,7 +146,7 @@ fn empty_malformed_and_repeated_headers_are_stripped_and_not_answered() {
 }
 
 #[test]
-fn of_repeated_headers_the_first_is_used() {
+fn the_first_of_repeated_headers_is_used() {
     let host = caller()
         .request_header(METADATA, header("second"))
         .request_header(ID, "second-id");
@@ -196,7 +196,7 @@ fn a_gateway_does_both_on_both_sides() {
 }
 
 #[test]
-fn the_configured_direction_is_obeyed_and_not_read() {
+fn the_configured_direction_overrides_the_listeners() {
     let host = caller().request_header("x", "y");
     round_trip(&exchange(r#"{"direction": "outbound"}"#), &host);
     assert!(host.state.borrow().is_empty());
@@ -211,7 +211,7 @@ fn the_configured_direction_is_obeyed_and_not_read() {
 }
 
 #[test]
-fn its_own_headers_are_no_peer() {
+fn its_own_headers_are_not_a_peer() {
     let own = || {
         FakeHost::inbound()
             .request_header(METADATA, own_header())
@@ -238,7 +238,7 @@ fn its_own_headers_are_no_peer() {
 }
 
 #[test]
-fn other_metadata_under_a_known_id_is_seen_at_once() {
+fn changed_metadata_under_a_known_id_is_noticed() {
     let exchange = exchange("");
     for name in ["a", "b", "a", "b"] {
         let host = FakeHost::inbound()
@@ -295,7 +295,7 @@ fn a_bad_id_refuses_the_peer() {
 }
 
 #[test]
-fn both_sides_stand_in_one_entry_if_so_configured() {
+fn record_local_node_stores_both_sides() {
     let config = r#"{"record_local_node": true}"#;
     let host = caller();
     request(&exchange(config), &host);
@@ -648,7 +648,7 @@ mod privacy {
     }
 
     #[test]
-    fn a_known_cluster_costs_one_property_until_it_is_looked_at_anew() {
+    fn a_known_cluster_costs_one_property_until_it_is_refreshed() {
         let exchange = exchange("");
         let asked = |host: &FakeHost| {
             host.calls

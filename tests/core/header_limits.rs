@@ -162,7 +162,7 @@ fn an_answer_has_the_limits_of_responses() {
 }
 
 #[test]
-fn an_answer_of_metadata_alone_is_no_id() {
+fn an_answer_to_metadata_alone_has_no_id() {
     let proxy = Proxy::limited();
     let caller = local("", &json!({"NAME": "caller"})).header.unwrap();
     let host = FakeHost::inbound().request_header(METADATA, caller);
@@ -175,7 +175,7 @@ fn an_answer_of_metadata_alone_is_no_id() {
 
 /// Headers set by another filter of this kind, or by an app, are still removed.
 #[test]
-fn what_is_too_large_is_stripped() {
+fn foreign_headers_are_removed_when_nothing_fits() {
     let (proxy, host) = (Proxy::limited(), outbound(COUNT, 33 * COUNT));
     let host = host
         .request_header(METADATA, "forged")
@@ -205,7 +205,7 @@ fn headers_that_are_replaced_need_no_room() {
 }
 
 #[test]
-fn a_gateway_that_replaces_longer_headers_asks_for_no_size() {
+fn a_gateway_that_replaces_longer_headers_does_not_query_the_size() {
     let long = local(
         "",
         &json!({"NAME": "caller-of-a-longer-name", "NAMESPACE": "shop"}),
@@ -222,7 +222,7 @@ fn a_gateway_that_replaces_longer_headers_asks_for_no_size() {
 }
 
 #[test]
-fn the_size_is_asked_once_and_not_where_the_count_decides_or_nothing_is_sent() {
+fn the_size_is_queried_only_if_it_decides() {
     for (count, asked) in [(1, 1), (COUNT + 2, 0), (100, 0)] {
         let host = outbound(count, 33 * count);
         Proxy::limited().request(&host);
@@ -237,7 +237,7 @@ fn the_size_is_asked_once_and_not_where_the_count_decides_or_nothing_is_sent() {
 }
 
 #[test]
-fn where_the_size_cannot_be_had_nothing_is_sent() {
+fn without_a_size_nothing_is_sent() {
     let mut host = outbound(1, 100);
     host.failing = Some("bytes");
     let proxy = Proxy::limited();
@@ -278,7 +278,7 @@ fn the_defaults_leave_room_for_twenty_headers_and_7_5_kib() {
 }
 
 #[test]
-fn observing_sends_and_asks_nothing() {
+fn observe_mode_sends_nothing_and_queries_no_size() {
     let host = outbound(COUNT + 2, 33 * (COUNT + 2));
     let proxy = Proxy::new(
         r#"{"mode": "observe", "max_request_headers_count": 10}"#,

@@ -29,7 +29,7 @@ fn sent(metadata: &Json, share: &str) -> Option<Peer> {
 }
 
 #[test]
-fn odd_values_become_texts_or_are_left_out_and_neighbours_stay() {
+fn values_of_other_types_become_texts_or_are_left_out() {
     let mut notes = Vec::new();
     let node = node(
         "id",
@@ -74,7 +74,7 @@ fn odd_values_become_texts_or_are_left_out_and_neighbours_stay() {
 }
 
 #[test]
-fn nothing_is_sent_of_a_node_that_says_nothing() {
+fn nothing_is_sent_for_an_empty_node() {
     assert_eq!(local("", &json!({})), LocalNode::default());
     assert_eq!(
         local("", &json!({"ENVOY_STATUS_PORT": 15021})),
@@ -114,7 +114,7 @@ fn an_id_that_would_corrupt_a_header_is_not_sent() {
 }
 
 #[test]
-fn of_a_node_message_only_id_and_metadata_are_read() {
+fn only_id_and_metadata_of_a_node_message_are_read() {
     // id = 1, cluster = 2, metadata = 3, user_agent_name = 6
     let message = b"\x0a\x02id\x12\x07cluster\x1a\x03abc\x32\x05envoy";
     let node = Node::from_message(message);
@@ -293,7 +293,7 @@ fn a_peer_is_named_as_its_own_node_is() {
 }
 
 #[test]
-fn a_service_that_is_not_sent_is_said() {
+fn a_service_that_is_not_sent_is_noted() {
     let filler = "x".repeat(3000);
     let metadata = json!({
         "NAME": "a-1", "NAMESPACE": "shop", "LABELS": { "app": "a", "team": "t", "filler": filler },
@@ -328,7 +328,7 @@ fn a_service_that_is_not_sent_is_said() {
 }
 
 #[test]
-fn a_name_that_is_no_text_is_said() {
+fn a_name_that_is_not_a_string_is_noted() {
     let metadata =
         json!({ "NAME": 7, "NAMESPACE": "shop", "LABELS": { "app": 7, "n": 8, "k8s-app": true } });
     let (sent, notes) = service(&metadata, r#""all""#, 16_384);

@@ -44,7 +44,7 @@ fn sorted(mut peer: Json) -> Json {
 }
 
 #[test]
-fn a_header_of_the_cpp_plugin_is_read_as_it_reads_it() {
+fn a_header_of_the_cpp_plugin_is_decoded_alike() {
     for vector in vectors() {
         let peer = decoded(&vector.header);
         match vector.name.as_str() {
@@ -88,7 +88,7 @@ fn a_node_with_all_fields_is_sent_byte_for_byte_as_the_cpp_plugin_sends_it() {
 }
 
 #[test]
-fn of_a_node_that_lacks_fields_only_these_are_absent() {
+fn missing_fields_are_absent() {
     for vector in vectors() {
         let metadata = &vector.node["metadata"];
         let sent = local("id", metadata).header;

@@ -785,7 +785,7 @@ fn leaving_the_process_is_a_trap() {
 }
 
 #[test]
-fn what_is_no_filter_is_refused() {
+fn other_modules_are_refused() {
     let load = |wat: &str| Module::new(&wat::parse_str(wat).expect("it parses"));
     let error = load("(module)").err().expect("no ABI version");
     assert!(error.to_string().contains("ABI"), "{error}");
@@ -816,7 +816,7 @@ fn what_is_no_filter_is_refused() {
 }
 
 #[test]
-fn a_refused_start_or_configuration_is_told_apart() {
+fn a_refused_start_and_a_refused_configuration_are_distinguished() {
     let refuse = |callback| {
         format!(
             "(func (export \"proxy_on_{callback}\") (param i32 i32) (result i32) (i32.const 0))"

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_message_is_an_error_and_what_is_cut_off_is_awaited() {
+    fn an_invalid_message_is_an_error_and_a_partial_one_is_awaited() {
         let text = |text: &str| Value::from(text);
         let record = Value::Map(vec![(text("a"), text("b")), (text("c"), Value::Nil)]);
         let entry = Value::Array(vec![1.into(), record]);

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_is_not_found_is_a_fault_and_one_too_many_too() {
+    fn missing_and_extra_calls_are_faults() {
         let mut counts = Counts::default();
         counts.made("lost");
         counts.found("made up");

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lacking_is_said_with_its_origin() -> Result<()> {
+    fn a_missing_file_is_reported_with_its_origin() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let error = format!("{:#}", Home::of(folder.path()).unwrap_err());
         assert!(error.contains("it has no kube-apiserver"), "{error}");

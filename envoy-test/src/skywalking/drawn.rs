@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn minutes_are_those_of_the_oap() -> Result<()> {
+    fn minutes_have_the_format_of_the_oap() -> Result<()> {
         let time = 1_795_814_882_376;
         assert_eq!(minute(time, UtcOffset::UTC)?, "2026-11-27 2128");
         assert_eq!(
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn successes_are_made_of_rates() {
+    fn successes_are_computed_from_rates() {
         let values = |values: &[(&str, u64)]| {
             let values = values.iter();
             values

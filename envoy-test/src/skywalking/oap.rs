@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_oap_goes_before_one_to_start() -> Result<()> {
+    fn a_running_oap_takes_precedence() -> Result<()> {
         let at = |grpc: &str, queries: &str| {
             Named::Running(grpc.parse().unwrap(), queries.parse().unwrap())
         };
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_variable() {
+    fn an_error_names_its_variable() {
         let error = format!("{:#}", of("11800", "", "").unwrap_err());
         assert!(
             error.starts_with("SKYWALKING_OAP=11800: HOST:PORT is expected"),

@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flaw_is_what_it_says() {
+    fn every_flaw_matches_its_description() {
         let mut random = Random::seed_from_u64(1);
         for message in messages(&mut random, 100 * FLAWS.len()) {
             let expected = message
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_again() {
+    fn the_same_seed_gives_the_same_messages() {
         let of = |seed| {
             format!(
                 "{:?}",

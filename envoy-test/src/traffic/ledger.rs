@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_answer_what_was_received_and_nothing_else() {
+    fn replies_match_what_was_received() {
         let other = peer::header(&callers::peer(6, 0));
         let id = Node::vm_server().unwrap().id;
         for (metadata, id) in [

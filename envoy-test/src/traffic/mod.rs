@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_adds_up() {
+    fn the_counts_add_up() {
         let plan = Plan::of_peers(SEED, NonZeroUsize::new(300).unwrap());
         let counts = plan.counts(3000);
         let sum_of = |wanted: fn(&str) -> bool| -> u64 {

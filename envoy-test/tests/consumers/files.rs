@@ -82,7 +82,7 @@ fn configurations(bootstrap: &Value) -> Vec<&Value> {
 }
 
 #[test]
-fn all_are_the_sidecar_of_deploy_envoy_and_what_their_consumer_needs() -> Result<()> {
+fn each_is_the_sidecar_of_deploy_envoy_plus_what_its_consumer_needs() -> Result<()> {
     let text = std::fs::read_to_string(repository("deploy/envoy/sidecar.yaml"))?;
     let deployed: Value = serde_saphyr::from_str(&text)?;
     let expected = common(deployed);
@@ -102,7 +102,7 @@ fn all_are_the_sidecar_of_deploy_envoy_and_what_their_consumer_needs() -> Result
 
 /// Every file in examples/ is run by a consumer, or is no bootstrap.
 #[test]
-fn no_bootstrap_is_left_out() -> Result<()> {
+fn every_bootstrap_is_tested() -> Result<()> {
     let mut found = BTreeSet::new();
     for dir in repository("examples").read_dir()? {
         let dir = dir?.path();
@@ -122,7 +122,7 @@ fn no_bootstrap_is_left_out() -> Result<()> {
 }
 
 #[test]
-fn each_top_says_what_it_shows_and_how_it_starts() -> Result<()> {
+fn each_header_comment_says_what_it_shows_and_how_it_starts() -> Result<()> {
     for consumer in Consumer::ALL {
         let file = consumer.file();
         let example = Example::read(file)?;
@@ -149,7 +149,7 @@ fn each_top_says_what_it_shows_and_how_it_starts() -> Result<()> {
 
 /// Both tags of a span and fields of a log have the same names on both sides of a call.
 #[test]
-fn both_listeners_tell_the_same_names() -> Result<()> {
+fn both_listeners_log_the_same_names() -> Result<()> {
     for consumer in Consumer::ALL {
         let bootstrap = Example::read(consumer.file())?.bootstrap()?;
         let listeners = bootstrap["static_resources"]["listeners"]
@@ -251,8 +251,7 @@ fn doctor(bootstrap: Value, version: &str) -> Result<Vec<&'static str>> {
 }
 
 #[test]
-fn the_doctor_finds_nothing_wrong_but_what_an_envoy_lacks_and_a_filter_that_believes_everybody()
--> Result<()> {
+fn the_doctor_finds_only_missing_features_and_missing_trust() -> Result<()> {
     for consumer in Consumer::ALL {
         let file = consumer.file();
         let example = Example::read(file)?;

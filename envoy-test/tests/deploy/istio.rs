@@ -165,7 +165,7 @@ async fn an_observer_stores_what_the_native_exchange_receives(lab: &Lab) -> Resu
 }
 
 #[test]
-fn an_observer_stands_where_it_sees_the_headers() -> Result<()> {
+fn an_observer_is_placed_where_it_sees_the_headers() -> Result<()> {
     let objects = render("observe")?;
     let module = Path::new("/module");
     let dir = tempfile::tempdir()?;

@@ -147,7 +147,7 @@ fn every_plugin_configuration_is_accepted() -> Result<()> {
 /// Sidecars use the defaults, an edge gateway believes nobody, an inner gateway
 /// exchanges on both sides, and an observer only observes.
 #[test]
-fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
+fn every_overlay_has_its_plugin_configuration() -> Result<()> {
     const INNER: &str = r#"{"direction": "gateway", "trust": "mtls"}"#;
     const EDGE: &str = r#"{"trust": "none"}"#;
     // The default, spelt out: istiod's debug page cannot print an empty one.
@@ -179,7 +179,7 @@ fn every_overlay_configures_the_plugin_for_its_place() -> Result<()> {
 
 /// The image reference is set in one file and applies everywhere.
 #[test]
-fn the_image_is_set_in_one_place() -> Result<()> {
+fn the_image_reference_is_set_once() -> Result<()> {
     const SET: &str = "oci://registry.test:5000/some/where@sha256:0f";
     let copy = tempfile::tempdir()?;
     let copied = Command::new("cp")
@@ -262,7 +262,7 @@ fn every_envoy_filter_has_a_priority() -> Result<()> {
 
 /// The overlay of the namespace takes the canary's objects over.
 #[test]
-fn a_canary_is_its_namespaces_overlay_with_a_selector() -> Result<()> {
+fn a_canary_is_the_namespaces_overlay_with_a_selector() -> Result<()> {
     let mut canary = render("wasmplugin-canary")?;
     for object in &mut canary {
         let spec = object["spec"].as_object_mut().context("no spec")?;
@@ -276,7 +276,7 @@ fn a_canary_is_its_namespaces_overlay_with_a_selector() -> Result<()> {
 /// No overlay replaces an object of another overlay that may be applied as
 /// well.
 #[test]
-fn overlays_stand_beside_each_other() -> Result<()> {
+fn overlays_can_be_applied_together() -> Result<()> {
     for family in ["wasmplugin", "envoyfilter", "observe"] {
         let mut applied = std::collections::BTreeSet::new();
         let beside = |name: &String| {
@@ -304,7 +304,7 @@ fn overlays_stand_beside_each_other() -> Result<()> {
 
 /// Observe mode keeps the native exchange.
 #[test]
-fn observing_removes_nothing() -> Result<()> {
+fn observe_mode_removes_nothing() -> Result<()> {
     let rendered = render("observe")?;
     for patch in rendered.iter().flat_map(patches) {
         let operation = &patch["patch"]["operation"];

@@ -15,7 +15,7 @@ use crate::{parse, plugin_configuration, yaml_files};
 
 envoy_test::stories!(
     envoy_accepts_every_bootstrap,
-    validation_tells_a_mistake_in_the_plugin_configuration,
+    validation_reports_an_error_in_the_plugin_configuration,
     the_way_to_add_the_filter_works,
     v8_is_started_first,
 );
@@ -68,7 +68,7 @@ async fn v8_is_started_first(lab: &Lab) -> Result<()> {
 }
 
 /// Validation passes, because the filter is merely idle, and the unit's validation before the start logs why.
-async fn validation_tells_a_mistake_in_the_plugin_configuration(lab: &Lab) -> Result<()> {
+async fn validation_reports_an_error_in_the_plugin_configuration(lab: &Lab) -> Result<()> {
     let text = std::fs::read_to_string(repository("deploy/envoy/sidecar.yaml"))?;
     let wrong = text.replace(r#"value: "{}""#, r#"value: '{"trsut": "any"}'"#);
     assert_ne!(wrong, text);

@@ -148,7 +148,7 @@ fn edges(snapshot: &Snapshot) -> Vec<String> {
 
 /// The bootstrap's names, ports and files match the compose file.
 #[test]
-fn the_compose_file_fits_the_bootstrap() -> Result<()> {
+fn the_compose_file_matches_the_bootstrap() -> Result<()> {
     let services = read_one(&repository(EXAMPLE))?["services"].take();
     let bootstrap = bootstrap()?;
     let socket = |cluster: &str| -> Result<Value> {

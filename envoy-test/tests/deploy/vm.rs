@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::read_one;
 
-envoy_test::stories!(it_exchanges, it_tells_nobody_outside);
+envoy_test::stories!(it_exchanges, it_sends_nothing_outside_the_mesh);
 
 /// The path of the module on a VM.
 pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
@@ -233,7 +233,7 @@ async fn it_exchanges(lab: &Lab) -> Result<()> {
 }
 
 /// The service outside the mesh receives nothing, and is not believed.
-async fn it_tells_nobody_outside(lab: &Lab) -> Result<()> {
+async fn it_sends_nothing_outside_the_mesh(lab: &Lab) -> Result<()> {
     let vm = Vm::start(lab, |_| Ok(())).await?;
     let called = vm.calls(PAYMENTS).await?;
     vm.assert_clean("payments", &called)?;

@@ -7,7 +7,7 @@ use envoy_test::istio::{Home, Run};
 
 /// One test, for one Istio: it takes half a minute to start, and nine Envoys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_overlay_does_in_a_real_istio_what_is_said_of_it() -> Result<()> {
+async fn every_overlay_works_in_a_real_istio_as_documented() -> Result<()> {
     if Home::for_test()?.is_none() {
         return Ok(());
     }

@@ -23,7 +23,7 @@ envoy_test::stories!(
     keys_are_not_logged,
     keys_of_one_side_are_not_logged,
     the_native_exchange_is_on_too,
-    an_observer_has_its_place,
+    an_observer_in_the_wrong_position_is_found,
     a_node_has_no_metadata,
     peers_are_refused,
     a_configuration_is_refused,
@@ -190,7 +190,7 @@ async fn an_answer_ends_with_its_connection(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn what_is_no_envoy_is_not_examined() -> Result<()> {
+fn only_an_envoy_is_examined() -> Result<()> {
     for json in [r#"{"status":"ok"}"#, "[]", "null"] {
         let address = closing(move |_| Some(json.to_owned()))?.to_string();
         let done = run(&["doctor", "--json", &address], b"")?;
@@ -439,7 +439,7 @@ async fn the_native_exchange_is_on_too(lab: &Lab) -> Result<()> {
     assert_finds(lab, "outbound", behind, &["native_exchange outbound"]).await
 }
 
-async fn an_observer_has_its_place(lab: &Lab) -> Result<()> {
+async fn an_observer_in_the_wrong_position_is_found(lab: &Lab) -> Result<()> {
     let observing = || anyhow::Ok(sidecar()?.configured(&json!({ "mode": "observe" })));
     let ahead = |listener: &mut Listener| listener.before.push(native());
     let behind = |listener: &mut Listener| listener.behind.push(native());
@@ -812,7 +812,7 @@ async fn a_bootstrap_is_read_from_a_file(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn what_cannot_be_read_is_told() -> Result<()> {
+fn unreadable_input_is_reported() -> Result<()> {
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let done = run(&["doctor", &free], b"")?;
     assert_eq!(done.status.code(), Some(2), "{done:?}");

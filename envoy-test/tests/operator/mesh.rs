@@ -47,10 +47,10 @@ fn topology(path: &str, reading: &str) -> Result<Value> {
     done.json()
 }
 
-envoy_test::stories!(who_calls_whom_by_otlp);
+envoy_test::stories!(the_topology_from_otlp_logs);
 
 /// Records of the OpenTelemetry log are entries like those of the gRPC access log.
-async fn who_calls_whom_by_otlp(lab: &Lab) -> Result<()> {
+async fn the_topology_from_otlp_logs(lab: &Lab) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("calls.jsonl");
     let mut tool = Tool::start(&[
@@ -98,7 +98,7 @@ async fn who_calls_whom_by_otlp(lab: &Lab) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_calls_whom_in_a_mesh_of_real_envoys() -> Result<()> {
+async fn the_topology_of_a_mesh_of_real_envoys() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("calls.jsonl");
     let path = path.to_str().context("a path that is not UTF-8")?;
@@ -224,8 +224,8 @@ async fn who_calls_whom_by_prometheus() -> Result<()> {
     ensure!(done.status.success(), "{done:?}");
     let nameless = |edges: Vec<String>| -> Vec<String> {
         // Metrics do not tell kinds, and a gateway reports nothing of its own callers.
-        let is_told = |edge: &String| !edge.starts_with("unknown unknown -> gateway ");
-        let told = edges.into_iter().filter(is_told);
+        let was_sent = |edge: &String| !edge.starts_with("unknown unknown -> gateway ");
+        let told = edges.into_iter().filter(was_sent);
         told.map(|edge| {
             let words = edge.split(' ').filter(|word| !KINDS.contains(word));
             words.collect::<Vec<_>>().join(" ")

@@ -17,15 +17,15 @@ use crate::{assert_clean, assert_no_peer, assert_peer, counter};
 
 envoy_test::stories!(
     the_callee_is_named_after_any_end,
-    a_dead_callee_is_of_the_service_that_answered_before,
+    a_failed_callee_belongs_to_the_service_that_answered_before,
     a_cluster_is_named_as_istio_names_it,
     a_host_outside_the_mesh_is_named_by_its_host,
     a_second_filter_does_not_overwrite_the_callee,
-    an_answer_that_names_nobody_yields_to_the_endpoint,
+    an_answer_without_a_name_is_replaced_by_the_endpoint,
     a_redirected_call_names_its_last_callee,
     a_gateways_entry_has_a_key,
     a_waypoint_is_a_gateway,
-    grpcs_own_metadata_name_the_caller,
+    grpcs_own_metadata_names_the_caller,
 );
 
 /// A filter that replies to requests with this header, instead of the filters
@@ -147,7 +147,7 @@ async fn abandon(to: SocketAddr, authority: &str) -> Result<String> {
     Ok(call)
 }
 
-async fn a_dead_callee_is_of_the_service_that_answered_before(lab: &Lab) -> Result<()> {
+async fn a_failed_callee_belongs_to_the_service_that_answered_before(lab: &Lab) -> Result<()> {
     let server = Node::pod_server()?;
     let mut mesh = lab
         .start([
@@ -264,7 +264,7 @@ async fn a_second_filter_does_not_overwrite_the_callee(lab: &Lab) -> Result<()> 
     assert_peer(&entry, Side::Upstream, &server)
 }
 
-async fn an_answer_that_names_nobody_yields_to_the_endpoint(lab: &Lab) -> Result<()> {
+async fn an_answer_without_a_name_is_replaced_by_the_endpoint(lab: &Lab) -> Result<()> {
     let mut nobody = Node::vm_server()?;
     nobody.metadata = json!({ "ISTIO_VERSION": "1.30.0" });
     let mesh = lab
@@ -379,7 +379,7 @@ async fn a_waypoint_is_a_gateway(lab: &Lab) -> Result<()> {
 /// without an id: `workload_name`, `namespace_name`, `canonical_service`.
 const OF_GRPC: &str = "ChkKDXdvcmtsb2FkX25hbWUSCBoGcGF5LXYxChgKDm5hbWVzcGFjZV9uYW1lEgYaBHNob3AKGgoRY2Fub25pY2FsX3NlcnZpY2USBRoDcGF5";
 
-async fn grpcs_own_metadata_name_the_caller(lab: &Lab) -> Result<()> {
+async fn grpcs_own_metadata_names_the_caller(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
             Workload::bare("client"),

@@ -22,7 +22,7 @@ envoy_test::stories!(
     trailers_pass,
     informational_responses_pass,
     a_filter_ahead_of_ours_replies,
-    a_mirror_is_told_what_the_callee_is_told,
+    a_mirror_is_sent_what_the_callee_is_sent,
     another_filter_changes_the_route,
 );
 
@@ -228,9 +228,9 @@ async fn a_filter_ahead_of_ours_replies(lab: &Lab) -> Result<()> {
 }
 
 /// The filter sees the route's cluster, not its mirrors.
-async fn a_mirror_is_told_what_the_callee_is_told(lab: &Lab) -> Result<()> {
+async fn a_mirror_is_sent_what_the_callee_is_sent(lab: &Lab) -> Result<()> {
     let removals = PEER_HEADERS.map(|name| json!({ "remove": name }));
-    for (mutations, is_told) in [(json!([]), true), (json!(removals), false)] {
+    for (mutations, was_sent) in [(json!([]), true), (json!(removals), false)] {
         let mirror = json!({ "cluster": "external", "request_headers_mutations": mutations });
         let caller = Workload::sidecar("productpage", Node::pod_client()?);
         let caller = caller.configured(&json!({ "external_cluster_names": ["external"] }));
@@ -253,7 +253,7 @@ async fn a_mirror_is_told_what_the_callee_is_told(lab: &Lab) -> Result<()> {
         assert_eq!(received("inside")?, Some(true));
         let mirror =
             envoy_test::until("the mirrored request", async || received("external")).await?;
-        assert_eq!(mirror, is_told);
+        assert_eq!(mirror, was_sent);
     }
     Ok(())
 }
@@ -268,7 +268,7 @@ async fn another_filter_changes_the_route(lab: &Lab) -> Result<()> {
            request:clearRouteCache()
          end",
     );
-    for (place, ahead, behind, is_told) in [
+    for (place, ahead, behind, was_sent) in [
         ("behind", vec![], vec![change.clone()], true),
         ("ahead", vec![change.clone()], vec![], true),
         (
@@ -296,8 +296,12 @@ async fn another_filter_changes_the_route(lab: &Lab) -> Result<()> {
             assert_eq!(reply.status, StatusCode::OK);
             let received = mesh.app("external")?.received(&reply.call);
             assert_eq!(received.len(), 1);
-            let was_told = received.iter().any(|one| has_peer_headers(&one.headers));
-            assert_eq!(was_told, is_told && !is_removed, "{place}, {is_removed}");
+            let was_sent_metadata = received.iter().any(|one| has_peer_headers(&one.headers));
+            assert_eq!(
+                was_sent_metadata,
+                was_sent && !is_removed,
+                "{place}, {is_removed}"
+            );
         }
     }
     Ok(())

@@ -32,7 +32,7 @@ envoy_test::stories!(
     a_thousand_messages_near_the_limits,
     messages_near_raised_limits,
     messages_near_lowered_limits,
-    metadata_that_are_longer_than_any_header,
+    metadata_longer_than_any_header,
 );
 
 async fn a_thousand_messages_near_the_limits(lab: &Lab) -> Result<()> {
@@ -79,7 +79,7 @@ async fn messages_near_lowered_limits(lab: &Lab) -> Result<()> {
 
 /// Metadata of 68 KiB: beyond the default limits, and, with raised limits, beyond HTTP/2's limit on
 /// a single header.
-async fn metadata_that_are_longer_than_any_header(lab: &Lab) -> Result<()> {
+async fn metadata_longer_than_any_header(lab: &Lab) -> Result<()> {
     let pods = pods()?.map(|node| node.with("OWNER", "o".repeat(50_000).into()));
     for limits in [Limits::DEFAULT, Limits { kb: 96, count: 100 }] {
         let chains = Chains::start(lab, &pods, &limits).await?;

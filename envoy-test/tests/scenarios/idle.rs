@@ -15,12 +15,12 @@ use crate::istio_plugin::statistic;
 use crate::{assert_clean, counter};
 
 envoy_test::stories!(
-    bad_and_good_in_turns_by_ecds,
-    bad_and_good_in_turns_by_lds,
+    invalid_and_valid_configurations_alternate_by_ecds,
+    invalid_and_valid_configurations_alternate_by_lds,
     a_bootstrap_with_a_good_and_a_bad_listener,
     a_bad_listener_comes_beside_a_good_one,
-    removed_and_made_anew_by_ecds,
-    removed_and_made_anew_by_lds,
+    removed_and_created_again_by_ecds,
+    removed_and_created_again_by_lds,
 );
 
 fn bad() -> Value {
@@ -55,15 +55,15 @@ enum Fate {
     Refused,
 }
 
-async fn bad_and_good_in_turns_by_ecds(lab: &Lab) -> Result<()> {
-    bad_and_good_in_turns(lab, Way::Ecds).await
+async fn invalid_and_valid_configurations_alternate_by_ecds(lab: &Lab) -> Result<()> {
+    invalid_and_valid_configurations_alternate(lab, Way::Ecds).await
 }
 
-async fn bad_and_good_in_turns_by_lds(lab: &Lab) -> Result<()> {
-    bad_and_good_in_turns(lab, Way::Lds).await
+async fn invalid_and_valid_configurations_alternate_by_lds(lab: &Lab) -> Result<()> {
+    invalid_and_valid_configurations_alternate(lab, Way::Lds).await
 }
 
-async fn bad_and_good_in_turns(lab: &Lab, way: Way) -> Result<()> {
+async fn invalid_and_valid_configurations_alternate(lab: &Lab, way: Way) -> Result<()> {
     for policy in [FailurePolicy::Open, FailurePolicy::Closed] {
         let rollout = Rollout::start(lab, way, policy, bad()).await?;
         rollout.lies("bad, first", Fate::Idle).await?;
@@ -345,16 +345,16 @@ async fn a_bad_listener_comes_beside_a_good_one(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-async fn removed_and_made_anew_by_ecds(lab: &Lab) -> Result<()> {
-    removed_and_made_anew(lab, Way::Ecds).await
+async fn removed_and_created_again_by_ecds(lab: &Lab) -> Result<()> {
+    removed_and_created_again(lab, Way::Ecds).await
 }
 
-async fn removed_and_made_anew_by_lds(lab: &Lab) -> Result<()> {
-    removed_and_made_anew(lab, Way::Lds).await
+async fn removed_and_created_again_by_lds(lab: &Lab) -> Result<()> {
+    removed_and_created_again(lab, Way::Lds).await
 }
 
 /// Without a `vm_id`, as in Istio, so that another plugin keeps the shared data alive.
-async fn removed_and_made_anew(lab: &Lab, way: Way) -> Result<()> {
+async fn removed_and_created_again(lab: &Lab, way: Way) -> Result<()> {
     let other = Plugin {
         filter: "other".to_owned(),
         name: "other".to_owned(),

@@ -114,7 +114,7 @@ fn the_checksums_are_those_of_the_files() -> Result<()> {
 }
 
 #[test]
-fn what_is_linked_in_comes_with_its_licence() -> Result<()> {
+fn every_linked_library_has_its_licence() -> Result<()> {
     let bill: Value = serde_json::from_str(&read("metadata_exchange.cdx.json")?)?;
     let module = sha256(&std::fs::read(dist("metadata_exchange.wasm"))?);
     assert_eq!(

@@ -21,7 +21,7 @@ async fn the_demonstration_is_verified(lab: &Lab) -> Result<()> {
 }
 
 #[tokio::test]
-async fn interrupted_it_leaves_nothing_behind() -> Result<()> {
+async fn an_interrupted_run_leaves_nothing_behind() -> Result<()> {
     let files = TempDir::new()?;
     let mut demonstration = demonstrate(files.path())?;
     let envoys = until_envoys_run(&demonstration).await?;
@@ -35,7 +35,7 @@ async fn interrupted_it_leaves_nothing_behind() -> Result<()> {
 }
 
 #[tokio::test]
-async fn killed_it_leaves_no_envoy_behind() -> Result<()> {
+async fn a_killed_run_leaves_no_envoy_behind() -> Result<()> {
     let files = TempDir::new()?;
     let mut demonstration = demonstrate(files.path())?;
     let envoys = until_envoys_run(&demonstration).await?;

@@ -23,7 +23,7 @@ envoy_test::stories!(
     a_gateway_is_observed,
     in_the_other_order_nothing_is_seen,
     an_answer_from_outside_the_mesh_is_not_believed,
-    an_echo_is_no_peer,
+    an_echo_is_not_a_peer,
 );
 
 async fn both_sides_are_observed(lab: &Lab) -> Result<()> {
@@ -187,7 +187,7 @@ async fn an_answer_from_outside_the_mesh_is_not_believed(lab: &Lab) -> Result<()
 
 /// An app without a sidecar echoes what Istio's filter sent, which differs from
 /// what this filter would send.
-async fn an_echo_is_no_peer(lab: &Lab) -> Result<()> {
+async fn an_echo_is_not_a_peer(lab: &Lab) -> Result<()> {
     let client = Native::of(Node::pod_client()?);
     let mesh = lab
         .start([client.observed("productpage"), Workload::bare("legacy")])

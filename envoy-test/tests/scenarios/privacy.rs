@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::{assert_no_peer, counter};
 
 envoy_test::stories!(
-    clusters_outside_the_mesh_are_told_nothing,
+    clusters_outside_the_mesh_are_sent_nothing,
     a_replaced_cluster_is_noticed,
-    a_weighted_route_is_told_by_the_cluster_that_it_chose,
-    nobody_is_answered_more_than_they_asked,
+    the_selected_cluster_of_a_weighted_route_decides,
+    a_caller_is_answered_only_what_it_sent,
 );
 
 /// Callees outside the mesh: by Istio's name, by Istio's metadata, and by two
@@ -23,17 +23,17 @@ const OUTSIDE: [&str; 4] = ["PassthroughCluster", "external", "database", "ext-a
 /// A callee in the mesh for which Istio disables the exchange.
 const FORBIDDEN: &str = "over-hbone";
 
-async fn clusters_outside_the_mesh_are_told_nothing(lab: &Lab) -> Result<()> {
+async fn clusters_outside_the_mesh_are_sent_nothing(lab: &Lab) -> Result<()> {
     let mesh = mesh_with_an_outside(lab, &json!({})).await?;
 
     for callee in OUTSIDE.into_iter().chain([FORBIDDEN]) {
         let reply = call_forged(&mesh, callee).await?;
-        assert_told(&mesh, callee, &reply, None)?;
+        assert_sent_metadata(&mesh, callee, &reply, None)?;
         let outbound = lab.entry("productpage/outbound", &reply.call).await?;
         assert_no_peer(&outbound, Side::Upstream)?;
     }
     let reply = call_forged(&mesh, "inside").await?;
-    assert_told(&mesh, "inside", &reply, Some(&Node::pod_client()?))?;
+    assert_sent_metadata(&mesh, "inside", &reply, Some(&Node::pod_client()?))?;
     assert_answer_is_believed(lab, &reply).await?;
 
     let envoy = mesh.envoy("productpage")?;
@@ -70,7 +70,12 @@ async fn call_forged(mesh: &Mesh, callee: &str) -> Result<Reply> {
 
 /// Asserts that the callee received `caller`, or nothing, and that the calling
 /// app received nothing.
-fn assert_told(mesh: &Mesh, callee: &str, reply: &Reply, caller: Option<&Node>) -> Result<()> {
+fn assert_sent_metadata(
+    mesh: &Mesh,
+    callee: &str,
+    reply: &Reply,
+    caller: Option<&Node>,
+) -> Result<()> {
     assert!(!has_peer_headers(&reply.headers), "{callee}");
     let received = mesh.app(callee)?.received(&reply.call);
     assert_eq!(received.len(), 1, "{callee}");
@@ -78,8 +83,8 @@ fn assert_told(mesh: &Mesh, callee: &str, reply: &Reply, caller: Option<&Node>) 
     for request in received {
         let id = request.headers.get(id).map(HeaderValue::as_bytes);
         assert_eq!(id, caller.map(|caller| caller.id.as_bytes()), "{callee}");
-        let is_told = request.headers.contains_key(metadata);
-        assert_eq!(is_told, caller.is_some(), "{callee}");
+        let was_sent = request.headers.contains_key(metadata);
+        assert_eq!(was_sent, caller.is_some(), "{callee}");
     }
     Ok(())
 }
@@ -99,7 +104,7 @@ async fn a_replaced_cluster_is_noticed(lab: &Lab) -> Result<()> {
             Workload::bare("legacy"),
         ])
         .await?;
-    assert!(is_told(&mesh, "legacy").await?);
+    assert!(was_sent(&mesh, "legacy").await?);
 
     let external = json!({
         "metadata": { "filter_metadata": { "istio": { "external": true } } },
@@ -108,14 +113,14 @@ async fn a_replaced_cluster_is_noticed(lab: &Lab) -> Result<()> {
         .await?;
 
     until("nothing to be sent outside the mesh", async || {
-        Ok((!is_told(&mesh, "legacy").await?).then_some(()))
+        Ok((!was_sent(&mesh, "legacy").await?).then_some(()))
     })
     .await
 }
 
 /// Envoy selects the route again after the filter has changed headers, with the
 /// same cluster.
-async fn a_weighted_route_is_told_by_the_cluster_that_it_chose(lab: &Lab) -> Result<()> {
+async fn the_selected_cluster_of_a_weighted_route_decides(lab: &Lab) -> Result<()> {
     let caller = Workload::sidecar("productpage", Node::pod_client()?);
     let caller = caller.configured(&json!({ "external_cluster_names": ["external"] }));
     let caller = caller.listener("outbound", |listener| {
@@ -148,7 +153,7 @@ async fn a_weighted_route_is_told_by_the_cluster_that_it_chose(lab: &Lab) -> Res
     Ok(())
 }
 
-async fn is_told(mesh: &Mesh, callee: &str) -> Result<bool> {
+async fn was_sent(mesh: &Mesh, callee: &str) -> Result<bool> {
     let reply = mesh.call("productpage", callee)?.send().await?;
     assert_eq!(reply.status, StatusCode::OK);
     let received = mesh.app(callee)?.received(&reply.call);
@@ -158,7 +163,7 @@ async fn is_told(mesh: &Mesh, callee: &str) -> Result<bool> {
 
 /// A sidecar and an inner gateway answer each header whose counterpart they
 /// received.
-async fn nobody_is_answered_more_than_they_asked(lab: &Lab) -> Result<()> {
+async fn a_caller_is_answered_only_what_it_sent(lab: &Lab) -> Result<()> {
     let gateway = Workload::gateway("egress", Node::gateway()?);
     let mesh = lab
         .start([

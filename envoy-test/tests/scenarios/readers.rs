@@ -5,9 +5,9 @@ use envoy_test::bootstrap::file_log;
 use envoy_test::{Lab, Node, Workload};
 use serde_json::{Value, json};
 
-envoy_test::stories!(a_file_log_tells_who_called);
+envoy_test::stories!(a_file_log_names_the_caller);
 
-async fn a_file_log_tells_who_called(lab: &Lab) -> Result<()> {
+async fn a_file_log_names_the_caller(lab: &Lab) -> Result<()> {
     let path = lab.dir().join("access.log");
     let format = json!({
         "id": "%FILTER_STATE(wasm.downstream_peer_id:PLAIN)%",

@@ -7,12 +7,12 @@ use envoy_test::Lab;
 use envoy_test::soak::{self, Options};
 use envoy_test::traffic::Plan;
 
-envoy_test::stories!(hundreds_of_callers_are_told_apart);
+envoy_test::stories!(hundreds_of_callers_are_distinguished);
 
 const SEED: u64 = 4;
 const PEERS: NonZeroUsize = NonZeroUsize::new(300).unwrap();
 
-async fn hundreds_of_callers_are_told_apart(lab: &Lab) -> Result<()> {
+async fn hundreds_of_callers_are_distinguished(lab: &Lab) -> Result<()> {
     let options = Options {
         requests: 20_000,
         ..Options::default()

@@ -162,7 +162,7 @@ async fn prints(quote: &Quote, dir: &Path, admin: Option<SocketAddr>) -> Result<
 }
 
 #[test]
-fn every_quote_is_of_a_story() {
+fn every_quoted_output_has_a_story() {
     let quotes = quotes();
     assert_eq!(quotes.len(), DOCUMENT.matches("```console").count());
     for name in quotes.keys() {
@@ -175,7 +175,7 @@ fn every_quote_is_of_a_story() {
 }
 
 #[test]
-fn dots_stand_for_any_text() {
+fn dots_match_any_text() {
     let quote = |printed: &str| Quote {
         command: String::new(),
         printed: printed.to_owned(),

@@ -15,8 +15,8 @@ envoy_test::stories!(
     callees_are_believed_by_their_certificate,
     a_known_peer_is_refused_over_another_certificate,
     metadata_without_namespace_is_not_vouched_for,
-    attributes_tell_who_presented_a_certificate,
-    of_several_uri_sans_the_first_counts,
+    attributes_show_who_presented_a_certificate,
+    the_first_of_several_uri_sans_counts,
     a_listener_that_accepts_untrusted_certificates_makes_trust_worthless,
     a_listener_without_validation_believes_nobody,
     a_cluster_without_validation_makes_upstream_trust_worthless,
@@ -274,7 +274,7 @@ async fn metadata_without_namespace_is_not_vouched_for(lab: &Lab) -> Result<()> 
 }
 
 /// The attributes on which `mtls` and `spiffe` depend.
-async fn attributes_tell_who_presented_a_certificate(lab: &Lab) -> Result<()> {
+async fn attributes_show_who_presented_a_certificate(lab: &Lab) -> Result<()> {
     let (seen_by_caller, seen_by_callee) = (
         lab.dir().join("outbound.log"),
         lab.dir().join("inbound.log"),
@@ -425,7 +425,7 @@ async fn a_cluster_without_validation_makes_upstream_trust_worthless(lab: &Lab) 
 
 /// Identities have one URI SAN each; if there are several, Envoy reports the
 /// first.
-async fn of_several_uri_sans_the_first_counts(lab: &Lab) -> Result<()> {
+async fn the_first_of_several_uri_sans_counts(lab: &Lab) -> Result<()> {
     let authority = Authority::new()?;
     let right = "spiffe://cluster.local/ns/default/sa/shop";
     let other = "spiffe://cluster.local/ns/kube-system/sa/shop";

@@ -7,7 +7,7 @@ use envoy_test::skywalking::{self, Named};
 /// A single test with a single OAP, which takes half a minute to start, and
 /// half a gigabyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_drawn_is_what_was_called() -> Result<()> {
+async fn the_oap_draws_the_calls_that_were_made() -> Result<()> {
     let Some(named) = Named::for_test()? else {
         return Ok(());
     };

@@ -99,7 +99,7 @@ fn drawn() -> Result<(Edges, BTreeMap<String, BTreeSet<String>>)> {
 }
 
 #[tokio::test]
-async fn of_94_handmade_cases_every_edge_count_and_name_is_the_oaps() -> Result<()> {
+async fn all_94_handmade_cases_equal_the_oap() -> Result<()> {
     let snapshot = read("cases.jsonl").await?;
     let (expected, instances) = drawn()?;
     let mut found = edges(&snapshot);
@@ -129,7 +129,7 @@ async fn of_94_handmade_cases_every_edge_count_and_name_is_the_oaps() -> Result<
 }
 
 #[tokio::test]
-async fn of_the_boutique_every_count_is_the_oaps() -> Result<()> {
+async fn every_count_of_the_boutique_equals_the_oap() -> Result<()> {
     let table = std::fs::read_to_string(file("boutique.tsv"))?;
     let mut expected = BTreeMap::new();
     for line in table.lines().skip(1) {

@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_one_a_class_or_a_range() {
+    fn statuses_are_single_classes_or_ranges() {
         let statuses = |first, last| Ok(Statuses { first, last });
         assert_eq!("404".parse(), statuses(404, 404));
         assert_eq!("5xx".parse(), statuses(500, 599));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_callee_is_called_as_its_cluster() {
+    fn an_unknown_callee_has_the_name_of_its_cluster() {
         let line = |log: &str, cluster: &str| {
             let entry = format!(
                 r#"{{"version":1,"reporter":{{"log":"{log}","metadata":{{"NAMESPACE":"n","LABELS":{{"app":"a"}}}}}},
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_entry_does_not_tell_is_not_guessed() {
+    fn an_unknown_direction_is_not_guessed() {
         let line = |reporter: &str, cluster: &str| {
             let entry = format!(
                 r#"{{"version":1,"reporter":{reporter},"protocol":"http","method":"GET","path":"/",
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_line_whatever_the_names() {
+    fn hostile_names_do_not_break_a_line() {
         let entry = Entry::of_line(
             r#"{"version":1,"reporter":{"log":"l\u001b[31m","metadata":{"NAMESPACE":"n\n","LABELS":{"app":"a"}}},
                 "protocol":"http","method":"GET","path":"/\r\nforged","status":200,"duration_us":1234,

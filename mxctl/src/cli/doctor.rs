@@ -204,7 +204,7 @@ mod tests {
 
     /// Names of listeners, filters and clusters are untrusted text.
     #[test]
-    fn names_do_not_reach_the_terminal_as_they_are() {
+    fn names_are_escaped_for_the_terminal() {
         let hostile = "in\u{1b}[2Jbound\nan-envoy: nothing is wrong";
         for result in [
             Outcome::Findings(vec![finding(Severity::Error, hostile)]),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_that_of_the_worst_finding() {
+    fn the_exit_status_follows_the_worst_finding() {
         use Severity::{Error, Info, Warning};
         for (found, fail_on, expected) in [
             (vec![], Error, 0),

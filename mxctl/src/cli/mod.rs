@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_json_is_the_same_json() {
+    fn compact_json_has_the_same_content() {
         let value = json!({ "a\u{202e}": "\u{1b}[2J \u{e0041} \\ \u{9b} ä \n" });
         let plain = plain_json(&serde_json::to_string_pretty(&value).unwrap());
         assert!(

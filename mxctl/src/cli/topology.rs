@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_drawing_is_made_at_a_time() {
+    async fn only_one_drawing_runs_at_a_time() {
         let graph = empty();
         let turn = Arc::clone(&graph.drawing).lock_owned().await;
         tokio::select! {
@@ -488,7 +488,7 @@ mod tests {
     /// A runtime waits for its blocking tasks when it ends, and so would the
     /// process.
     #[test]
-    fn the_end_does_not_wait_for_a_drawing() {
+    fn shutdown_does_not_wait_for_a_drawing() {
         let graph = empty();
         let topology = graph.topology.lock();
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_are_no_addresses() {
+    fn foreign_host_names_are_rejected() {
         for host in [
             "127.0.0.1:8080",
             "127.0.0.1",

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_its_metadata() {
+    fn a_header_decodes_to_its_metadata() {
         let value = format!(" {}\n", header::encode(&peer()));
         let decoded = decode(Form::Header, value.as_bytes()).unwrap();
         assert_eq!(
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_the_filter_refuses_is_shown_all_the_same() {
+    fn a_header_that_the_filter_refuses_is_decoded() {
         let labels = (0..300).map(|number| (format!("l{number}"), String::new()));
         let peer = Peer {
             labels: Some(labels.collect()),
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_header() {
+    fn an_empty_header_is_an_error() {
         for form in [Form::Header, Form::FlatNode, Form::Als] {
             for input in ["", " \n", "''", "x-envoy-peer-metadata: "] {
                 let broken = decode(form, input.as_bytes()).unwrap_err();
@@ -460,7 +460,7 @@ mod tests {
 
     /// The error names what the input looks like.
     #[test]
-    fn a_wrong_input_is_told_by_what_it_looks_like() {
+    fn an_error_says_what_the_input_looks_like() {
         let encoded = header::encode(&peer());
         let flat = BASE64_STANDARD.encode(flat::write(&peer()));
         let identifier = Identifier {
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_as_people_paste_it() {
+    fn a_pasted_header_line_is_decoded() {
         let value = header::encode(&peer());
         let (first, second) = value.split_at(20);
         for pasted in [
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_header_has_its_place() {
+    fn an_error_has_the_offset_in_the_header() {
         let (offset, reason) = broken(Form::Header, b"  AAAA_AAA");
         assert_eq!(offset, Some(6));
         assert!(reason.starts_with("not standard base64"), "{reason}");
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_text_has_its_place_and_whose_it_is() {
+    fn a_bad_text_has_its_offset_and_key() {
         let message = wire::encode(&peer());
         let index = message
             .windows(3)
@@ -661,7 +661,7 @@ mod tests {
     /// If there are several, the first by key is reported; keys that the filter does not read are
     /// ignored.
     #[test]
-    fn of_bad_texts_the_place_is_that_of_the_one_told() {
+    fn the_offset_is_that_of_the_reported_text() {
         let text = |key: &str| {
             let value = [&[3 << 3 | 2, 3], &b"a\nb"[..]].concat();
             let key = [&[10, u8::try_from(key.len()).unwrap()], key.as_bytes()].concat();
@@ -684,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_node_bare_or_as_a_log_has_it() {
+    fn a_flat_node_is_decoded_bare_or_from_a_log() {
         let bytes = flat::write(&peer());
         let text = BASE64_STANDARD.encode(&bytes);
         let typed =
@@ -708,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn an_als_message_is_its_entries() {
+    fn an_als_message_decodes_to_its_entries() {
         use envoy_types::pb::envoy::config::core::v3::Node;
         use envoy_types::pb::envoy::data::accesslog::v3::{
             HttpAccessLogEntry, HttpRequestProperties,

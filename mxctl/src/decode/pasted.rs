@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_what_is_left() {
+    fn the_rest_is_the_value() {
         for pasted in [
             "CgwKBE5B",
             "  CgwKBE5B\n",
@@ -171,21 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_left() {
+    fn padding_is_kept() {
         for pasted in ["Cg==", "x-envoy-peer-metadata=Cg==", "'Cg=='", "Cg=\n="] {
             assert_eq!(header(pasted.as_bytes()).text, b"Cg==", "{pasted:?}");
         }
     }
 
     #[test]
-    fn the_id_has_a_name_of_its_own() {
+    fn the_id_has_its_own_name() {
         let left = header(b"x-envoy-peer-metadata-id: sidecar~10.0.0.1~a.b~c");
         assert!(left.name == Some(Name::Id));
         assert_eq!(left.text, b"sidecar~10.0.0.1~a.b~c");
     }
 
     #[test]
-    fn each_byte_knows_where_it_stood() {
+    fn each_byte_has_its_original_offset() {
         let left = header(b"\"ab\n cd\"");
         assert_eq!(left.text, b"abcd");
         let offsets: Vec<usize> = (0..5).map(|offset| left.offset(offset)).collect();

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_stand_apart_whatever_the_graph() {
+    fn boxes_never_overlap() {
         let ring = (0..7).map(|number| (number, (number + 1) % 7));
         let star = (1..40).map(|number| (0, number));
         let dense = (0..400).map(|number| (number % 29, (number * 7 + number / 29) % 31));
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_stand_left_of_callees() {
+    fn callers_are_left_of_callees() {
         let chain = graph(4, [(0, 1), (1, 2), (2, 3)].into_iter());
         let layout = Layout::of(&chain, &labels(&chain));
         let xs: Vec<_> = layout.workloads.iter().map(|(x, _)| *x).collect();

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_output_lets_a_hostile_name_out_of_its_place() {
+    fn hostile_names_are_contained_in_every_output() {
         let snapshot = hostile();
         for (name, output) in [
             ("text", text::table(&snapshot, None)),

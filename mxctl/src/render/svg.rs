@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_are_cut_and_told_whole_in_the_title() {
+    fn long_names_are_shortened_and_complete_in_the_title() {
         let long = "a".repeat(40);
         assert_eq!(short(&long).chars().count(), NAME_LENGTH);
         assert_eq!(short("\u{1b}"), "\\u{1b}");

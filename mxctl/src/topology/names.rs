@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_metadata_lack_is_taken_from_the_id() {
+    fn missing_metadata_is_taken_from_the_id() {
         let id = "sidecar~10.0.0.1~pay.v1-7.shop~shop.svc.cluster.local";
         for (id, metadata, service, instance) in [
             (id, json!({}), "pay.v1-7.shop", "pay.v1-7"),

@@ -74,7 +74,7 @@ fn notes(snapshot: &Snapshot) -> String {
 
 /// Like a VM that is restarted under the same id.
 #[test]
-fn a_workload_shows_the_labels_that_it_has_last() {
+fn a_workload_has_its_latest_labels() {
     let called = |version: &str, more: &str| {
         let mut state = peer("wasm.downstream_peer", "vm");
         let labels = json!({ "app": "vm", "version": version, more: "x" });
@@ -135,7 +135,7 @@ fn a_recorded_local_node_makes_no_edge_here_but_one_in_skywalking() {
 }
 
 #[test]
-fn an_own_node_alone_tells_the_direction() {
+fn the_direction_is_derived_from_a_lone_local_node() {
     let inbound = entry("x", &sidecar("b"), "b", &peer("wasm.upstream_peer", "b"));
     assert_eq!(
         edges(&graph(Reading::Mesh, &[inbound])),
@@ -172,7 +172,7 @@ fn a_gateway_has_both_edges() {
 }
 
 #[test]
-fn nobody_before_a_gateway_is_unknown() {
+fn a_gateway_without_a_caller_has_no_unknown_caller() {
     let id = "router~10.0.0.9~gw-1.shop~shop.svc.cluster.local";
     let called = entry("gw", id, "gw", &peer("wasm.upstream_peer", "b"));
     let expected = ["gw.shop -> b.shop 1/0", "unknown -> gw.shop 0/1"];
@@ -197,7 +197,7 @@ fn nobody_before_a_gateway_is_unknown() {
 }
 
 #[test]
-fn without_a_peer_cluster_or_log_tell_the_unknown_side() {
+fn without_a_peer_the_unknown_side_is_derived_from_cluster_or_log() {
     let mut out = entry("x", &sidecar("a"), "a", &json!({}));
     out.upstream_cluster = "outbound|443||api.example.com".to_owned();
     let mut inn = entry("x", &sidecar("a"), "a", &json!({}));
@@ -212,7 +212,7 @@ fn without_a_peer_cluster_or_log_tell_the_unknown_side() {
 }
 
 #[test]
-fn a_call_that_nobody_answered_is_of_the_service_that_answers_others() {
+fn an_unanswered_call_belongs_to_the_service_of_its_cluster() {
     let call = |cluster: &str, status: u32, state: Value| {
         let mut call = entry("a/outbound", &sidecar("a"), "a", &state);
         call.upstream_cluster = cluster.to_owned();
@@ -254,7 +254,7 @@ fn a_call_that_nobody_answered_is_of_the_service_that_answers_others() {
 }
 
 #[test]
-fn both_dialects_in_an_entry_count_once_here_and_twice_in_skywalking() {
+fn both_key_sets_in_an_entry_count_once_here_and_twice_in_skywalking() {
     let newer = json!({ "upstream_peer": { "kind": "struct", "metadata": {
         "name": "b-1", "namespace": "shop", "labels": { "app": "b" } } } });
     let entries = [entry(
@@ -343,7 +343,7 @@ fn connections_have_no_latency_and_intermediate_entries_do_not_count() {
 }
 
 #[test]
-fn pods_vms_and_gateways_are_told_apart() {
+fn pods_vms_and_gateways_are_distinguished() {
     let kind = |id: Option<&str>, metadata: Value| {
         let metadata = Cow::Owned(metadata);
         kind_of(&Named { id, metadata }).1
@@ -362,7 +362,7 @@ fn pods_vms_and_gateways_are_told_apart() {
 }
 
 #[test]
-fn a_guess_yields_to_a_sign_and_a_service_may_be_of_both_kinds() {
+fn evidence_overrides_a_guess_and_a_service_may_have_both_kinds() {
     let guess = json!({ "NAME": "b-1", "NAMESPACE": "shop", "LABELS": { "app": "b" } });
     let seen = |metadata: &Value| {
         let state = json!({
@@ -391,7 +391,7 @@ fn a_guess_yields_to_a_sign_and_a_service_may_be_of_both_kinds() {
 }
 
 #[test]
-fn names_without_end_do_not_fill_the_memory() {
+fn unlimited_names_use_limited_memory() {
     let mut topology = Topology::new(Naming::default(), Reading::Mesh);
     for number in 0..3000 {
         let name = format!("n{number}");
@@ -408,7 +408,7 @@ fn names_without_end_do_not_fill_the_memory() {
 }
 
 #[test]
-fn metadata_and_names_of_any_size_do_not_fill_the_memory() {
+fn large_metadata_and_names_use_limited_memory() {
     let mut topology = Topology::new(Naming::default(), Reading::Mesh);
     let long = "ä".repeat(100_000);
     let node = json!({ "NAME": long, "NAMESPACE": "shop", "LABELS": { "app": long },
@@ -439,7 +439,7 @@ fn metadata_and_names_of_any_size_do_not_fill_the_memory() {
 }
 
 #[test]
-fn instances_without_end_do_not_fill_the_memory() {
+fn unlimited_instances_use_limited_memory() {
     let mut topology = Topology::new(Naming::default(), Reading::Mesh);
     for workload in 0..300 {
         for instance in 0..60 {
@@ -458,7 +458,7 @@ fn instances_without_end_do_not_fill_the_memory() {
 }
 
 #[test]
-fn skywalking_names_peers_by_what_it_reads_of_them_only() {
+fn skywalking_names_peers_by_the_fields_it_reads() {
     let naming = "serviceName: ${OWNER}.${NAMESPACE}\nserviceInstanceName: ${NAME}";
     let mut topology = Topology::new(Naming::of_yaml(naming).unwrap(), Reading::Skywalking);
     let state = peer("wasm.upstream_peer", "b");
@@ -479,7 +479,7 @@ fn reported(reporter: &Value) -> Entry {
 }
 
 #[test]
-fn reporters_without_name_are_named_from_their_id_and_stay_apart() {
+fn reporters_without_name_are_named_from_their_id() {
     let of_id = |id: &str| reported(&json!({ "id": id, "metadata": {} }));
     let entries = [
         of_id("sidecar~10.0.0.1~pay-1.shop~shop.svc.cluster.local"),
@@ -516,7 +516,7 @@ fn reporters_without_name_are_named_from_their_id_and_stay_apart() {
 }
 
 #[test]
-fn a_stream_without_identifier_is_of_an_unknown_reporter() {
+fn a_stream_without_identifier_has_an_unknown_reporter() {
     for reporter in [json!({}), json!({ "log": "a/outbound", "metadata": {} })] {
         let snapshot = graph(Reading::Mesh, &[reported(&reporter)]);
         assert_eq!(snapshot.edges.len(), 1);
@@ -529,7 +529,7 @@ fn a_stream_without_identifier_is_of_an_unknown_reporter() {
 }
 
 #[test]
-fn dashes_alone_are_a_name_to_skywalking_only() {
+fn only_skywalking_takes_dashes_as_a_name() {
     let entry = reported(&json!({ "log": "a/outbound" }));
     let has_dashes = |reading| {
         let snapshot = graph(reading, std::slice::from_ref(&entry));
@@ -543,7 +543,7 @@ fn dashes_alone_are_a_name_to_skywalking_only() {
 }
 
 #[test]
-fn skywalking_goes_by_whom_the_stream_named_first() {
+fn skywalking_uses_the_first_identifier_of_a_stream() {
     let mut later = entry("x", &sidecar("b"), "b", &peer("wasm.upstream_peer", "c"));
     let mut reporter = (*later.reporter).clone();
     let first = entry("x", &sidecar("a"), "a", &json!({})).reporter;
@@ -556,7 +556,7 @@ fn skywalking_goes_by_whom_the_stream_named_first() {
 }
 
 #[test]
-fn skywalking_counts_no_connection_as_a_call() {
+fn skywalking_does_not_count_connections_as_calls() {
     let mut connection = entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
     connection.protocol = Protocol::Tcp;
     let entries = [connection];
@@ -568,7 +568,7 @@ fn skywalking_counts_no_connection_as_a_call() {
 /// There, an entry in mid-stream counts as a call, and one without a start time
 /// does not.
 #[test]
-fn skywalking_takes_entries_in_mid_stream_and_none_without_start() {
+fn skywalking_counts_intermediate_entries_and_skips_those_without_start() {
     let call = || entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
     let (mut midst, mut startless) = (call(), call());
     midst.intermediate = true;

@@ -118,7 +118,7 @@ const SCRIPT: &str = "<script>document.title='hacked'</script>";
 const IMAGE: &str = "<img src=x onerror=\"document.title='hacked'\">";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_names_are_shown_and_not_run() -> Result<()> {
+async fn hostile_names_are_not_executed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("page.html");
     let out = path.to_str().context("a path that is not UTF-8")?;
@@ -224,7 +224,7 @@ fn shop() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_label_lies_on_a_box_or_another_at_any_width() -> Result<()> {
+async fn labels_never_overlap_at_any_width() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("page.html");
     let out = path.to_str().context("a path that is not UTF-8")?;
@@ -290,7 +290,7 @@ async fn the_live_page_follows_the_graph() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_live_page_answers_no_other_name() -> Result<()> {
+async fn the_live_page_rejects_other_host_names() -> Result<()> {
     let (_tool, _, page) = serve()?;
     for (host, status) in [
         ("127.0.0.1", "200"),

@@ -106,7 +106,7 @@ async fn what_was_received_is_in_the_file_after_sigterm() -> Result<()> {
 
 /// A slow reader holds up the streams, and the memory stays bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_stops_holds_up_the_streams() -> Result<()> {
+async fn a_stalled_reader_stalls_the_streams() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
     let address = tool.collector()?;
     let path = "/".repeat(8000);
@@ -149,7 +149,7 @@ async fn a_reader_that_stops_holds_up_the_streams() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_end_an_output_that_nobody_reads_is_an_error_and_the_file_is_whole() -> Result<()> {
+async fn a_closed_output_is_an_error_and_the_file_is_complete() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("calls.jsonl");
     let out = path.to_str().unwrap_or_default();
@@ -198,7 +198,7 @@ async fn streams_and_messages_beyond_the_limits_are_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
+async fn open_connections_do_not_delay_the_exit() -> Result<()> {
     let mut tool = Tool::start(&LISTEN)?;
     let address = tool.collector()?;
     let _silent = silent_connections(address)?;
@@ -216,7 +216,7 @@ async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_ends_at_once() -> Result<()> {
+async fn a_second_signal_exits_immediately() -> Result<()> {
     let mut tool = Tool::start(&LISTEN)?;
     let stream = Stream::open(tool.collector()?, "a/outbound", "a").await?;
     // Nobody reads the output, so the end would wait.
@@ -237,7 +237,7 @@ fn empty_entries(count: usize) -> LogEntries {
 
 /// An empty entry takes two bytes in its message and a kilobyte in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_of_very_many_entries_are_refused() -> Result<()> {
+async fn messages_with_too_many_entries_are_refused() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
     let address = tool.collector()?;
     let stream = Stream::open(address, "a/outbound", "a").await?;
@@ -265,7 +265,7 @@ async fn messages_of_very_many_entries_are_refused() -> Result<()> {
 
 /// The queue is also bounded by the memory of its decoded messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_grow_hold_up_the_streams() -> Result<()> {
+async fn large_messages_stall_the_streams() -> Result<()> {
     let mut tool = Tool::start(&[&LISTEN[..], &["--json"]].concat())?;
     let address = tool.collector()?;
     let mut streams = Vec::new();
@@ -286,7 +286,7 @@ async fn messages_that_grow_hold_up_the_streams() -> Result<()> {
 }
 
 #[test]
-fn limits_have_a_measure_and_nobody_need_hear_of_it() -> Result<()> {
+fn excessive_limits_are_capped_silently() -> Result<()> {
     let done = run(&["collect", "--max-streams", "18446744073709551615"], b"")?;
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     ensure!(done.stderr.contains("is not in 1..=1048576"), "{done:?}");

@@ -8,7 +8,7 @@ use crate::stream::peer;
 use crate::tool::run;
 
 #[test]
-fn a_header_goes_there_and_back() -> Result<()> {
+fn a_header_round_trips() -> Result<()> {
     let node = include_str!("../../../testdata/nodes/derived-gateway.node.json");
     let encoded = run(&["encode", "-", "--json"], node.as_bytes())?;
     let sent = encoded.json()?;
@@ -37,7 +37,7 @@ fn a_header_goes_there_and_back() -> Result<()> {
 }
 
 #[test]
-fn a_yaml_bootstrap_and_what_its_node_leaves_out() -> Result<()> {
+fn a_yaml_bootstrap_is_encoded_with_notes() -> Result<()> {
     let yaml = b"node:\n  id: sidecar~1\n  metadata:\n    NAME: pay\n    OWNER: {no: text}\n";
     let done = run(&["encode", "-"], yaml)?;
     ensure!(done.status.success(), "{done:?}");
@@ -57,7 +57,7 @@ fn a_yaml_bootstrap_and_what_its_node_leaves_out() -> Result<()> {
 }
 
 #[test]
-fn a_broken_form_is_an_error_with_its_byte() -> Result<()> {
+fn a_malformed_input_is_an_error_with_its_offset() -> Result<()> {
     let done = run(&["decode", "header", "Cgw_"], b"")?;
     ensure!(!done.status.success(), "{done:?}");
     assert!(
@@ -77,7 +77,7 @@ fn a_broken_form_is_an_error_with_its_byte() -> Result<()> {
 }
 
 #[test]
-fn each_command_teaches_itself() -> Result<()> {
+fn each_command_has_help_with_examples() -> Result<()> {
     for (command, taught) in [
         ("collect", "drops nothing"),
         ("topology", "Errors are"),
@@ -124,7 +124,7 @@ fn every_shell_has_completions() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_an_error_of_its_own() -> Result<()> {
+fn empty_input_has_its_own_error() -> Result<()> {
     for arguments in [
         &["decode", "header"][..],
         &["decode", "header", ""],

@@ -53,7 +53,7 @@ fn a_recording_is_a_table() -> Result<()> {
 }
 
 #[test]
-fn hostile_names_stay_in_their_place_in_every_format() -> Result<()> {
+fn hostile_names_are_contained_in_every_format() -> Result<()> {
     let lines = line("a", SCRIPT, 200) + &line("a", SEQUENCE, 200) + &line("a", "\"];x[\"", 200);
     for format in ["table", "json", "svg", "html", "dot", "mermaid"] {
         for reading in ["mesh", "skywalking"] {
@@ -78,7 +78,7 @@ fn hostile_names_stay_in_their_place_in_every_format() -> Result<()> {
 }
 
 #[test]
-fn the_json_has_every_figure_and_the_metadata() -> Result<()> {
+fn the_json_has_every_value_and_the_metadata() -> Result<()> {
     let done = run(&["topology", "-", "--json"], line("a", "b", 503).as_bytes())?;
     let graph = done.json()?;
     assert_eq!(graph["workloads"][1]["name"], json!("b.shop"));
@@ -94,7 +94,7 @@ fn the_json_has_every_figure_and_the_metadata() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_entry_is_told_with_its_line() -> Result<()> {
+fn an_invalid_entry_is_reported_with_its_line() -> Result<()> {
     let lines = line("a", "b", 200) + "{\"version\":9}\n\n" + &line("a", "b", 200)[..40];
     let done = run(&["topology", "-"], lines.as_bytes())?;
     ensure!(done.status.success(), "{done:?}");
@@ -113,7 +113,7 @@ fn what_is_no_entry_is_told_with_its_line() -> Result<()> {
 }
 
 #[test]
-fn services_are_named_by_a_rule_of_ones_own() -> Result<()> {
+fn services_are_named_by_a_custom_rule() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let rule = dir.path().join("mapping.yaml");
     std::fs::write(
@@ -136,7 +136,7 @@ fn services_are_named_by_a_rule_of_ones_own() -> Result<()> {
 }
 
 #[test]
-fn bad_lines_are_counted_in_the_graph_and_nobody_need_hear_of_them() -> Result<()> {
+fn bad_lines_are_counted_in_the_graph_silently() -> Result<()> {
     let lines = line("a", "b", 200) + "{\"version\":9}\nx\n";
     let done = run(&["topology", "-", "--json"], lines.as_bytes())?;
     let note = "a line of a file that is not an entry: skipped";
@@ -184,7 +184,7 @@ fn empty_input_is_an_error() -> Result<()> {
 
 /// Live entries may follow.
 #[test]
-fn an_empty_recording_beside_live_entries_is_no_error() -> Result<()> {
+fn an_empty_recording_with_live_entries_is_accepted() -> Result<()> {
     let arguments = [
         "topology",
         "/dev/null",
@@ -199,7 +199,7 @@ fn an_empty_recording_beside_live_entries_is_no_error() -> Result<()> {
 }
 
 #[test]
-fn a_line_without_end_is_an_error() -> Result<()> {
+fn an_endless_line_is_an_error() -> Result<()> {
     let done = run(&["topology", "/dev/zero"], b"")?;
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     ensure!(
@@ -212,7 +212,7 @@ fn a_line_without_end_is_an_error() -> Result<()> {
 const LIVE: [&str; 3] = ["topology", "--listen", "127.0.0.1:0"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
+async fn open_connections_do_not_delay_the_exit() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("top.json");
     let out = path.to_str().unwrap_or_default();
@@ -232,7 +232,7 @@ async fn connections_that_stay_do_not_spoil_the_end() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_is_noted() -> Result<()> {
+async fn refused_input_is_noted() -> Result<()> {
     let limits = ["--max-streams", "1", "--max-message", "2000", "--json"];
     let mut tool = Tool::start(&[&LIVE[..], &limits].concat())?;
     let address = tool.collector()?;
@@ -265,7 +265,7 @@ async fn what_is_refused_is_noted() -> Result<()> {
 }
 
 #[test]
-fn skywalkings_success_rate_stands_beside_the_errors() -> Result<()> {
+fn skywalkings_success_rate_is_shown_with_the_errors() -> Result<()> {
     let lines = line("a", "b", 200).repeat(2) + &line("a", "b", 404) + &line("a", "b", 0);
     let done = run(&["topology", "-", "--as", "skywalking"], lines.as_bytes())?;
     let row = done.stdout.lines().find(|line| line.contains("b.shop"));

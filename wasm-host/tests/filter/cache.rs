@@ -51,7 +51,7 @@ fn zero_turns_it_off() {
 }
 
 #[test]
-fn the_least_recently_used_goes_first() {
+fn the_least_recently_used_is_evicted_first() {
     for size in [1, 2, 3, 5] {
         let mut proxy = proxy(size);
         let names: Vec<String> = (0..size).map(|index| format!("w{index}")).collect();
@@ -79,7 +79,7 @@ fn the_least_recently_used_goes_first() {
 }
 
 #[test]
-fn other_metadata_under_a_known_id_is_seen_at_once() {
+fn changed_metadata_under_a_known_id_is_noticed() {
     let mut proxy = proxy(500);
     let mut workload = Workload::new("a");
     for version in ["v1", "v2", "v3", "v1"] {
@@ -90,7 +90,7 @@ fn other_metadata_under_a_known_id_is_seen_at_once() {
 }
 
 #[test]
-fn nobody_poisons_anothers_entry() {
+fn a_peer_cannot_replace_the_entry_of_another() {
     let mut proxy = proxy(500);
     let honest = Workload::new("honest");
     let mut liar = Workload::new("liar");

@@ -46,7 +46,7 @@ fn an_inbound_stream_is_not_looked_at_when_it_is_logged() {
 }
 
 #[test]
-fn a_dead_callee_is_of_the_service_that_answered_before() {
+fn a_failed_callee_belongs_to_the_service_that_answered_before() {
     let mut proxy = Proxy::plain("local");
     let stream = open(&mut proxy, Direction::Outbound);
     proxy.request(&stream, &Headers::new());

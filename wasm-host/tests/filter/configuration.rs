@@ -38,7 +38,7 @@ fn an_empty_configuration_means_defaults() {
 }
 
 #[test]
-fn what_is_no_object_is_refused() {
+fn only_objects_are_accepted() {
     for configuration in [
         "nonsense",
         "[]",
@@ -54,7 +54,7 @@ fn what_is_no_object_is_refused() {
 }
 
 #[test]
-fn a_key_is_named_with_its_value_and_what_is_allowed() {
+fn an_error_has_the_key_its_value_and_what_is_allowed() {
     for (configuration, parts) in [
         (r#"{"directon": "inbound"}"#, &["directon"][..]),
         (
@@ -94,7 +94,7 @@ fn a_key_is_named_with_its_value_and_what_is_allowed() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_refused() {
+fn bytes_that_are_not_utf8_are_refused() {
     refusal(b"{\"direction\": \"\xff\"}");
 }
 

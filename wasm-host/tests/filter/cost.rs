@@ -59,7 +59,7 @@ fn the_vm_starts_small() {
 }
 
 #[test]
-fn nothing_is_called_for_bodies_and_trailers() {
+fn bodies_and_trailers_cause_no_callbacks() {
     let mut proxy = Proxy::plain("local");
     let stream = proxy.open(Direction::Inbound);
     proxy.request(&stream, &Headers::new());

@@ -52,7 +52,7 @@ fn assert_gateway(stream: &Stream) {
 }
 
 #[test]
-fn inbound_takes_the_caller_in_and_hides_it_from_the_app() {
+fn inbound_stores_the_caller_and_removes_its_headers() {
     let properties = Properties::new().direction(Direction::Inbound);
     assert_inbound(&between(&mut Proxy::plain("local"), properties));
 }
@@ -101,7 +101,7 @@ fn one_root_context_serves_every_direction() {
 }
 
 #[test]
-fn nobody_is_answered_who_sent_nothing() {
+fn a_caller_that_sent_nothing_is_not_answered() {
     for direction in [Direction::Inbound, Direction::Unspecified] {
         let mut proxy = Proxy::plain("local");
         let stream = proxy.exchange(direction, &Headers::new(), &Headers::new());
@@ -120,7 +120,7 @@ fn an_outbound_listener_answers_nobody() {
 }
 
 #[test]
-fn an_app_cannot_speak_for_its_proxy() {
+fn an_app_cannot_impersonate_its_proxy() {
     let mut proxy = Proxy::plain("local");
     let app = Workload::new("app").headers();
     let stream = proxy.exchange(Direction::Inbound, &Headers::new(), &app);
@@ -155,7 +155,7 @@ fn streams_that_interleave_keep_their_peers() {
 }
 
 #[test]
-fn a_stream_that_ends_early_is_no_trouble() {
+fn a_stream_may_end_early() {
     let mut proxy = Proxy::plain("local");
     let request_only = proxy.open(Direction::Inbound);
     proxy.request(&request_only, &Workload::new("caller").headers());
@@ -168,7 +168,7 @@ fn a_stream_that_ends_early_is_no_trouble() {
 
 /// Callers that asked are answered, and no others, in any order of streams.
 #[test]
-fn thousands_of_streams_at_a_time_are_not_confused() {
+fn thousands_of_concurrent_streams_keep_their_peers() {
     const STREAMS: usize = 3_000;
     let mut proxy = Proxy::plain("local");
     let asks = |number: usize| number.is_multiple_of(3);
@@ -260,7 +260,7 @@ mod record_local_node {
     }
 
     #[test]
-    fn a_gateway_has_no_side_to_name() {
+    fn a_gateway_stores_no_local_node() {
         let stream = run(Direction::Unspecified, &Headers::new(), &Headers::new());
         assert_stored(&stream, None, None);
     }

@@ -70,7 +70,7 @@ fn a_callee_that_is_not_believed_is_named_by_its_endpoint() {
 }
 
 #[test]
-fn an_app_is_no_callee() {
+fn an_app_is_not_a_callee() {
     let stream = run(&json!({}), Direction::Inbound, WORKLOAD, &Headers::new());
     assert_stored(&stream, None, None);
 }
@@ -83,7 +83,7 @@ fn it_can_be_turned_off() {
 }
 
 #[test]
-fn what_names_nobody_is_not_stored() {
+fn an_endpoint_without_a_name_is_not_stored() {
     for workload in [
         None,
         Some(""),

@@ -88,7 +88,7 @@ fn outbound() {
 }
 
 #[test]
-fn a_silent_callee_costs_two_looks_besides_its_endpoint() {
+fn a_silent_callee_costs_two_more_reads() {
     let [_, response, rest] = cached(Direction::Outbound, &Headers::new(), &Headers::new());
     assert_eq!(
         response,
@@ -126,7 +126,7 @@ fn a_stranger_costs_two_reads() {
 }
 
 #[test]
-fn a_tick_with_nothing_to_tell_is_cheap() {
+fn an_idle_tick_is_cheap() {
     let mut proxy = Proxy::plain("local");
     proxy.inbound(&Workload::new("caller").headers());
     proxy.vm.tick(&proxy.root).expect("no trap");

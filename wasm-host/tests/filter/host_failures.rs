@@ -75,7 +75,7 @@ fn no_failing_call_of_a_stream_stops_the_request() {
 
 /// Another filter owns the key and made it read-only: then this filter does not store the id either.
 #[test]
-fn of_a_peer_that_the_host_does_not_take_nothing_is_stored_or_counted() {
+fn a_peer_that_the_host_rejects_is_not_counted() {
     for (direction, key, counter) in [
         (
             Direction::Inbound,
@@ -99,7 +99,7 @@ fn of_a_peer_that_the_host_does_not_take_nothing_is_stored_or_counted() {
 }
 
 #[test]
-fn a_failure_does_not_outlast_itself() {
+fn a_failure_has_no_lasting_effect() {
     let (caller, local) = (Workload::new("caller"), Workload::new("local"));
     let mut proxy = Proxy::plain("local");
     for status in Status::FAILURES {
@@ -146,7 +146,7 @@ fn calls_at_configure() -> Vec<String> {
 const READS_CONFIGURATION: &str = "get_buffer plugin_configuration";
 
 #[test]
-fn nothing_that_fails_at_configure_traps_or_refuses() {
+fn no_failing_call_at_configure_traps_or_refuses() {
     let mut failures = Vec::new();
     for call in calls_at_configure() {
         for status in Status::FAILURES {
@@ -173,7 +173,7 @@ fn nothing_that_fails_at_configure_traps_or_refuses() {
 
 /// Before the configuration is read there are no counters, and a failing log cannot be logged.
 #[test]
-fn what_fails_at_configure_is_counted() {
+fn failures_at_configure_are_counted() {
     let calls = calls_at_configure();
     let configured = calls
         .iter()
@@ -194,7 +194,7 @@ fn what_fails_at_configure_is_counted() {
 }
 
 #[test]
-fn nothing_that_fails_on_a_tick_traps() {
+fn no_failing_call_of_a_tick_traps() {
     let mut proxy = Proxy::plain("local");
     for status in Status::FAILURES {
         run(&mut proxy, Direction::Inbound);
@@ -215,7 +215,7 @@ fn reads_direction(call: &HostCall) -> bool {
 }
 
 #[test]
-fn an_unreadable_direction_is_no_direction() {
+fn an_unreadable_direction_counts_as_none() {
     for status in Status::FAILURES {
         let mut proxy = Proxy::plain("local");
         proxy
@@ -264,7 +264,7 @@ fn a_property_that_was_declared_before_is_counted() {
 }
 
 #[test]
-fn metrics_that_cannot_be_defined_are_left_alone() {
+fn undefined_metrics_are_skipped() {
     let mut vm = Vm::start(module(), Settings::default()).expect("the VM starts");
     vm.fail(|call| {
         matches!(call, HostCall::DefineMetric { .. }).then_some(Status::InternalFailure)

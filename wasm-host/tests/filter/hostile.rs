@@ -215,7 +215,7 @@ fn assert_in_proportion(name: &str, ratio: f64, of_honest: f64) {
 }
 
 #[test]
-fn the_worst_header_costs_a_small_factor_of_an_honest_one() {
+fn the_worst_header_costs_a_small_factor_of_a_usual_one() {
     let of_honest = work_per_byte(&talkative().headers());
     for (name, message) in worst_cases() {
         let value = STANDARD.encode(message);
@@ -297,7 +297,7 @@ fn decoding_takes_memory_in_proportion_to_the_header() {
 }
 
 #[test]
-fn ids_and_known_values_make_no_header_cost_more() {
+fn ids_and_known_values_do_not_raise_the_cost() {
     let honest = talkative();
     let of_honest = work_per_byte(&honest.headers());
     let value = honest.value();
@@ -348,7 +348,7 @@ fn long_headers_that_are_allowed_are_read() {
 }
 
 #[test]
-fn what_is_stored_is_in_proportion_to_what_was_sent() {
+fn stored_bytes_are_proportional_to_sent_bytes() {
     for (name, message) in worst_cases() {
         let value = STANDARD.encode(message);
         let stream = Proxy::plain("local").inbound(&Headers::from([(METADATA, &value)]));
@@ -404,7 +404,7 @@ impl Random {
 }
 
 #[test]
-fn mangled_headers_neither_trap_nor_harm_the_honest() {
+fn mangled_headers_neither_trap_nor_affect_others() {
     let mut random = Random(0x5eed);
     let mut proxy = Proxy::plain("local");
     let honest = Workload::new("honest");

@@ -125,7 +125,7 @@ fn a_first_configuration_leaves_the_filter_idle() {
 
 /// The VM in which Envoy validates a configuration has no tick, and is not counted.
 #[test]
-fn the_gauge_tells_what_is_idle_now() {
+fn the_gauge_shows_what_is_idle_now() {
     let mut envoy = Envoy::new();
     assert!(envoy.configure(BAD));
     assert_eq!(envoy.metric("configuration_idle"), Some(0));
@@ -143,7 +143,7 @@ fn the_gauge_tells_what_is_idle_now() {
 /// A replaced listener lives on until it is drained. Its requests are counted, but it does not hold the configuration
 /// in force.
 #[test]
-fn the_gauge_leaves_out_what_is_drained() {
+fn the_gauge_excludes_drained_plugins() {
     let mut envoy = Envoy::new();
     assert!(envoy.configure(BAD));
     envoy.wait(1);
@@ -168,7 +168,7 @@ fn the_gauge_leaves_out_what_is_drained() {
 }
 
 #[test]
-fn bad_and_good_in_turns() {
+fn invalid_and_valid_configurations_alternate() {
     let mut envoy = Envoy::new();
     for (configuration, is_accepted, exchanges) in [
         (BAD, true, false),
@@ -191,7 +191,7 @@ fn bad_and_good_in_turns() {
 }
 
 #[test]
-fn without_requests_the_tick_tells_that_a_configuration_is_in_force() {
+fn without_requests_the_tick_records_that_a_configuration_is_in_force() {
     let mut envoy = Envoy::new();
     assert!(envoy.configure(GOOD));
     envoy.wait(1);
@@ -221,7 +221,7 @@ fn two_first_configurations_of_one_plugin() {
 
 /// Without a `vm_id` all plugins share one key space, which outlives this plugin.
 #[test]
-fn removed_and_made_anew() {
+fn removed_and_created_again() {
     let shared = SharedData::default();
     let mut envoy = Envoy::with("metadata-exchange", shared.clone());
     assert!(envoy.configure(GOOD));
@@ -238,7 +238,7 @@ fn removed_and_made_anew() {
 
 /// A VM that died has withdrawn nothing.
 #[test]
-fn a_plugin_whose_vm_died_is_in_force_no_longer() {
+fn a_plugin_whose_vm_failed_is_no_longer_in_force() {
     let shared = SharedData::default();
     let mut envoy = Envoy::with("metadata-exchange", shared.clone());
     assert!(envoy.configure(GOOD));
@@ -252,7 +252,7 @@ fn a_plugin_whose_vm_died_is_in_force_no_longer() {
 }
 
 #[test]
-fn another_plugin_in_force_holds_nothing_back() {
+fn another_plugin_in_force_has_no_effect() {
     let shared = SharedData::default();
     let mut good = Envoy::with("inbound", shared.clone());
     assert!(good.configure(GOOD));

@@ -69,7 +69,7 @@ fn numbers_and_bools_become_their_text() {
 }
 
 #[test]
-fn what_is_no_text_is_left_out_beside_its_neighbours() {
+fn values_that_are_not_texts_are_left_out() {
     for odd in [
         json!(null),
         json!(["a"]),
@@ -102,7 +102,7 @@ fn what_is_no_text_is_left_out_beside_its_neighbours() {
 }
 
 #[test]
-fn what_is_no_number_is_left_out() {
+fn values_that_are_not_numbers_are_left_out() {
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let odd = Some(MetadataKind::NumberValue(number));
         let node = Node::new("id", &json!({"NAMESPACE": "ns"})).with_metadata("NAME", odd);
@@ -137,7 +137,7 @@ fn containers_and_addresses_may_be_lists() {
 }
 
 #[test]
-fn what_is_left_out_is_logged_once_with_its_key() {
+fn left_out_values_are_logged_once_with_their_key() {
     let node = Node::new(
         "id",
         &json!({"OWNER": ["odd"], "LABELS": {"app": "a", "bad": null}, "NAME": "n"}),
@@ -158,7 +158,7 @@ fn what_is_left_out_is_logged_once_with_its_key() {
 }
 
 #[test]
-fn a_real_envoys_node_is_large_and_read_all_the_same() {
+fn the_large_node_of_a_real_envoy_is_read() {
     let node = Workload::new("local").node().with_extensions(1200);
     assert!(node.to_bytes().len() > 60_000);
     let headers = sent_by(&mut Proxy::of_node(&node, &json!({})));
@@ -166,7 +166,7 @@ fn a_real_envoys_node_is_large_and_read_all_the_same() {
 }
 
 #[test]
-fn an_unreadable_node_is_no_node() {
+fn an_unreadable_node_is_ignored() {
     let truncated = &Workload::new("local").node().to_bytes()[..40];
     for bytes in [&b"\x0a\xff\xff"[..], truncated, b""] {
         let properties = Properties::new().bytes(&["xds", "node"], bytes);

@@ -23,7 +23,7 @@ fn stranger(number: u32) -> Workload {
 }
 
 #[test]
-fn many_peers_and_labels_neither_grow_nor_slow_it() {
+fn many_peers_and_labels_use_constant_memory_and_work() {
     const SAMPLE: u32 = 1_400;
     let mut proxy = Proxy::plain("local");
     let mut tell = |numbers: std::ops::Range<u32>| {
@@ -142,7 +142,7 @@ fn the_largest_peers_stay_within_a_bound() {
 
 /// Envoy's engine has 16,384 pages for a VM.
 #[test]
-fn a_cache_without_end_is_bounded_by_what_its_entries_take() {
+fn an_unlimited_cache_is_bounded_by_its_memory() {
     let mut proxy = Proxy::of(
         &Workload::new("local"),
         &json!({ "max_peer_cache_size": 10_000_000 }),

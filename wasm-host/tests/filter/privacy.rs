@@ -41,7 +41,7 @@ fn proxy(configuration: &Json) -> Proxy {
 }
 
 #[track_caller]
-fn assert_told(stream: &Stream) {
+fn assert_sent_metadata(stream: &Stream) {
     assert_sent_by(&stream.request_headers(), &Workload::new("local"));
     assert_stored(stream, None, Some(&Workload::new("callee")));
 }
@@ -64,7 +64,7 @@ fn assert_named_by_host(stream: &Stream, host: &str) {
 }
 
 #[test]
-fn clusters_of_the_mesh_are_told() {
+fn clusters_of_the_mesh_are_sent_metadata() {
     let mut proxy = proxy(&json!({}));
     for istio in [
         json!({}),
@@ -73,14 +73,14 @@ fn clusters_of_the_mesh_are_told() {
         json!({"external": "yes"}),
     ] {
         let name = format!("outbound|80||{istio}");
-        assert_told(&call(&mut proxy, cluster(&name, &istio)));
+        assert_sent_metadata(&call(&mut proxy, cluster(&name, &istio)));
     }
     let no_metadata = Properties::new()
         .direction(Direction::Outbound)
         .bytes(&["xds", "cluster_name"], "plain");
-    assert_told(&call(&mut proxy, no_metadata));
+    assert_sent_metadata(&call(&mut proxy, no_metadata));
     let no_cluster = Properties::new().direction(Direction::Outbound);
-    assert_told(&call(&mut proxy, no_cluster));
+    assert_sent_metadata(&call(&mut proxy, no_cluster));
 }
 
 #[test]
@@ -96,14 +96,14 @@ fn external_clusters_are_skipped() {
         assert_named_by_host(&call(&mut proxy, istio), "bank.com");
         assert_skipped(&call(&mut proxy, cluster("exact", &json!({}))));
         assert_skipped(&call(&mut proxy, cluster("prefix-1", &json!({}))));
-        assert_told(&call(&mut proxy, cluster("exact-not", &json!({}))));
-        assert_told(&call(&mut proxy, cluster("not-prefix-1", &json!({}))));
+        assert_sent_metadata(&call(&mut proxy, cluster("exact-not", &json!({}))));
+        assert_sent_metadata(&call(&mut proxy, cluster("not-prefix-1", &json!({}))));
         assert_eq!(proxy.counter("external_skipped"), 5 * (round + 1));
     }
 }
 
 #[test]
-fn a_gateway_skips_them_too() {
+fn a_gateway_skips_external_clusters() {
     let mut proxy = proxy(&json!({ "direction": "gateway" }));
     let stream = proxy
         .vm
@@ -118,15 +118,15 @@ fn a_gateway_skips_them_too() {
 }
 
 #[test]
-fn send_tells_external_clusters_but_obeys_disable_mx() {
+fn send_includes_external_clusters_but_respects_disable_mx() {
     let mut proxy =
         proxy(&json!({ "external_clusters": "send", "external_cluster_names": ["exact"] }));
-    assert_told(&call(&mut proxy, cluster("PassthroughCluster", &json!({}))));
-    assert_told(&call(
+    assert_sent_metadata(&call(&mut proxy, cluster("PassthroughCluster", &json!({}))));
+    assert_sent_metadata(&call(
         &mut proxy,
         cluster("bank", &json!({"external": true})),
     ));
-    assert_told(&call(&mut proxy, cluster("exact", &json!({}))));
+    assert_sent_metadata(&call(&mut proxy, cluster("exact", &json!({}))));
     assert_skipped(&call(
         &mut proxy,
         cluster("hbone", &json!({"disable_mx": true})),
@@ -134,7 +134,7 @@ fn send_tells_external_clusters_but_obeys_disable_mx() {
 }
 
 #[test]
-fn disable_mx_is_always_obeyed() {
+fn disable_mx_is_always_respected() {
     let mut proxy = proxy(&json!({}));
     assert_skipped(&call(
         &mut proxy,
@@ -172,7 +172,7 @@ fn a_known_cluster_costs_one_property() {
 #[test]
 fn a_replaced_cluster_is_noticed_within_ten_seconds() {
     let mut proxy = proxy(&json!({}));
-    assert_told(&call(&mut proxy, cluster("shop", &json!({}))));
+    assert_sent_metadata(&call(&mut proxy, cluster("shop", &json!({}))));
     for _ in 0..10 {
         proxy.vm.tick(&proxy.root).expect("no trap");
     }

@@ -260,7 +260,7 @@ mod own {
     }
 
     #[test]
-    fn an_echo_of_this_proxy_is_no_peer() {
+    fn an_echo_of_this_proxy_is_not_a_peer() {
         let (stream, counted) = run(&json!({}), Direction::Inbound, &local().headers());
         assert_answered(&stream, false, false);
         assert_nothing_stored(&stream);
@@ -328,7 +328,7 @@ fn where_nothing_was_sent_nothing_is_believed() {
 }
 
 #[test]
-fn every_character_at_every_place_is_read_as_natively() {
+fn every_character_at_every_position_is_read_as_natively() {
     let mut proxy = Proxy::plain("local");
     let mut caller = caller();
     caller.metadata = json!({"NAME": "a-name-of-some-length", "LABELS": {"app": "caller"}});

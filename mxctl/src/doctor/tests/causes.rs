@@ -41,7 +41,7 @@ fn codes(dump: &Value) -> Vec<Code> {
 }
 
 #[test]
-fn istios_exchange_in_the_null_runtime_is_never_ours() {
+fn istios_exchange_in_the_null_runtime_is_not_this_filter() {
     let null = |name: &str, root: &str, code: &str| {
         json!({ "name": name, "typed_config": { "@type": WASM, "config": {
             "root_id": root,
@@ -84,7 +84,7 @@ fn istios_exchange_in_the_null_runtime_is_never_ours() {
 }
 
 #[test]
-fn two_filters_in_one_chain_are_one_too_many() {
+fn the_filter_twice_in_one_chain_is_found() {
     let filters = json!([ours(&json!({})), ours(&json!({})), router()]);
     for direction in ["INBOUND", "OUTBOUND"] {
         let dump = sidecar(&json!({}), |listener| {
@@ -97,7 +97,7 @@ fn two_filters_in_one_chain_are_one_too_many() {
 }
 
 #[test]
-fn names_of_clusters_tell_the_direction() {
+fn the_direction_is_derived_from_cluster_names() {
     use Code::{NoDirection, WrongDirection};
     for (marked, cluster, configured, expected) in [
         ("INBOUND", "inbound|8080||", "auto", None),
@@ -152,7 +152,7 @@ fn names_of_clusters_tell_the_direction() {
 }
 
 #[test]
-fn the_name_of_a_listener_tells_its_direction_if_no_cluster_does() {
+fn the_direction_is_derived_from_the_listener_name_without_cluster_names() {
     for (name, marked, is_wrong) in [
         ("inbound", "OUTBOUND", true),
         ("virtualInbound", "OUTBOUND", true),
@@ -172,7 +172,7 @@ fn the_name_of_a_listener_tells_its_direction_if_no_cluster_does() {
 }
 
 #[test]
-fn a_gateway_believes_whoever_can_connect() {
+fn a_gateway_that_believes_strangers_is_found() {
     let tls = |is_required: bool| {
         json!({ "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -200,7 +200,7 @@ fn a_gateway_believes_whoever_can_connect() {
 }
 
 #[test]
-fn requests_pass_the_filter_by() {
+fn a_bypassed_filter_is_found() {
     let disabled = |listener: &mut Value| {
         let mut routes = routes_to("inbound|80||");
         routes["virtual_hosts"][0]["routes"][0]["typed_per_filter_config"] = json!({ FILTER: {
@@ -227,7 +227,7 @@ fn requests_pass_the_filter_by() {
 }
 
 #[test]
-fn headers_may_reach_the_app_where_the_filter_sees_nothing() {
+fn headers_that_are_not_removed_are_found() {
     let names = json!(["X-Envoy-Peer-Metadata", "x-envoy-peer-metadata-id"]);
     let keys = ["request_headers_to_remove", "response_headers_to_remove"];
     let is_found = |routes: &Value, direction: &str| {
@@ -253,7 +253,7 @@ fn headers_may_reach_the_app_where_the_filter_sees_nothing() {
 }
 
 #[test]
-fn a_vm_that_dies_costs_requests() {
+fn a_filter_that_does_not_fail_open_is_found() {
     for (policy, is_found) in [
         (json!({ "failure_policy": "FAIL_OPEN" }), false),
         (json!({ "fail_open": true }), false),
@@ -276,7 +276,7 @@ fn a_vm_that_dies_costs_requests() {
 }
 
 #[test]
-fn policies_decide_by_peers() {
+fn policies_on_peers_are_examined() {
     let rbac = |action: &str, principal: &Value| {
         json!({ "name": "envoy.filters.http.rbac", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
@@ -326,7 +326,7 @@ fn policies_decide_by_peers() {
 }
 
 #[test]
-fn configurations_under_one_name_are_told_apart_by_nobody() {
+fn different_configurations_with_one_name_are_found() {
     let filter = |name: &str, vm: &str, configuration: &Value| {
         let mut filter = ours(configuration);
         filter["typed_config"]["config"]["name"] = name.into();
@@ -356,7 +356,7 @@ fn configurations_under_one_name_are_told_apart_by_nobody() {
 }
 
 #[test]
-fn the_first_wasm_arrives_late() {
+fn a_late_first_wasm_filter_is_found() {
     let is_found = |version: &str, change: &dyn Fn(&mut Evidence)| {
         let dump = sidecar(&json!({}), |_| {});
         let mut evidence = running(&dump, &stats(), &Value::Null);
@@ -401,7 +401,7 @@ fn with_node(change: impl FnOnce(&mut Value)) -> Vec<Finding> {
 }
 
 #[test]
-fn names_are_longer_than_skywalking_keeps() {
+fn names_too_long_for_skywalking_are_found() {
     let count = |key: &str, value: Value| {
         let findings = with_node(|node| match key {
             "app" => node["metadata"]["LABELS"] = json!({ "app": value }),
@@ -419,7 +419,7 @@ fn names_are_longer_than_skywalking_keeps() {
 }
 
 #[test]
-fn nodes_lack_names() {
+fn nameless_nodes_are_found() {
     for (metadata, expected) in [
         (
             json!({ "NAME": "a", "NAMESPACE": "b", "LABELS": { "app": "a" } }),
@@ -478,7 +478,7 @@ fn nodes_lack_names() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_found_with_what_is_sent() {
+fn a_value_that_is_not_a_string_is_found_with_what_is_sent() {
     let findings = with_node(|node| node["metadata"]["NAME"] = true.into());
     let [finding] = findings.as_slice() else {
         panic!("{findings:?}");
@@ -491,13 +491,13 @@ fn a_value_that_is_no_text_is_found_with_what_is_sent() {
 }
 
 #[test]
-fn the_share_leaves_nothing_to_send() {
+fn a_share_that_leaves_nothing_to_send_is_found() {
     let dump = sidecar(&json!({ "max_sent_bytes": 0 }), |_| {});
     assert_eq!(codes(&dump), [Code::NamelessNode]);
 }
 
 #[test]
-fn a_gateways_id_has_its_role() {
+fn a_gateways_id_without_its_role_is_found() {
     for (id, is_found) in [
         ("router~10.0.0.1~a.b~c", false),
         ("sidecar~10.0.0.1~a.b~c", true),
@@ -535,7 +535,7 @@ fn logged(configuration: &Value, logs: &[Value]) -> Vec<Code> {
 }
 
 #[test]
-fn logs_name_too_much() {
+fn logs_with_too_many_keys_are_found() {
     let [peer, id] = KEYS;
     let default = json!({});
     let logged = |logs: &[Value]| logged(&default, logs);
@@ -552,7 +552,7 @@ fn logs_name_too_much() {
 }
 
 #[test]
-fn two_collectors_are_one() {
+fn two_logs_to_one_collector_are_found() {
     let cluster = |name: &str, port: u16| {
         let address = json!({ "socket_address": { "address": "a", "port_value": port } });
         let endpoint = json!({ "lb_endpoints": [{ "endpoint": { "address": address } }] });
@@ -578,7 +578,7 @@ fn two_collectors_are_one() {
 }
 
 #[test]
-fn requests_are_logged_in_progress() {
+fn intermediate_log_entries_are_found() {
     let with = |settings: Value, keys: &[&str]| {
         let dump = sidecar(&json!({}), |listener| {
             let manager = manager(listener);
@@ -607,7 +607,7 @@ fn requests_are_logged_in_progress() {
 }
 
 #[test]
-fn the_local_node_is_logged_as_a_peer() {
+fn a_logged_local_node_is_found() {
     let recording = json!({ "record_local_node": true });
     let all = [
         "wasm.downstream_peer",
@@ -623,7 +623,7 @@ fn the_local_node_is_logged_as_a_peer() {
 }
 
 #[test]
-fn the_collector_does_not_take_the_log() {
+fn collector_problems_are_found() {
     use Code::{CollectorNotHttp2, CollectorUnreachable, EntriesLost};
     use Severity::{Error, Warning};
     let http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
@@ -758,7 +758,7 @@ fn the_collector_does_not_take_the_log() {
 }
 
 #[test]
-fn statistics_tell_of_faults() {
+fn problems_are_found_in_statistics() {
     use Severity::{Error, Info, Warning};
     let found = |name: &str, is_discovered: bool| {
         let mut filter = ours(&json!({}));
@@ -843,7 +843,7 @@ fn statistics_tell_of_faults() {
 }
 
 #[test]
-fn a_dump_that_is_no_json_is_found() {
+fn a_dump_that_is_not_json_is_found() {
     let mut evidence = running(&sidecar(&json!({}), |_| {}), &stats(), &Value::Null);
     evidence.unreadable = Some("could not find @type".to_owned());
     let findings = examine(&evidence, FILTER).unwrap();
@@ -856,7 +856,7 @@ fn a_dump_that_is_no_json_is_found() {
 
 /// Documents may be whole or partial; nothing is claimed about what they lack.
 #[test]
-fn documents_may_be_parts() {
+fn partial_documents_are_examined() {
     let examine_file = |content: &str| {
         let evidence = gather::of_file("a.yaml", content)?;
         let findings = examine(&evidence, FILTER)?;
@@ -981,7 +981,7 @@ fn a_rate_limit_and_a_header_by_peer_need_trust() {
 }
 
 #[test]
-fn what_an_envoy_lacks_is_told_by_its_version() {
+fn missing_features_depend_on_the_version() {
     let on = |version: Option<&str>, change: &dyn Fn(&mut Value)| {
         let dump = sidecar(&json!({}), |listener| change(manager(listener)));
         let evidence = Evidence {
@@ -1015,7 +1015,7 @@ fn what_an_envoy_lacks_is_told_by_its_version() {
 
 /// Envoy says the type of what it refuses.
 #[test]
-fn a_listener_refused_for_what_its_envoy_lacks() {
+fn a_listener_refused_for_a_missing_feature() {
     let mut dump = sidecar(&json!({}), |_| ());
     let listeners = dump["configs"][1]["dynamic_listeners"]
         .as_array_mut()
@@ -1040,7 +1040,7 @@ fn a_listener_refused_for_what_its_envoy_lacks() {
 
 /// A policy reads the peer, and so does what makes a header or tags of it: no log is missed.
 #[test]
-fn a_reader_that_is_no_log_is_one() {
+fn readers_other_than_logs_count() {
     let found = |change: &dyn Fn(&mut Value)| {
         codes(&sidecar(&json!({ "trust": "mtls" }), |listener| {
             manager(listener)["access_log"] = json!([]);

@@ -81,7 +81,7 @@ fn found(dump: &Value) -> Vec<(Code, String)> {
 const NAME: &str = "extensions.istio.io/trafficextension/istio-system.metadata-exchange~istio-translated-wasmplugin";
 
 #[test]
-fn a_filter_that_ticks_no_more_has_died() {
+fn a_filter_that_stopped_ticking_has_failed() {
     let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }]);
     let dump = dump(&filters, &json!([]));
     let ticks = |count: u64| {
@@ -100,7 +100,7 @@ fn a_filter_that_ticks_no_more_has_died() {
 }
 
 #[test]
-fn a_plugin_of_istio_is_known_by_its_resource() {
+fn a_plugin_of_istio_is_recognised_by_its_resource() {
     let resource = json!([{ "ecds_filter": { "name": NAME, "typed_config": wasm(&json!({})) } }]);
     let filters = json!([{ "name": NAME, "config_discovery": {} }]);
     assert_eq!(found(&dump(&filters, &resource)), []);
@@ -115,7 +115,7 @@ fn message(kind: &str, value: &Value) -> Value {
 }
 
 #[test]
-fn configurations_are_texts_bytes_and_wrapped() {
+fn configurations_are_read_from_every_message_type() {
     let json = r#"{ "mode": "observe" }"#;
     let text = message("StringValue", &json!(json));
     // In the standard alphabet and as other tools write it.
@@ -140,7 +140,7 @@ fn configurations_are_texts_bytes_and_wrapped() {
 }
 
 #[test]
-fn messages_are_no_json() {
+fn other_messages_are_not_json() {
     let sound = [
         message("BytesValue", &json!("e30=")),
         message("BytesValue", &json!("e30")),
@@ -182,7 +182,7 @@ fn messages_are_no_json() {
 }
 
 #[test]
-fn names_are_alike_with_hyphens_and_underscores() {
+fn hyphens_and_underscores_are_equivalent() {
     let plugin = "extensions.istio.io/wasmplugin/istio-system.my-plugin";
     let dotted = "extensions.istio.io/trafficextension/shop.my.plugin~suffix";
     for (name, filter, is_it) in [
@@ -253,7 +253,7 @@ fn routes_enable_a_filter() {
 }
 
 #[test]
-fn the_native_exchange_is_known_by_type() {
+fn the_native_exchange_is_recognised_by_type() {
     for kind in filter::NATIVE_TYPES {
         let native = json!({ "name": "any", "typed_config": { "@type": format!("type.googleapis.com/{kind}") } });
         let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }, native]);
@@ -263,7 +263,7 @@ fn the_native_exchange_is_known_by_type() {
 }
 
 #[test]
-fn host_errors_and_refused_listeners_are_told() {
+fn host_errors_and_refused_listeners_are_found() {
     let filters = json!([{ "name": FILTER, "typed_config": wasm(&json!({})) }]);
     let mut dump = dump(&filters, &json!([]));
     dump["configs"][1]["dynamic_listeners"][0]["error_state"] = json!({ "details": "no" });
@@ -280,7 +280,7 @@ fn host_errors_and_refused_listeners_are_told() {
 }
 
 #[test]
-fn listeners_of_a_control_plane_need_no_filter() {
+fn internal_listeners_of_control_planes_need_no_filter() {
     let mut dump = dump(&json!([]), &json!([]));
     let missing = (Code::FilterMissing, "virtualInbound".to_owned());
     assert_eq!(found(&dump), [missing]);
@@ -310,7 +310,7 @@ fn listeners_of_a_control_plane_need_no_filter() {
 }
 
 #[test]
-fn only_what_an_envoy_says_is_examined() {
+fn only_available_evidence_is_examined() {
     let bootstrap = "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump";
     let least = json!({ "configs": [
         1, {}, { "@type": 5 }, { "@type": bootstrap, "bootstrap": { "node": {} } },
@@ -361,7 +361,7 @@ fn every_code_is_documented() {
 /// Each cause in `docs/troubleshooting.md` names the code that finds it, or
 /// says that there is none.
 #[test]
-fn every_cause_of_troubleshooting_has_a_verdict() {
+fn every_cause_in_troubleshooting_names_its_code() {
     let document = include_str!("../../../../docs/troubleshooting.md");
     let causes: Vec<&str> = document.split("\n### ").skip(1).collect();
     assert!(causes.len() > 10);
@@ -383,7 +383,7 @@ fn every_cause_of_troubleshooting_has_a_verdict() {
 }
 
 #[test]
-fn what_is_not_there_is_not_examined() {
+fn missing_sections_are_not_examined() {
     let whole = running(&dump(&json!([]), &json!([])), &stats(), &Value::Null);
     assert_eq!(unexamined(&whole), ["clusters"]);
     let part = Evidence {

@@ -22,7 +22,7 @@ fn summary(document: Value) -> Vec<String> {
 const NAMELESS: &str = "error nameless_node node";
 
 #[test]
-fn what_istio_makes_of_the_plugin_is_sound() {
+fn configurations_of_istio_have_no_findings() {
     for name in [
         "istio-sidecar.json",
         "istio-ingress-gateway.json",
@@ -49,7 +49,7 @@ fn a_listener_without_redirection_needs_the_filter() {
 const INBOUND: &str = "10.44.0.12_18080";
 
 #[test]
-fn istio_puts_a_filter_in_the_place_of_a_module() {
+fn a_replaced_module_is_found() {
     let replaced = format!("error module_replaced {PLUGIN}");
     let alone = summary(recorded("istio-module-replaced.json"));
     assert_eq!(alone, std::slice::from_ref(&replaced));
@@ -69,7 +69,7 @@ const PLUGIN: &str =
     "extensions.istio.io/trafficextension/default.metadata-exchange~istio-translated-wasmplugin";
 
 #[test]
-fn what_istiod_knows_is_read() {
+fn a_dump_of_istiod_is_read() {
     assert_eq!(
         summary(recorded("istiod-sidecar.json")),
         [
@@ -93,7 +93,7 @@ fn what_istiod_knows_is_read() {
 }
 
 #[test]
-fn a_waypoint_is_known() {
+fn a_waypoint_is_recognised() {
     assert_eq!(
         summary(recorded("istio-waypoint.json")),
         ["warning waypoint node"]
@@ -104,14 +104,14 @@ fn a_waypoint_is_known() {
 }
 
 #[test]
-fn kumas_sidecars_have_no_name() {
+fn sidecars_of_kuma_are_nameless() {
     assert_eq!(summary(recorded("kuma-sidecar.json")), [NAMELESS]);
     // A proxy without HTTP listeners is fine.
     assert_eq!(summary(recorded("kuma-tcp-only.json")), [NAMELESS]);
 }
 
 #[test]
-fn kumas_gateway_is_marked_as_inbound() {
+fn a_gateway_of_kuma_is_inbound() {
     let role = "warning node_id_role node";
     assert_eq!(
         summary(recorded("kuma-gateway.json")),
@@ -152,7 +152,7 @@ fn a_gateway_of_envoy_gateway_believes_strangers() {
 
 /// Its id comes from the command line, which only `/server_info` shows.
 #[test]
-fn the_id_is_that_of_server_info() {
+fn the_id_is_taken_from_server_info() {
     let mut evidence = Evidence {
         documents: vec![recorded("envoy-gateway.json")],
         ..Evidence::default()
