@@ -43,6 +43,11 @@ examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: ca
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- examples $(ARGS)
 
+.PHONY: flood
+flood: setup wasm ## 100,000 made-up workloads call a sidecar with Istio's metrics: series and memory (ARGS='--workloads N --unbounded --json')
+	$(call step,flood)
+	@cargo run --release --quiet --package envoy-test -- flood $(ARGS)
+
 .PHONY: metrics
 metrics: setup-rust ## Write the loggers of examples/metrics/ from their one description
 	@cargo run --quiet --package envoy-test -- write-metrics

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use envoy_test::consumers::metrics::description::{FILES, Reporter, Scope, logger, rewritten};
-use envoy_test::consumers::metrics::{by_xds, prometheus};
+use envoy_test::consumers::metrics::description::{
+    FILES, MAX_SETS, Reporter, Scope, logger, rewritten,
+};
+use envoy_test::consumers::metrics::{by_xds, flood, prometheus};
 use envoy_test::consumers::{Consumer, Example};
 use envoy_test::{Lab, repository};
 use serde_json::Value;
 
-envoy_test::stories!(@on newest_envoy, Newest, listeners_by_xds_count_the_same);
+envoy_test::stories!(@on newest_envoy, Newest, listeners_by_xds_count_the_same, made_up_workloads_are_bounded);
 
 fn read(file: &str) -> Result<Value> {
     let text = std::fs::read_to_string(repository(file))?;
@@ -133,5 +135,21 @@ async fn listeners_by_xds_count_the_same(lab: &Lab) -> Result<()> {
     let has_all =
         |labels: &BTreeMap<String, String>| demanded.iter().all(|name| labels.contains_key(*name));
     assert!(kiali.keys().all(has_all), "{kiali:?}");
+    Ok(())
+}
+
+/// A caller who makes up names reaches the bound, which Envoy tells of; memory does not grow further. `make flood` makes up
+/// many more.
+async fn made_up_workloads_are_bounded(lab: &Lab) -> Result<()> {
+    const WORKLOADS: usize = 2 * MAX_SETS;
+    let example = Example::read(Consumer::Metrics.file())?;
+    let flood = flood::run(lab, &example, WORKLOADS, true).await?;
+    println!("{flood}");
+    assert_eq!(flood.series, MAX_SETS);
+    assert_eq!(flood.counted, MAX_SETS as u64);
+    // One request went ahead of the flood.
+    assert_eq!(flood.beyond_the_bound, (WORKLOADS + 1 - MAX_SETS) as u64);
+    let grown = flood.resident_after.saturating_sub(flood.resident_before);
+    assert!(grown < 250 << 20, "{grown}");
     Ok(())
 }

@@ -103,6 +103,8 @@ codes! {
     NodeIdRole = "node_id_role",
     /// A policy uses peers that nothing vouches for.
     PolicyWithoutTrust = "policy_without_trust",
+    /// Metrics by a caller that nothing vouches for, without a bound.
+    UnboundedMetrics = "unbounded_metrics",
     /// A DENY policy matches on a peer that may be absent.
     DenyByPeer = "deny_by_peer",
     /// A header that tells the app the peer, and that a client may send.

@@ -1,4 +1,4 @@
-//! Policies, rate limits and request headers that depend on a peer.
+//! Policies, rate limits, request headers and metrics that depend on a peer.
 
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
@@ -8,6 +8,7 @@ use super::facts::Facts;
 use super::filter::Kind;
 use super::finding::{Code, Finding};
 use super::json::{any_text, list, text, type_of, typed};
+use super::releases::stats_loggers;
 
 const PEERS: [&str; 2] = ["wasm.downstream_peer", "wasm.upstream_peer"];
 
@@ -37,6 +38,24 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
                  takes a new name, or another's, for each request",
                 "configure the filter with \"trust\": \"spiffe\" or \"mtls\", and the listener \
                  with mutual TLS",
+            ));
+        }
+        let is_unbounded = |logger: &&Value| {
+            names(logger, PEERS[0])
+                && ["max_counters", "max_histograms"]
+                    .iter()
+                    .any(|bound| logger["stats_scope"][bound].as_u64().unwrap_or(0) == 0)
+        };
+        if configuration.trust == Trust::Any && stats_loggers(manager).any(|one| is_unbounded(&one))
+        {
+            findings.push(Finding::warning(
+                Code::UnboundedMetrics,
+                manager.listener,
+                "the access logger envoy.access_loggers.stats counts by the caller, and the filter \
+                 believes every caller: each name that a client makes up takes memory of Envoy, \
+                 which it never frees",
+                "bound it by max_counters and max_histograms in stats_scope, from Envoy 1.39 on; \
+                 else configure the filter with \"trust\": \"spiffe\" or \"mtls\"",
             ));
         }
         let headers = headers_by_peer(manager);

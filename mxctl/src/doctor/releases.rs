@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::dump::Manager;
 use super::facts::Facts;
 use super::finding::{Code, Finding};
 use super::json::{list, typed};
@@ -21,6 +22,11 @@ const STATS_LOGGER: Part = Part {
     since: 37,
     refused: Some("access_loggers.stats"),
 };
+const STATS_SCOPE: Part = Part {
+    name: "`stats_scope` of the access logger envoy.access_loggers.stats",
+    since: 39,
+    refused: Some("'stats_scope'"),
+};
 const TAG_VALUE: Part = Part {
     name: "`value` in the custom tags of a span",
     since: 37,
@@ -29,10 +35,11 @@ const TAG_VALUE: Part = Part {
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     for manager in &facts.managers {
-        let logs = manager.access_logs.iter();
-        let mut kinds = logs.map(|log| typed(&log["typed_config"]).0);
-        if kinds.any(|kind| kind.ends_with(".access_loggers.stats.v3.Config")) {
+        for logger in stats_loggers(manager) {
             findings.extend(needs(facts, manager.listener, &STATS_LOGGER));
+            if logger.get("stats_scope").is_some() {
+                findings.extend(needs(facts, manager.listener, &STATS_SCOPE));
+            }
         }
         let has_value = |tag: &Value| tag.get("value").is_some();
         if list(&manager.config["tracing"]["custom_tags"]).any(has_value) {
@@ -40,12 +47,20 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         }
     }
     for (listener, details) in &facts.resources.refused_listeners {
-        for part in [&STATS_LOGGER, &TAG_VALUE] {
+        for part in [&STATS_LOGGER, &STATS_SCOPE, &TAG_VALUE] {
             if part.refused.is_some_and(|name| details.contains(name)) {
                 findings.extend(needs(facts, listener, part));
             }
         }
     }
+}
+
+/// The configurations of the access loggers of a manager that count.
+pub(super) fn stats_loggers<'a>(manager: &Manager<'a>) -> impl Iterator<Item = &'a Value> {
+    let logs = manager.access_logs.iter();
+    let configs = logs.map(|log| typed(&log["typed_config"]));
+    let are_it = configs.filter(|(kind, _)| kind.ends_with(".access_loggers.stats.v3.Config"));
+    are_it.map(|(_, config)| config)
 }
 
 /// A version that is not known is not blamed: a file is read ahead of its Envoy.

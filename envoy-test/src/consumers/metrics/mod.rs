@@ -1,6 +1,7 @@
 //! Istio's standard metrics, as a real Prometheus answers them.
 
 pub mod description;
+pub mod flood;
 pub mod prometheus;
 
 use std::collections::BTreeMap;

@@ -981,6 +981,31 @@ fn a_rate_limit_and_a_header_by_peer_need_trust() {
 }
 
 #[test]
+fn metrics_by_caller_need_trust_or_a_bound() {
+    let found = |configuration: &Value, text: &str, scope: &Value| {
+        codes(&sidecar(configuration, |listener| {
+            let logs = manager(listener)["access_log"].as_array_mut().unwrap();
+            logs.push(json!({ "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config",
+                "stats_scope": scope,
+                "counters": [{ "stat": { "tags": [{ "name": "a", "value_format": text }] } }],
+            } }));
+        }))
+    };
+    let (any, spiffe) = (json!({}), json!({ "trust": "spiffe" }));
+    let caller = "%CEL(filter_state['wasm.downstream_peer'].workload_name)%";
+    let callee = "%CEL(filter_state['wasm.upstream_peer'].workload_name)%";
+    let bounded = json!({ "max_counters": 10, "max_histograms": 30 });
+    let half = json!({ "max_counters": 10 });
+    assert_eq!(found(&any, caller, &Value::Null), [Code::UnboundedMetrics]);
+    assert_eq!(found(&any, caller, &half), [Code::UnboundedMetrics]);
+    assert_eq!(found(&any, caller, &bounded), []);
+    assert_eq!(found(&spiffe, caller, &Value::Null), []);
+    // This proxy chooses whom it calls.
+    assert_eq!(found(&any, callee, &Value::Null), []);
+}
+
+#[test]
 fn missing_features_depend_on_the_version() {
     let on = |version: Option<&str>, change: &dyn Fn(&mut Value)| {
         let dump = sidecar(&json!({}), |listener| change(manager(listener)));
@@ -1005,6 +1030,13 @@ fn missing_features_depend_on_the_version() {
         let logs = manager["access_log"].as_array_mut().unwrap();
         logs.push(json!({ "typed_config": { "@type": kind } }));
     };
+    let with_scope = |manager: &mut Value| {
+        with_stats(manager);
+        let logs = manager["access_log"].as_array_mut().unwrap();
+        logs.last_mut().unwrap()["typed_config"]["stats_scope"] = json!({ "prefix": "a" });
+    };
+    assert_eq!(on(Some("1.38.2"), &with_scope), [Severity::Error]);
+    assert_eq!(on(Some("1.39.0"), &with_scope), []);
     for change in [&with_tag as &dyn Fn(&mut Value), &with_stats] {
         assert_eq!(on(Some("1.36.4"), change), [Severity::Error]);
         assert_eq!(on(Some("1.37.0"), change), []);
