@@ -3,7 +3,7 @@
 //! Every request carries a peer, which rarely changes, so decoded peers are kept, and the least
 //! recently used is evicted first. A hit requires id *and* value to be equal byte for byte: the
 //! hash only finds the candidate. Thus no peer can impersonate another by its id, and changed
-//! metadata under a known id are noticed at once.
+//! metadata under a known id is noticed at once.
 //!
 //! The hash covers the id, and the length and the end of the value: to hash the whole value would
 //! take longer than the rest of a known peer's request. It is keyed at random. Peers whose hashes

@@ -1,5 +1,5 @@
-//! Istio's metadata exchange as a proxy-wasm filter: it tells, for every
-//! request through Envoy, which workload called which.
+//! Istio's metadata exchange as a proxy-wasm filter: for every request
+//! through Envoy, it records which workload called which.
 //!
 //! Start reading at [`exchange`], the decisions of the protocol. It handles a
 //! [`peer`] in its three forms (header, wire, filter state), keeps decoded ones

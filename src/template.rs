@@ -74,7 +74,7 @@ pub struct Reference {
     pub argument: String,
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyntaxError {
     /// A `$` that begins no reference.

@@ -65,7 +65,7 @@ type Attributes = BTreeMap<String, String>;
 
 fn texts(attributes: Vec<KeyValue>) -> Attributes {
     let text = |attribute: KeyValue| match attribute.value?.value? {
-        // What Envoy writes for nothing.
+        // What Envoy writes for an absent value.
         any_value::Value::StringValue(text) if text.is_empty() || text == "-" => None,
         any_value::Value::StringValue(text) => Some((attribute.key, text)),
         _ => None,

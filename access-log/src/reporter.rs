@@ -78,7 +78,7 @@ impl From<Identifier> for Reporter {
 }
 
 /// The exchanged part of a node's metadata, as long as its size is usual:
-/// metadata are untrusted.
+/// metadata is untrusted.
 pub fn exchanged(metadata: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
     let mut room = MAX_EXCHANGED_BYTES;
     Field::ALL.into_iter().filter_map(move |field| {

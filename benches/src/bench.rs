@@ -1,4 +1,4 @@
-//! What all subjects share: the modules, the place for what they find, and the voice to tell how far they are.
+//! What all subjects share: the modules, where results go, and how progress is printed.
 
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stderr};
@@ -63,7 +63,7 @@ impl Bench {
         })
     }
 
-    /// The module that does nothing, the filter, and those that were named besides.
+    /// The module that does nothing, the filter, and those named on the command line.
     pub(crate) fn modules(&self) -> Vec<Contender> {
         let contender = |name: &str, module: &PathBuf, is_noop| Contender {
             name: name.to_owned(),
@@ -79,7 +79,7 @@ impl Bench {
         modules
     }
 
-    /// The names of the modules that were named besides.
+    /// The names of the modules named on the command line.
     pub(crate) fn others(&self) -> Vec<String> {
         let name = |module: &PathBuf| Some(module.file_stem()?.to_string_lossy().into_owned());
         self.others.iter().filter_map(name).collect()
@@ -103,14 +103,14 @@ impl Bench {
     pub(crate) fn progress(&self, step: fmt::Arguments<'_>) {
         let mut stderr = stderr();
         let subject = self.subject;
-        let told = if stderr.is_terminal() {
+        let printed = if stderr.is_terminal() {
             // One line, written anew.
             write!(stderr, "\r\x1b[K{subject}: {step}").and_then(|()| stderr.flush())
         } else {
             writeln!(stderr, "{subject}: {step}")
         };
         // Nobody listens.
-        told.unwrap_or_default();
+        printed.unwrap_or_default();
     }
 
     pub(crate) fn add_table(&mut self, table: Table) {

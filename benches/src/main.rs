@@ -1,10 +1,13 @@
 //! What the filter costs: `make bench`.
 //!
-//! Performance is told in what can be counted (guest instructions, host calls, bytes), or as a ratio of what was
+//! Performance is reported as what can be counted (guest instructions, host calls, bytes), or as a ratio of what was
 //! measured in the same run. Absolute times are in the tables, too, but hold for one machine and one hour.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_precision_loss, reason = "no figure is told to 15 digits")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "no figure is printed with 15 digits"
+)]
 
 mod bench;
 mod codec;
@@ -39,7 +42,7 @@ struct Arguments {
     /// A tenth of the rounds and requests: shows that all works, not what it costs.
     #[arg(long)]
     quick: bool,
-    /// Rounds of each start, instead of the subject's own number: fewer are done sooner and tell less.
+    /// Rounds of each start, instead of the subject's own number: fewer take less time and are less precise.
     #[arg(long, value_name = "NUMBER")]
     rounds: Option<usize>,
     /// Print JSON instead of text.
@@ -155,8 +158,8 @@ impl Arguments {
 }
 
 /// The version in `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`.
-fn version_of(told: &str) -> Option<&str> {
-    let (_, build) = told.split_once("version: ")?;
+fn version_of(output: &str) -> Option<&str> {
+    let (_, build) = output.split_once("version: ")?;
     build.split('/').nth(1)
 }
 
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_version_is_read_from_envoys_output() {
-        let told = "/usr/bin/envoy  version: 0a1b/1.40.0/Clean/RELEASE/BoringSSL\n";
-        assert_eq!(version_of(told), Some("1.40.0"));
+        let output = "/usr/bin/envoy  version: 0a1b/1.40.0/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(version_of(output), Some("1.40.0"));
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn pod(name: &str, labels: usize) -> Result<Node> {
     Ok(node)
 }
 
-/// The headers that tell `node`, made by a protobuf library and not by the filter.
+/// The headers of `node`, made by a protobuf library and not by the filter.
 pub(crate) fn headers(node: &Node) -> [(&'static str, String); 2] {
     let fields = wasm_host::Node::new("", &node.as_peer()).metadata;
     let [metadata, id] = PEER_HEADERS;

@@ -72,7 +72,7 @@ enum Command {
     /// Calls of every kind, and what a real `SkyWalking` draws of them.
     Skywalking(Skywalking),
     /// Runs every file of examples/ with calls, and counts what each consumer of
-    /// peers tells of them, on every Envoy.
+    /// peers reports them, on every Envoy.
     Examples(Examples),
     /// Workloads that are made up call the sidecar of examples/metrics/: the series and
     /// the memory of its Envoy.

@@ -85,7 +85,7 @@ impl Node {
         self
     }
 
-    /// What another proxy must learn about this node. Valid for nodes whose exchanged metadata are strings.
+    /// What another proxy must learn about this node. Valid for nodes whose exchanged metadata is strings.
     #[must_use]
     pub fn as_peer(&self) -> Value {
         let exchanged = EXCHANGED.into_iter().filter_map(|key| {

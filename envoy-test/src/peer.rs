@@ -30,7 +30,7 @@ pub const EXCHANGED: [&str; 11] = [
 /// If they are not an object.
 #[must_use]
 pub fn encode(metadata: &Value) -> Vec<u8> {
-    let message = struct_of_json(metadata).expect("metadata are an object");
+    let message = struct_of_json(metadata).expect("metadata is an object");
     message.encode_to_vec()
 }
 

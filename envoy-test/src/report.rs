@@ -196,7 +196,7 @@ impl Display for Human<'_> {
         )?;
         writeln!(
             f,
-            "node; the filter adds the peer, which the sidecars told each other in headers."
+            "node; the filter adds the peer, which the sidecars sent each other in headers."
         )?;
         for (number, call) in calls.iter().enumerate() {
             self.call(f, number + 1, call)?;

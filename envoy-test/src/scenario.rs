@@ -19,7 +19,7 @@ use crate::node::Node;
 ///
 /// # Panics
 /// If the story fails, or if it is skipped and `CI` is `true`.
-pub async fn tell(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>) {
+pub async fn run(release: Release, story: impl AsyncFnOnce(&Lab) -> Result<()>) {
     if release.is_left_out() {
         let version = release.version();
         let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
@@ -75,7 +75,7 @@ macro_rules! stories {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $story() {
-                    $crate::scenario::tell($crate::Release::$release, super::$story).await;
+                    $crate::scenario::run($crate::Release::$release, super::$story).await;
                 }
             )*
         }
@@ -92,7 +92,7 @@ macro_rules! stories_on_every_release {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $story() {
                     for release in $crate::Release::all() {
-                        $crate::scenario::tell(release, super::$story).await;
+                        $crate::scenario::run(release, super::$story).await;
                     }
                 }
             )*

@@ -65,7 +65,7 @@ pub struct Config {
     pub name_from_certificate: bool,
     /// `external_clusters`: whether nothing is sent to clusters outside the mesh.
     pub skip_external_clusters: bool,
-    /// `external_cluster_names`: clusters outside the mesh, in addition to those whose metadata say so.
+    /// `external_cluster_names`: clusters outside the mesh, in addition to those whose metadata says so.
     pub external_cluster_names: Vec<Pattern>,
     /// `share`: which parts of the local node are sent.
     pub share: Share,

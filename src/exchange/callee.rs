@@ -8,7 +8,7 @@
 //! | who answered in this cluster before | the service, if all were of one |
 //! | the name of the cluster ([`service`]) | the service, or the host outside the mesh |
 //!
-//! None of them gives an id, so that readers can tell such a callee from one that sent its
+//! None of them gives an id, so that readers can distinguish such a callee from one that sent its
 //! metadata; and a source that names a service gives no `NAME` either.
 
 use super::clusters::ClusterId;

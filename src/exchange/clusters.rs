@@ -113,7 +113,7 @@ impl Cluster {
 
 impl Clusters {
     /// With `skip_external`, sends nothing to clusters outside the mesh: those
-    /// whose metadata say so, and those in `external_names`.
+    /// whose metadata says so, and those in `external_names`.
     #[must_use]
     pub fn new(skip_external: bool, external_names: Vec<Pattern>) -> Self {
         Self {
@@ -234,7 +234,7 @@ struct Metadata {
 }
 
 /// Istio's metadata of a cluster, `filter_metadata["istio"]`; malformed
-/// metadata are ignored.
+/// metadata is ignored.
 struct IstioMetadata(Struct);
 
 impl IstioMetadata {

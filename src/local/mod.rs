@@ -52,7 +52,7 @@ pub enum Note {
     },
     /// The id is left out because peers would refuse it.
     BadId(RejectReason),
-    /// The metadata are not a `google.protobuf.Struct`.
+    /// The metadata is not a `google.protobuf.Struct`.
     BadMetadata(RejectReason),
     /// Values were left out because the header was longer than `max_sent_bytes`, or because peers
     /// would not accept as many entries.

@@ -1,4 +1,4 @@
-//! What one proxy tells another about its workload: the domain type and its three forms.
+//! What one proxy sends another about its workload: the domain type and its three forms.
 //!
 //! ```text
 //! x-envoy-peer-metadata  --header-->  google.protobuf.Struct  --wire-->  Peer  --flat-->  FlatNode

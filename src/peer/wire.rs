@@ -15,7 +15,7 @@ use super::{Field, Map, Peer, RejectReason, Slot, text};
 pub const MAX_DEPTH: usize = 8;
 
 /// How many numbers of a message become text. Formatting one takes longer than
-/// reading anything else of its size, and ordinary metadata have hardly any.
+/// reading anything else of its size, and ordinary metadata has hardly any.
 pub const MAX_NUMBERS: usize = 64;
 
 /// A value that a peer cannot hold.

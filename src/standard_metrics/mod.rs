@@ -1,7 +1,7 @@
 //! Istio's standard metrics, recorded when a stream ends: one metric of Envoy for each set of labels.
 //!
 //! They name the peer that is in filter state, whichever filter stored it. Envoy cannot remove a metric, so their number
-//! is bounded: beyond the bound, the other side of the call is `unknown`, and a counter tells.
+//! is bounded: beyond the bound, the other side of the call is `unknown`, and a counter counts it.
 //!
 //! Source: <https://istio.io/latest/docs/reference/config/metrics/>
 

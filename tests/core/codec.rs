@@ -183,7 +183,7 @@ fn other_base64_is_refused() {
     let url_safe = URL_SAFE.encode(&message);
     assert!(
         url_safe.contains(['-', '_']),
-        "the case must tell them apart"
+        "the case must distinguish them"
     );
     for value in [
         url_safe.as_str(),

@@ -83,7 +83,7 @@ pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) ->
     })
 }
 
-/// What access logs and a Prometheus tell of the same calls.
+/// What access logs and a Prometheus have of the same calls.
 #[derive(Debug)]
 pub struct Metered {
     /// The calls that were made, by caller, callee and reporter: names of the shop.

@@ -66,7 +66,7 @@ impl Example {
         serde_saphyr::from_str(&self.text).context(self.file)
     }
 
-    /// The bootstrap with what the top tells people to change: the addresses of its clusters, and ports. The module is at
+    /// The bootstrap with what the top tells users to change: the addresses of its clusters, and ports. The module is at
     /// `module`, and what is under `/etc/envoy/tls` and `/var/log/envoy` is in `files`.
     pub(crate) fn settled(
         &self,

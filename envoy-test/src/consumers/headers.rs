@@ -1,4 +1,4 @@
-//! Headers that tell the app who calls, and callers who forge them.
+//! Headers that name the caller to the app, and callers who forge them.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -12,17 +12,17 @@ use crate::mesh::Lab;
 const CHECKOUT: &str = "spiffe://cluster.local/ns/shop/sa/checkout";
 const HEADERS: [&str; 2] = ["x-caller-workload", "x-caller-namespace"];
 
-/// What the app is told: workload and namespace.
-type Told = [Vec<String>; 2];
+/// What the app receives: workload and namespace.
+type Received = [Vec<String>; 2];
 
 pub(super) async fn run(lab: &Lab, example: &Example) -> Result<Counts> {
-    let told = tell(lab, example, &|_| Ok(())).await?;
+    let received = call(lab, example, &|_| Ok(())).await?;
     let known = [vec!["checkout".to_owned()], vec!["shop".to_owned()]];
     let nothing = [Vec::new(), Vec::new()];
     let expected = [&known, &known, &nothing, &nothing, &nothing];
     let mut counts = Counts::default();
-    for ((what, told), expected) in CASES.iter().zip(&told).zip(expected) {
-        counts.judged(*what, told == expected);
+    for ((what, received), expected) in CASES.iter().zip(&received).zip(expected) {
+        counts.judged(*what, received == expected);
     }
     Ok(counts)
 }
@@ -35,11 +35,11 @@ const CASES: [&str; 5] = [
     "a caller that is not believed and forges: not named",
 ];
 
-async fn tell(
+async fn call(
     lab: &Lab,
     example: &Example,
     change: &(dyn Fn(&mut Value) -> Result<()> + Sync),
-) -> Result<Vec<Told>> {
+) -> Result<Vec<Received>> {
     let (sidecar, callers) = certified::start(lab, example, change, &[CHECKOUT]).await?;
     let forged = |call: crate::client::Call| {
         let [workload, namespace] = HEADERS;
@@ -54,15 +54,15 @@ async fn tell(
         forged(call())?,
         as_from(forged(call())?, &workload("checkout", "other"))?,
     ];
-    let mut told = Vec::new();
+    let mut all = Vec::new();
     for call in calls {
         let reply = call.send().await?;
-        told.push(received(&sidecar, &reply.call)?);
+        all.push(received_by_app(&sidecar, &reply.call)?);
     }
-    Ok(told)
+    Ok(all)
 }
 
-fn received(sidecar: &Sidecar, call: &str) -> Result<Told> {
+fn received_by_app(sidecar: &Sidecar, call: &str) -> Result<Received> {
     let received = sidecar.app.received(call);
     let request = received.first().context("the app was not called")?;
     Ok(HEADERS.map(|name| {
@@ -73,7 +73,7 @@ fn received(sidecar: &Sidecar, call: &str) -> Result<Told> {
     }))
 }
 
-/// What the app is told of an unknown caller that forges, if the names are not removed first: for the test that this is
+/// What the app receives from an unknown caller that forges, if the names are not removed first: for the test that this is
 /// what keeps forged ones out.
 pub async fn without_removal(lab: &Lab) -> Result<String> {
     let example = Example::read(super::Consumer::CallerHeader.file())?;
@@ -86,7 +86,7 @@ pub async fn without_removal(lab: &Lab) -> Result<String> {
         }
         Ok(())
     };
-    let told = tell(lab, &example, &change).await?;
-    let [workload, _] = &told[3];
+    let received = call(lab, &example, &change).await?;
+    let [workload, _] = &received[3];
     Ok(workload.join(","))
 }

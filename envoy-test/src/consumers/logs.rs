@@ -1,4 +1,4 @@
-//! Logs: the same calls, as each log tells of them.
+//! Logs: the same calls in each log.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -142,27 +142,28 @@ impl Pair {
         let pod = End::of_workload("productpage", "default");
         let checkout = workload("checkout", "shop");
         let mut lines = Vec::new();
-        let mut told = |reporter: &str, source: &End, destination: &End, path: &str, code: u16| {
-            lines.push(Line {
-                reporter: reporter.to_owned(),
-                source: source.clone(),
-                destination: destination.clone(),
-                path: path.to_owned(),
-                code: code.to_string(),
-            });
-        };
+        let mut logged =
+            |reporter: &str, source: &End, destination: &End, path: &str, code: u16| {
+                lines.push(Line {
+                    reporter: reporter.to_owned(),
+                    source: source.clone(),
+                    destination: destination.clone(),
+                    path: path.to_owned(),
+                    code: code.to_string(),
+                });
+            };
         for (path, code, times) in [("/details", 200, 3), ("/status/503", 503, 2)] {
             for _ in 0..times {
                 let call = Call::new(self.vm.outbound, PRODUCTPAGE).path(path);
                 expect(call, code).await?;
-                told("source", &vm, &pod, path, code);
-                told("destination", &vm, &pod, path, code);
+                logged("source", &vm, &pod, path, code);
+                logged("destination", &vm, &pod, path, code);
             }
         }
         for _ in 0..2 {
             let call = Call::new(self.vm.inbound, "ratings").path("/ratings");
             expect(as_from(call, &checkout)?, 200).await?;
-            told(
+            logged(
                 "destination",
                 &End::of_workload("checkout", "shop"),
                 &vm,
@@ -175,10 +176,10 @@ impl Pair {
             200,
         )
         .await?;
-        told("destination", &End::default(), &pod, "/unknown", 200);
+        logged("destination", &End::default(), &pod, "/unknown", 200);
         // Outside the mesh: nobody is named.
         expect(Call::new(self.vm.outbound, PAYMENTS).path("/pay"), 200).await?;
-        told("source", &vm, &End::default(), "/pay", 200);
+        logged("source", &vm, &End::default(), "/pay", 200);
         Ok(lines)
     }
 }
@@ -189,14 +190,14 @@ async fn expect(call: Call, code: u16) -> Result<()> {
     Ok(())
 }
 
-/// Makes the calls, and waits until a log tells of as many as were made.
+/// Makes the calls, and waits until a log has as many as were made.
 async fn reconcile(
     pair: &Pair,
-    mut told: impl AsyncFnMut() -> Result<Vec<Line>>,
+    mut lines: impl AsyncFnMut() -> Result<Vec<Line>>,
 ) -> Result<Counts> {
     let made = pair.make_calls().await?;
-    let settled = until("the log to tell of all calls", async || {
-        let found = told().await?;
+    let settled = until("the log to have all calls", async || {
+        let found = lines().await?;
         Ok((found.len() >= made.len()).then_some(()))
     });
     let in_time = settled.await;
@@ -204,7 +205,7 @@ async fn reconcile(
     for line in &made {
         counts.made(line);
     }
-    for line in told().await? {
+    for line in lines().await? {
         if made.contains(&line) {
             counts.found(&line);
         } else {
@@ -222,7 +223,7 @@ async fn reconcile(
 pub(super) async fn json(lab: &Lab, example: &Example) -> Result<Counts> {
     let pair = Pair::start(lab, example, None).await?;
     let logs = [&pair.vm, &pair.pod].map(|sidecar| sidecar.files.join("access.log"));
-    let told = async || {
+    let lines = async || {
         let mut lines = Vec::new();
         for log in &logs {
             for line in lab.lines(log, 0).await? {
@@ -236,7 +237,7 @@ pub(super) async fn json(lab: &Lab, example: &Example) -> Result<Counts> {
         }
         Ok(lines)
     };
-    reconcile(&pair, told).await
+    reconcile(&pair, lines).await
 }
 
 /// The calls of the OTLP log, whose records go to `collector`: for the operator's tool. What they are held to is that
@@ -252,14 +253,14 @@ pub async fn log_by_otlp(lab: &Lab, collector: SocketAddr) -> Result<impl Sized>
 pub(super) async fn otlp(lab: &Lab, example: &Example) -> Result<Counts> {
     let collector = otlp::Collector::start().await?;
     let pair = Pair::start(lab, example, Some(("otlp", collector.address))).await?;
-    let told = async || {
+    let lines = async || {
         let records = collector.records();
         Ok(records
             .iter()
             .map(|record| Line::of(|name| attribute(record, name)))
             .collect())
     };
-    reconcile(&pair, told).await
+    reconcile(&pair, lines).await
 }
 
 /// An attribute of the OTLP log by the name of the JSON log's field.
@@ -275,12 +276,12 @@ fn attribute(record: &BTreeMap<String, String>, name: &str) -> Option<String> {
 pub(super) async fn fluentd(lab: &Lab, example: &Example) -> Result<Counts> {
     let receiver = fluentd::Receiver::start().await?;
     let pair = Pair::start(lab, example, Some(("fluentd", receiver.address))).await?;
-    let told = async || {
+    let lines = async || {
         let records = receiver.records()?;
         Ok(records
             .iter()
             .map(|record| Line::of(|name| record.get(name).cloned()))
             .collect())
     };
-    reconcile(&pair, told).await
+    reconcile(&pair, lines).await
 }

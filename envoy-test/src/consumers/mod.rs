@@ -1,5 +1,5 @@
 //! Everything that reads a peer: each file of `examples/` is run as a user runs it, calls are made, and what the
-//! consumer tells of them is counted.
+//! consumer reports of them is counted.
 //!
 //! To add a consumer, add a file to `examples/`, a variant to [`Consumer`], and what runs it.
 
@@ -44,7 +44,7 @@ pub enum Consumer {
     Policy,
     /// A local rate limit for each calling workload.
     RateLimit,
-    /// Headers that tell the app who calls.
+    /// Headers that name the caller to the app.
     CallerHeader,
     /// A file of JSON lines.
     JsonLog,
@@ -143,7 +143,7 @@ impl Consumer {
 pub enum Outcome {
     /// It ran.
     Ran {
-        /// The calls that were made, and those that the consumer tells of.
+        /// The calls that were made, and those that the consumer reports.
         counts: Counts,
     },
     /// The file does not claim to run on this Envoy.

@@ -1,4 +1,4 @@
-//! The calls that were made beside those that a consumer tells of.
+//! The calls that were made beside those that a consumer reports.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::{Consumer, Outcome};
 pub struct Count {
     /// Were made.
     pub made: u64,
-    /// The consumer tells of, rightly.
+    /// The consumer reports correctly.
     pub found: u64,
 }
 
@@ -27,7 +27,7 @@ impl Counts {
         self.0.entry(what.to_string()).or_default().made += 1;
     }
 
-    /// The consumer tells of a call of the kind `what`.
+    /// The consumer reports a call of the kind `what`.
     pub fn found(&mut self, what: &(impl ToString + ?Sized)) {
         self.0.entry(what.to_string()).or_default().found += 1;
     }

@@ -37,7 +37,7 @@ const SPANS: [(usize, &str, usize, usize); 4] = [
     (2, "server", 1, 2),
 ];
 
-/// The tags of an end without `istio.source_` or `istio.destination_`, and the node metadata that they tell.
+/// The tags of an end without `istio.source_` or `istio.destination_`, and the node metadata that they contain.
 const TAGS: [(&str, &str); 5] = [
     ("workload", "/WORKLOAD_NAME"),
     ("namespace", "/NAMESPACE"),

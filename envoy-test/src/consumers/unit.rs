@@ -41,7 +41,7 @@ fn setting(name: &str) -> Result<String> {
 /// What becomes of the JSON log under the unit.
 #[derive(Debug)]
 pub enum Started {
-    /// Envoy runs, and logs calls there: its lines, those after the log was moved away and Envoy was told to open it anew
+    /// Envoy runs, and logs calls there: its lines, those after the log was moved away and Envoy was told to reopen it
     /// last.
     Logs(Vec<String>),
     /// Envoy ended, and said so.

@@ -40,7 +40,7 @@ pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
     let mut interrupts = Interrupts::new()?;
     let project = Project::new().await?;
     let outcome = tokio::select! {
-        outcome = tell(&project, &members, &progress) => outcome,
+        outcome = run_in(&project, &members, &progress) => outcome,
         name = interrupts.next() => Err(anyhow::anyhow!("interrupted by {name}")),
     };
     let unwell = match &outcome {
@@ -57,7 +57,7 @@ pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
     Ok(report)
 }
 
-async fn tell(
+async fn run_in(
     project: &Project,
     members: &[Member; 2],
     progress: &impl Fn(&str),

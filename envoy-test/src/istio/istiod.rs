@@ -40,7 +40,7 @@ impl Proxies {
     }
 }
 
-/// Where it lies and what it is told.
+/// Its folder, its kubeconfig and its process.
 #[derive(Debug)]
 pub(super) struct Istiod {
     dir: PathBuf,
@@ -162,7 +162,7 @@ fn discovery() -> String {
     format!("{CONTROL_PLANE}:15012")
 }
 
-/// What proxies are told of the mesh when they start, as the injector tells them.
+/// The mesh's configuration of proxies, as the injector sets it.
 pub(super) fn proxy_config() -> Result<Value> {
     let mut config = ours()?["defaultConfig"].take();
     config["discoveryAddress"] = discovery().into();

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::process::bound_to_us;
 
-/// The namespaces, as `unshare` is told.
+/// The namespaces, as arguments of `unshare`.
 pub(super) const NAMESPACES: [&str; 6] = [
     "--net",
     "--mount",

@@ -53,7 +53,7 @@ pub(super) struct Logged {
     /// Whether it is that of an inbound listener.
     pub(super) is_inbound: bool,
     pub(super) path: String,
-    /// The workload that the entry names on each side, if the exchange told it.
+    /// The workload that the entry names on each side, if the exchange named it.
     pub(super) downstream: Option<String>,
     pub(super) upstream: Option<String>,
 }
@@ -216,7 +216,7 @@ impl Target {
     }
 }
 
-/// Requests that are sent until it is told to stop, whose path is the phase of a
+/// Requests that are sent until [`Load::stop`], whose path is the phase of a
 /// story.
 #[derive(Debug)]
 pub(super) struct Load {

@@ -63,7 +63,7 @@ async fn judge(
     let questions = Questions::from_now(oap.queries).await?;
     let lab = Lab::new(envoy).await?.logging_to(oap.grpc);
     let mut stage = Stage::new(&lab, &run);
-    tell(&mut stage, oap, envoy, journeys, progress)
+    run_stories(&mut stage, oap, envoy, journeys, progress)
         .await
         .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
 
@@ -89,7 +89,7 @@ async fn judge(
 }
 
 /// Runs all stories except the one that stops the OAP.
-async fn tell(
+async fn run_stories(
     stage: &mut Stage<'_>,
     oap: &Oap,
     envoy: &Path,

@@ -80,7 +80,7 @@ impl Message {
         }
     }
 
-    /// A request whose metadata are refused, but not its id.
+    /// A request whose metadata is refused, but not its id.
     #[must_use]
     pub fn refused(kind: &'static str, metadata: Vec<u8>, id: &str, why: Counter) -> Self {
         let id = id.as_bytes().to_vec();

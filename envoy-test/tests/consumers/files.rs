@@ -212,7 +212,7 @@ fn each_snippet_of_the_documentation_is_in_its_file() -> Result<()> {
             window
                 .iter()
                 .zip(&snippet)
-                .all(|(line, told)| line.get(indentation..) == Some(*told))
+                .all(|(line, quoted)| line.get(indentation..) == Some(*quoted))
         };
         assert!(
             lines.windows(snippet.len()).any(is_it),

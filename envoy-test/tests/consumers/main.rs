@@ -32,7 +32,7 @@ envoy_test::stories!(
     the_unit_logs_to_a_file,
 );
 
-/// Its consumer tells of all calls that were made, and of none besides; or the file does not claim this Envoy, and Envoy
+/// Its consumer reports all calls that were made, and no others; or the file does not claim this Envoy, and Envoy
 /// refuses it.
 async fn reconciled(lab: &Lab, consumer: Consumer) -> Result<()> {
     let row = consumer.run(lab).await?;

@@ -100,7 +100,7 @@ async fn listeners_by_xds_count_the_same(lab: &Lab) -> Result<()> {
         by_xds(lab, &repository("examples/metrics/listeners.yaml")).await?;
     assert_eq!(found, expected);
     // The VM's, whose listeners have the option.
-    let mut told: Vec<_> = kiali
+    let mut reported: Vec<_> = kiali
         .iter()
         .map(|(labels, count)| {
             let label = |name: &str| labels.get(name).map_or("", String::as_str);
@@ -113,12 +113,12 @@ async fn listeners_by_xds_count_the_same(lab: &Lab) -> Result<()> {
             (ends.join(" "), *count)
         })
         .collect();
-    told.sort();
+    reported.sort();
     let expected = [
         ("checkout shop ratings 200".to_owned(), 1),
         ("unknown unknown ratings 200".to_owned(), 1),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     // What Kiali demands of a series.
     let demanded = [
         "extension",

@@ -223,14 +223,15 @@ async fn who_calls_whom_by_prometheus() -> Result<()> {
     )?;
     ensure!(done.status.success(), "{done:?}");
     let nameless = |edges: Vec<String>| -> Vec<String> {
-        // Metrics do not tell kinds, and a gateway reports nothing of its own callers.
-        let was_sent = |edge: &String| !edge.starts_with("unknown unknown -> gateway ");
-        let told = edges.into_iter().filter(was_sent);
-        told.map(|edge| {
-            let words = edge.split(' ').filter(|word| !KINDS.contains(word));
-            words.collect::<Vec<_>>().join(" ")
-        })
-        .collect()
+        // Metrics do not have kinds, and a gateway reports nothing of its own callers.
+        let is_in_metrics = |edge: &String| !edge.starts_with("unknown unknown -> gateway ");
+        let in_metrics = edges.into_iter().filter(is_in_metrics);
+        in_metrics
+            .map(|edge| {
+                let words = edge.split(' ').filter(|word| !KINDS.contains(word));
+                words.collect::<Vec<_>>().join(" ")
+            })
+            .collect()
     };
     let by_metrics = nameless(edges(&done.json()?)?);
     let by_logs = nameless(edges(&serde_json::to_value(&metered.logged)?)?);

@@ -14,7 +14,7 @@ envoy_test::stories!(
 );
 
 /// Asserts that the entry names the callee by the endpoint's metadata, without
-/// an id, so that readers can tell.
+/// an id, so that readers can distinguish them.
 fn assert_endpoint(entry: &Entry) -> Result<()> {
     let peer = entry.peer(Side::Upstream)?.cloned();
     let expected = json!({

@@ -107,7 +107,7 @@ codes! {
     UnboundedMetrics = "unbounded_metrics",
     /// A DENY policy matches on a peer that may be absent.
     DenyByPeer = "deny_by_peer",
-    /// A header that tells the app the peer, and that a client may send.
+    /// A header that names the peer to the app, and that a client may send as well.
     ForgeableHeader = "forgeable_header",
     /// Something in the configuration that this Envoy does not have.
     NeedsNewerEnvoy = "needs_newer_envoy",
@@ -115,7 +115,7 @@ codes! {
     HeadersNotRemoved = "headers_not_removed",
     /// A VM that dies costs requests.
     NotFailOpen = "not_fail_open",
-    /// Configurations that the filter cannot tell apart.
+    /// Configurations that the filter cannot distinguish.
     SharedPluginName = "shared_plugin_name",
     /// This Envoy ends when its first Wasm module arrives.
     LateWasm = "late_wasm",

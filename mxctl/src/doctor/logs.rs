@@ -129,7 +129,7 @@ fn keys_not_logged(
     }
     (!ids.is_empty()).then(|| {
         let message = format!(
-            "{}: SkyWalking needs no ids, but mxctl tells replicas and gateways apart by them",
+            "{}: SkyWalking needs no ids, but mxctl distinguishes replicas and gateways by them",
             lacks(&ids)
         );
         Finding::warning(Code::KeysNotLogged, place, message, REMEDY)

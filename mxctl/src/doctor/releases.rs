@@ -13,7 +13,7 @@ struct Part {
     name: &'static str,
     /// In which minor version of Envoy 1 it came.
     since: u64,
-    /// What Envoy names when it refuses it, if it can be told from other refusals.
+    /// What Envoy names when it refuses it, if that distinguishes it from other refusals.
     refused: Option<&'static str>,
 }
 

@@ -61,7 +61,7 @@ fn label<'s>(series: &'s Series, name: &str) -> Option<&'s str> {
     value.filter(|value| !value.is_empty() && *value != UNKNOWN)
 }
 
-/// What the labels of one end tell of its node's metadata.
+/// The node metadata that the labels of one end contain.
 fn metadata(series: &Series, end: &str) -> Value {
     let of = |name: &str| label(series, &format!("{end}_{name}"));
     let mut labels = json!({});
@@ -92,7 +92,7 @@ fn metadata(series: &Series, end: &str) -> Value {
     names::filled(&node).into_owned()
 }
 
-/// The name of the service with this metadata, unless nothing tells it.
+/// The name of the service with this metadata, if anything names it.
 fn workload(naming: &Naming, metadata: &Value) -> Option<String> {
     let node = Named {
         id: None,

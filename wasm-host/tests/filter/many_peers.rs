@@ -26,7 +26,7 @@ fn stranger(number: u32) -> Workload {
 fn many_peers_and_labels_use_constant_memory_and_work() {
     const SAMPLE: u32 = 1_400;
     let mut proxy = Proxy::plain("local");
-    let mut tell = |numbers: std::ops::Range<u32>| {
+    let mut call = |numbers: std::ops::Range<u32>| {
         let (mut instructions, mut last) = (0, None);
         for number in numbers {
             let headers = stranger(number).headers();
@@ -45,11 +45,11 @@ fn many_peers_and_labels_use_constant_memory_and_work() {
         (instructions, proxy.vm.memory_pages())
     };
     // The cache of 1,000 peers has been filled several times.
-    tell(0..8_400);
-    let (early, pages) = tell(8_400..8_400 + SAMPLE);
+    call(0..8_400);
+    let (early, pages) = call(8_400..8_400 + SAMPLE);
     let end = peers().next_multiple_of(7);
-    tell(8_400 + SAMPLE..end - SAMPLE);
-    let (late, pages_at_the_end) = tell(end - SAMPLE..end);
+    call(8_400 + SAMPLE..end - SAMPLE);
+    let (late, pages_at_the_end) = call(end - SAMPLE..end);
     println!(
         "{end} peers: {pages} pages early, {pages_at_the_end} at the end; {early} instructions early, {late} late"
     );

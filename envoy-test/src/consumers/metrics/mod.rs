@@ -107,29 +107,29 @@ impl Pair {
         let productpage = [PRODUCTPAGE, "productpage", "default"];
         let (inbound, outbound) = (Reporter::Destination, Reporter::Source);
         for _ in 0..times {
-            let mut told = |reporter, ends, service, code, flags| {
+            let mut reported = |reporter, ends, service, code, flags| {
                 *expected
                     .entry(series(reporter, ends, service, code, flags))
                     .or_default() += 1;
             };
             for (path, code) in [("/details", "200"), ("/status/503", "503")] {
                 expect(Call::new(self.vm.outbound, PRODUCTPAGE).path(path), code).await?;
-                told(outbound, [vm, pod], productpage, code, "-");
-                told(inbound, [vm, pod], productpage, code, "-");
+                reported(outbound, [vm, pod], productpage, code, "-");
+                reported(inbound, [vm, pod], productpage, code, "-");
             }
             let call = Call::new(self.vm.inbound, "any").path("/ratings");
             expect(as_from(call, &checkout)?, "200").await?;
-            told(inbound, [Some(&checkout), vm], RATINGS, "200", "-");
+            reported(inbound, [Some(&checkout), vm], RATINGS, "200", "-");
             // Neither with metadata nor with its own name for the service.
             expect(Call::new(self.vm.inbound, "any"), "200").await?;
-            told(inbound, [None, vm], RATINGS, "200", "-");
+            reported(inbound, [None, vm], RATINGS, "200", "-");
             // Outside the mesh, where only the host of the request names the service.
             expect(Call::new(self.vm.outbound, PAYMENTS), "200").await?;
             let payments = [PAYMENTS, PAYMENTS, "unknown"];
-            told(outbound, [vm, None], payments, "200", "-");
+            reported(outbound, [vm, None], payments, "200", "-");
             // No route, and so no cluster.
             expect(Call::new(self.vm.outbound, "nowhere"), "404").await?;
-            told(
+            reported(
                 outbound,
                 [vm, None],
                 ["nowhere", "nowhere", "unknown"],
