@@ -52,6 +52,8 @@ pub enum Consumer {
     OtlpLog,
     /// Records in the Fluent Forward protocol.
     FluentdLog,
+    /// Istio's standard metrics, by the filter.
+    FilterMetrics,
     /// Istio's standard metrics, by the stats access logger.
     Metrics,
     /// Spans by OTLP.
@@ -62,13 +64,14 @@ pub enum Consumer {
 
 impl Consumer {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Policy,
         Self::RateLimit,
         Self::CallerHeader,
         Self::JsonLog,
         Self::OtlpLog,
         Self::FluentdLog,
+        Self::FilterMetrics,
         Self::Metrics,
         Self::TracesOpenTelemetry,
         Self::TracesZipkin,
@@ -84,6 +87,7 @@ impl Consumer {
             Self::JsonLog => "examples/json-log/sidecar.yaml",
             Self::OtlpLog => "examples/otlp-log/sidecar.yaml",
             Self::FluentdLog => "examples/fluentd-log/sidecar.yaml",
+            Self::FilterMetrics => "examples/metrics/filter.yaml",
             Self::Metrics => "examples/metrics/sidecar.yaml",
             Self::TracesOpenTelemetry => "examples/traces/opentelemetry.yaml",
             Self::TracesZipkin => "examples/traces/zipkin.yaml",
@@ -112,7 +116,7 @@ impl Consumer {
             Self::JsonLog => logs::json(lab, &example).await?,
             Self::OtlpLog => logs::otlp(lab, &example).await?,
             Self::FluentdLog => logs::fluentd(lab, &example).await?,
-            Self::Metrics => {
+            Self::FilterMetrics | Self::Metrics => {
                 let Some(program) = metrics::prometheus::program() else {
                     return Ok(row(Outcome::Skipped {
                         reason: metrics::prometheus::missing(),
@@ -167,7 +171,8 @@ impl fmt::Display for Consumer {
             Self::JsonLog => "JSON log",
             Self::OtlpLog => "OTLP log",
             Self::FluentdLog => "Fluent Forward log",
-            Self::Metrics => "metrics",
+            Self::FilterMetrics => "metrics by the filter",
+            Self::Metrics => "metrics by the logger",
             Self::TracesOpenTelemetry => "traces, OTLP",
             Self::TracesZipkin => "traces, Zipkin",
         };

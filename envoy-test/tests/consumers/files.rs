@@ -37,6 +37,7 @@ fn common(mut bootstrap: Value) -> Value {
     ];
     const CLUSTERS: [&str; 3] = ["app", "productpage", "payments"];
     object(&mut bootstrap).remove("bootstrap_extensions");
+    object(&mut bootstrap).remove("stats_config");
     let resources = &mut bootstrap["static_resources"];
     for listener in list(&mut resources["listeners"]) {
         let chain = &mut listener["filter_chains"][0];
@@ -89,10 +90,10 @@ fn each_is_the_sidecar_of_deploy_envoy_plus_what_its_consumer_needs() -> Result<
     for consumer in Consumer::ALL {
         let file = consumer.file();
         let bootstrap = Example::read(file)?.bootstrap()?;
-        let configuration = if DECIDING.contains(&consumer) {
-            SPIFFE
-        } else {
-            "{}"
+        let configuration = match consumer {
+            _ if DECIDING.contains(&consumer) => SPIFFE,
+            Consumer::FilterMetrics => r#"{"standard_metrics": true}"#,
+            _ => "{}",
         };
         assert_eq!(configurations(&bootstrap), [configuration; 2], "{file}");
         assert_eq!(common(bootstrap), expected, "{file}");
@@ -167,6 +168,8 @@ fn both_listeners_log_the_same_names() -> Result<()> {
         assert_eq!(inbound, outbound, "{}", consumer.file());
         let expected = match consumer {
             _ if DECIDING.contains(&consumer) => 0,
+            // The filter makes them.
+            Consumer::FilterMetrics => 0,
             // Eight of each end and three of the service, for each of four metrics.
             Consumer::Metrics => 4 * (8 + 8 + 3),
             _ => 10,

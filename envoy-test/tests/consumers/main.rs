@@ -24,6 +24,7 @@ envoy_test::stories!(
     json_log,
     otlp_log,
     fluentd_log,
+    metrics_by_the_filter,
     metrics,
     traces_open_telemetry,
     traces_zipkin,
@@ -107,6 +108,10 @@ async fn otlp_log(lab: &Lab) -> Result<()> {
 
 async fn fluentd_log(lab: &Lab) -> Result<()> {
     reconciled(lab, Consumer::FluentdLog).await
+}
+
+async fn metrics_by_the_filter(lab: &Lab) -> Result<()> {
+    reconciled(lab, Consumer::FilterMetrics).await
 }
 
 async fn metrics(lab: &Lab) -> Result<()> {

@@ -54,6 +54,14 @@ pub(super) struct Plugin<'a> {
     pub(super) config: &'a Value,
 }
 
+impl Plugin<'_> {
+    /// Whether the filter records metrics by peer.
+    pub(super) fn records_metrics(&self) -> bool {
+        let configuration = self.configuration.as_ref();
+        configuration.is_ok_and(|configuration| configuration.standard_metrics)
+    }
+}
+
 /// Which requests an HTTP filter sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sees {

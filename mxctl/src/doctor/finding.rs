@@ -109,6 +109,8 @@ codes! {
     DenyByPeer = "deny_by_peer",
     /// A header that names the peer to the app, and that a client may send as well.
     ForgeableHeader = "forgeable_header",
+    /// The filter's metrics keep their labels in their names.
+    MetricsWithoutTags = "metrics_without_tags",
     /// Something in the configuration that this Envoy does not have.
     NeedsNewerEnvoy = "needs_newer_envoy",
     /// Nothing but the filter keeps the headers from the app.

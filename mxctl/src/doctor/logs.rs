@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::direction::effective;
 use super::dump::Manager;
 use super::facts::Facts;
+use super::filter::{HttpFilter, Plugin};
 use super::finding::{Code, Finding};
 use super::json::{any_text, list, text, typed};
 use access_log::Side;
@@ -45,8 +46,13 @@ pub(super) fn grpc_logs<'a>(manager: &Manager<'a>) -> Vec<GrpcLog<'a>> {
     grpc.map(|(_, config)| GrpcLog { config }).collect()
 }
 
-/// Whether anything reads the peer on that side: a log, a policy, a header, the tags of a span.
+/// Whether anything reads the peer on that side: a log, a policy, a header, the tags of a span, the
+/// filter's own metrics.
 fn is_read(manager: &Manager<'_>, side: Side) -> bool {
+    let mut ours = manager.filters.iter().filter_map(HttpFilter::ours);
+    if ours.any(Plugin::records_metrics) {
+        return true;
+    }
     let filters = manager.filters.iter().map(|filter| filter.config);
     let all = filters.chain(manager.routes.iter().copied());
     all.chain([manager.config])

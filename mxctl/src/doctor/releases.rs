@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::dump::Manager;
 use super::facts::Facts;
 use super::finding::{Code, Finding};
-use super::json::{list, typed};
+use super::json::{list, text, typed};
 
 /// A part of Envoy.
 struct Part {
@@ -34,6 +34,7 @@ const TAG_VALUE: Part = Part {
 };
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    findings.extend(metrics_without_tags(facts));
     for manager in &facts.managers {
         for logger in stats_loggers(manager) {
             findings.extend(needs(facts, manager.listener, &STATS_LOGGER));
@@ -61,6 +62,24 @@ pub(super) fn stats_loggers<'a>(manager: &Manager<'a>) -> impl Iterator<Item = &
     let configs = logs.map(|log| typed(&log["typed_config"]));
     let are_it = configs.filter(|(kind, _)| kind.ends_with(".access_loggers.stats.v3.Config"));
     are_it.map(|(_, config)| config)
+}
+
+/// The labels of the filter's metrics are in their names, from which the bootstrap has to take them.
+fn metrics_without_tags(facts: &Facts<'_>) -> Option<Finding> {
+    let mut ours = facts.ours();
+    let (manager, ..) = ours.find(|(.., plugin)| plugin.records_metrics())?;
+    let tags = &facts.resources.bootstrap?["stats_config"]["stats_tags"];
+    let mut tags = list(tags);
+    if tags.any(|tag| text(&tag["regex"]).contains("reporter=")) {
+        return None;
+    }
+    Some(Finding::error(
+        Code::MetricsWithoutTags,
+        manager.listener,
+        "the filter records metrics, and the bootstrap has no stats_tags that make labels of their \
+         names: Prometheus sees one metric for each set of labels",
+        "copy stats_config from examples/metrics/filter.yaml",
+    ))
 }
 
 /// A version that is not known is not blamed: a file is read ahead of its Envoy.

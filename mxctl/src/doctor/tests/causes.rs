@@ -1088,3 +1088,18 @@ fn readers_other_than_logs_count() {
         []
     );
 }
+
+#[test]
+fn the_filters_metrics_read_the_peer_and_need_tags() {
+    let without_log = |configuration: Value| {
+        sidecar(&configuration, |listener| {
+            manager(listener)["access_log"] = json!([]);
+        })
+    };
+    let mut dump = without_log(json!({ "trust": "mtls", "standard_metrics": true }));
+    assert_eq!(codes(&dump), [Code::MetricsWithoutTags]);
+    let bootstrap = &mut dump["configs"][0]["bootstrap"];
+    bootstrap["stats_config"]["stats_tags"] =
+        json!([{ "tag_name": "reporter", "regex": "(reporter=\\.=(.*?);\\.;)" }]);
+    assert_eq!(codes(&dump), []);
+}
