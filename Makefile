@@ -44,7 +44,7 @@ examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: ca
 	@cargo run --quiet --package envoy-test -- examples $(ARGS)
 
 .PHONY: flood
-flood: setup wasm ## 100,000 made-up workloads call a sidecar with Istio's metrics: series and memory (ARGS='--workloads N --unbounded --json')
+flood: setup wasm ## 100,000 made-up workloads call a sidecar with Istio's metrics: series and memory (ARGS='--workloads N --logger --unbounded --json')
 	$(call step,flood)
 	@cargo run --release --quiet --package envoy-test -- flood $(ARGS)
 

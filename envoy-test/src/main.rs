@@ -98,8 +98,11 @@ struct Flood {
     /// How many workloads are made up.
     #[arg(long, default_value_t = 100_000)]
     workloads: usize,
-    /// Take the bound away, as for Envoy 1.37 and 1.38: a thousand workloads take about 70 MiB.
+    /// Metrics by Envoy's logger, instead of by the filter.
     #[arg(long)]
+    logger: bool,
+    /// Take the logger's bound away, as for Envoy 1.37 and 1.38: a thousand workloads take about 70 MiB.
+    #[arg(long, requires = "logger")]
     unbounded: bool,
     /// Print JSON instead of text.
     #[arg(long)]
@@ -261,7 +264,12 @@ fn print(report: &Report, json: bool) -> Result<ExitCode> {
 impl Flood {
     async fn run(self) -> Result<ExitCode> {
         let lab = lab(self.envoy).await?;
-        let example = consumers::Example::read(consumers::Consumer::Metrics.file())?;
+        let consumer = if self.logger {
+            consumers::Consumer::Metrics
+        } else {
+            consumers::Consumer::FilterMetrics
+        };
+        let example = consumers::Example::read(consumer.file())?;
         let flood =
             consumers::metrics::flood::run(&lab, &example, self.workloads, !self.unbounded).await?;
         print_with_faults(&flood, &[], self.json)

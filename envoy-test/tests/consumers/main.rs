@@ -10,6 +10,7 @@ mod metrics;
 
 use anyhow::{Result, bail, ensure};
 use envoy_test::Lab;
+use envoy_test::consumers::metrics::flood;
 use envoy_test::consumers::unit::{self, Started};
 use envoy_test::consumers::{
     Consumer, Example, Outcome, headers_without_removal, policy_without_service_account,
@@ -26,6 +27,7 @@ envoy_test::stories!(
     fluentd_log,
     metrics_by_the_filter,
     metrics,
+    made_up_workloads_are_bounded_by_the_filter,
     traces_open_telemetry,
     traces_zipkin,
     the_service_account_keeps_a_spoofed_workload_out,
@@ -116,6 +118,21 @@ async fn metrics_by_the_filter(lab: &Lab) -> Result<()> {
 
 async fn metrics(lab: &Lab) -> Result<()> {
     reconciled(lab, Consumer::Metrics).await
+}
+
+/// Beyond the bound every call is still counted, as from an unknown caller, and the filter says so.
+async fn made_up_workloads_are_bounded_by_the_filter(lab: &Lab) -> Result<()> {
+    /// The default of `max_metric_series`, for the only worker, and the series of unknown callers.
+    const SERIES: usize = 1000 + 1;
+    const WORKLOADS: usize = 2000;
+    let example = Example::read(Consumer::FilterMetrics.file())?;
+    let flood = flood::run(lab, &example, WORKLOADS, true).await?;
+    println!("{flood}");
+    assert_eq!(flood.series, SERIES);
+    // One request went ahead of the flood.
+    assert_eq!(flood.counted, WORKLOADS as u64 + 1);
+    assert_eq!(flood.beyond_the_bound, (WORKLOADS + 1 - 1000) as u64);
+    Ok(())
 }
 
 async fn traces_open_telemetry(lab: &Lab) -> Result<()> {

@@ -92,7 +92,9 @@ pub async fn run(
     let counters = until(what, async || {
         let counters = Counters::read(&sidecar).await?;
         let all = counters.counted + counters.refused;
-        Ok((all > workloads as u64).then_some(counters))
+        // The filter publishes its own counters once a second.
+        let is_published = counters.unnamed == counters.of_unknown;
+        Ok((all > workloads as u64 && is_published).then_some(counters))
     })
     .await?;
     let call = Call::new(sidecar.envoy.admin(), "admin").path("/stats/prometheus");
@@ -117,7 +119,9 @@ struct Counters {
     counted: u64,
     /// Not counted, because of `max_counters`.
     refused: u64,
-    /// Counted by the filter, with an unknown caller.
+    /// Counted with an unknown caller.
+    of_unknown: u64,
+    /// What the filter says of those.
     unnamed: u64,
 }
 
@@ -136,10 +140,15 @@ impl Counters {
             lines.filter_map(value).collect()
         };
         let requests = values("istio_requests_total");
+        let unknown = page
+            .lines()
+            .filter(|line| line.contains(r#"source_workload="unknown""#));
+        let of_unknown = unknown.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
         Ok(Self {
             series: requests.len(),
             counted: requests.iter().sum(),
             refused: values("envoy_server_stats_overflow_counter").iter().sum(),
+            of_unknown: of_unknown.sum(),
             unnamed: values("metadata_exchange_metric_series_over_limit")
                 .iter()
                 .sum(),
