@@ -15,11 +15,20 @@ pub fn is_valid(pointer: &str) -> bool {
 
 /// The first token of `pointer`, unescaped, and the pointer behind it; `None` at the end.
 #[must_use]
+#[inline(never)]
 pub fn split_first(pointer: &str) -> Option<(String, &str)> {
     let tokens = pointer.strip_prefix('/')?;
-    let end = tokens.find('/').unwrap_or(tokens.len());
-    let (token, rest) = tokens.split_at_checked(end)?;
-    Some((token.replace("~1", "/").replace("~0", "~"), rest))
+    let end = tokens.bytes().position(|byte| byte == b'/');
+    let (written, rest) = tokens.split_at_checked(end.unwrap_or(tokens.len()))?;
+    let mut token = Vec::new();
+    let mut bytes = written.bytes();
+    while let Some(byte) = bytes.next() {
+        token.push(match byte {
+            b'~' if bytes.next() == Some(b'1') => b'/',
+            byte => byte,
+        });
+    }
+    Some((String::from_utf8(token).ok()?, rest))
 }
 
 /// The value at `pointer` as text, if it is a text, number or bool. A text on the way there is read
@@ -37,7 +46,9 @@ fn find_in(value: &Value, pointer: &str) -> Option<String> {
             let (index, rest) = split_first(pointer)?;
             find_in(list.values.get(of_index(&index)?)?, rest)
         }
-        Kind::StringValue(json) if !pointer.is_empty() => find_in_json(json, pointer),
+        Kind::StringValue(json) if !pointer.is_empty() => {
+            find_in_json(&serde_json::from_slice(json.as_bytes()).ok()?, pointer)
+        }
         _ if !pointer.is_empty() => None,
         Kind::StringValue(text) => Some(text.clone()),
         Kind::NumberValue(number) => text::of_number(*number),
@@ -52,14 +63,21 @@ fn of_index(index: &str) -> Option<usize> {
     index.parse().ok().filter(|_| is_index)
 }
 
-/// The value at `pointer` in `json`, as text.
-#[must_use]
-pub fn find_in_json(json: &str, pointer: &str) -> Option<String> {
-    match serde_json::from_str::<Json>(json).ok()?.pointer(pointer)? {
+fn find_in_json(json: &Json, pointer: &str) -> Option<String> {
+    match json {
+        Json::Object(map) => {
+            let (key, rest) = split_first(pointer)?;
+            find_in_json(map.get(&key)?, rest)
+        }
+        Json::Array(list) => {
+            let (index, rest) = split_first(pointer)?;
+            find_in_json(list.get(of_index(&index)?)?, rest)
+        }
+        _ if !pointer.is_empty() => None,
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => text::of_number(number.as_f64()?),
         Json::Bool(bool) => Some(bool.to_string()),
-        Json::Null | Json::Array(_) | Json::Object(_) => None,
+        Json::Null => None,
     }
 }
 
@@ -153,9 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_none_gives_nothing() {
+    fn a_text_that_is_no_json_gives_nothing() {
         for json in ["", "{", "[1", "web", &"[".repeat(100_000)] {
-            assert_eq!(find_in_json(json, "/0"), None);
+            let message = message([("json", string(json))]);
+            assert_eq!(find(&message, "/json/0"), None);
         }
     }
 }

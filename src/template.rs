@@ -4,8 +4,6 @@
 //! default after `:-`, which may contain references itself; `$$` is a dollar sign. A reference that
 //! gives an empty text gives nothing, so that unset and empty are alike.
 
-use std::fmt;
-
 use crate::pointer;
 
 /// How deep references may be nested in defaults.
@@ -28,18 +26,10 @@ impl Source {
         }
     }
 
-    /// The reference as errors show it.
-    fn usage(self) -> &'static str {
-        match self {
-            Self::Env => "${env:NAME}",
-            Self::Node => "${node:/POINTER}",
-        }
-    }
-
     fn accepts(self, argument: &str) -> bool {
         match self {
             Self::Env => is_variable(argument),
-            Self::Node => pointer::is_valid(argument),
+            Self::Node => is_in_node(argument) && pointer::is_valid(argument),
         }
     }
 }
@@ -50,6 +40,27 @@ fn is_variable(name: &str) -> bool {
     !name.starts_with(|first: char| first.is_ascii_digit())
         && !name.is_empty()
         && name.bytes().all(is_inner)
+}
+
+/// Whether `pointer` points into the parts of Envoy's node that can be read.
+fn is_in_node(pointer: &str) -> bool {
+    const TEXTS: [&str; 5] = [
+        "/id",
+        "/cluster",
+        "/locality/region",
+        "/locality/zone",
+        "/locality/sub_zone",
+    ];
+    TEXTS.contains(&pointer) || pointer.starts_with("/metadata/")
+}
+
+/// The sources that the references of a template may have.
+#[derive(Debug)]
+pub struct Allowed {
+    /// The sources.
+    pub sources: &'static [Source],
+    /// What errors say of them.
+    pub usage: &'static str,
 }
 
 /// A text with references.
@@ -74,47 +85,25 @@ pub struct Reference {
     pub argument: String,
 }
 
-/// Why a text is not a template.
+/// Why a text is not a template: what is wrong, or what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyntaxError {
-    /// A `$` that begins no reference.
-    Dollar,
-    /// A reference without its `}`.
-    Unclosed,
-    /// References nested too deeply in defaults.
-    TooDeep,
-    /// A source other than these, or an argument that its source does not accept.
-    Reference(&'static [Source]),
-}
+pub struct SyntaxError(pub &'static str);
 
-impl fmt::Display for SyntaxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dollar => f.write_str("a $ begins a reference; write $$ for a dollar sign"),
-            Self::Unclosed => f.write_str("a reference lacks its }"),
-            Self::TooDeep => write!(f, "more than {MAX_DEPTH} references inside each other"),
-            Self::Reference(allowed) => {
-                f.write_str("allowed are text")?;
-                for source in *allowed {
-                    write!(f, ", {}", source.usage())?;
-                }
-                f.write_str(" and a default: ${...:-default}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for SyntaxError {}
+const DOLLAR: SyntaxError = SyntaxError("a $ begins a reference; write $$ for a dollar sign");
+const UNCLOSED: SyntaxError = SyntaxError("a reference lacks its }");
+const TOO_DEEP: SyntaxError = SyntaxError("more than 8 references inside each other");
 
 impl Template {
     /// Parses `written`, whose references may read only `allowed` sources.
-    pub fn parse(written: String, allowed: &'static [Source]) -> Result<Self, SyntaxError> {
+    pub fn parse(written: &str, allowed: &'static Allowed) -> Result<Self, SyntaxError> {
         let mut parser = Parser {
-            rest: &written,
+            rest: written,
             allowed,
         };
-        let parts = parser.parts(0)?;
-        Ok(Self { written, parts })
+        Ok(Self {
+            parts: parser.parts(0)?,
+            written: written.to_owned(),
+        })
     }
 
     /// The text as written.
@@ -123,48 +112,41 @@ impl Template {
         &self.written
     }
 
-    /// Every reference, also those in defaults.
-    pub fn for_each(&self, see: &mut dyn FnMut(&Reference)) {
-        for_each(&self.parts, see);
-    }
-
     /// The text with what `read` gives for its references; `None` if a reference and its default
     /// give nothing.
     pub fn resolve(&self, read: &mut dyn FnMut(&Reference) -> Option<String>) -> Option<String> {
-        resolve(&self.parts, read)
+        let mut text = String::new();
+        resolve(&self.parts, read, &mut text).then_some(text)
     }
 }
 
-fn for_each(parts: &[Part], see: &mut dyn FnMut(&Reference)) {
-    for part in parts {
-        if let Part::Reference(reference, default) = part {
-            see(reference);
-            for_each(default.as_deref().unwrap_or_default(), see);
-        }
-    }
-}
-
-fn resolve(parts: &[Part], read: &mut dyn FnMut(&Reference) -> Option<String>) -> Option<String> {
-    let mut resolved = String::new();
-    for part in parts {
+fn resolve(
+    parts: &[Part],
+    read: &mut dyn FnMut(&Reference) -> Option<String>,
+    text: &mut String,
+) -> bool {
+    parts.iter().all(|part| {
         match part {
-            Part::Text(text) => resolved.push_str(text),
-            Part::Reference(reference, default) => {
-                let read_text = read(reference).filter(|text| !text.is_empty());
-                match (read_text, default) {
-                    (Some(text), _) => resolved.push_str(&text),
-                    (None, Some(default)) => resolved.push_str(&resolve(default, read)?),
-                    (None, None) => return None,
-                }
-            }
+            Part::Text(part) => text.push_str(part),
+            Part::Reference(reference, default) => match (read(reference), default) {
+                (Some(read), _) if !read.is_empty() => text.push_str(&read),
+                (_, Some(default)) => return resolve(default, read, text),
+                (_, None) => return false,
+            },
         }
-    }
-    Some(resolved)
+        true
+    })
+}
+
+/// One copy of the code, which is cold.
+#[inline(never)]
+fn push(text: &mut String, char: char) {
+    text.push(char);
 }
 
 struct Parser<'t> {
     rest: &'t str,
-    allowed: &'static [Source],
+    allowed: &'static Allowed,
 }
 
 impl Parser<'_> {
@@ -175,18 +157,18 @@ impl Parser<'_> {
         loop {
             match self.next() {
                 Some('$') => match self.next() {
-                    Some('$') => text.push('$'),
+                    Some('$') => push(&mut text, '$'),
                     Some('{') => {
                         if !text.is_empty() {
                             parts.push(Part::Text(std::mem::take(&mut text)));
                         }
                         parts.push(self.reference(depth)?);
                     }
-                    _ => return Err(SyntaxError::Dollar),
+                    _ => return Err(DOLLAR),
                 },
                 Some('}') if depth > 0 => break,
-                Some(char) => text.push(char),
-                None if depth > 0 => return Err(SyntaxError::Unclosed),
+                Some(char) => push(&mut text, char),
+                None if depth > 0 => return Err(UNCLOSED),
                 None => break,
             }
         }
@@ -200,35 +182,36 @@ impl Parser<'_> {
     fn reference(&mut self, depth: usize) -> Result<Part, SyntaxError> {
         let depth = depth.saturating_add(1);
         if depth > MAX_DEPTH {
-            return Err(SyntaxError::TooDeep);
+            return Err(TOO_DEEP);
         }
-        let (reference, rest) = self.rest.split_once('}').ok_or(SyntaxError::Unclosed)?;
-        let refused = SyntaxError::Reference(self.allowed);
-        let (name, argument) = reference.split_once(':').ok_or(refused)?;
-        let mut allowed = self.allowed.iter();
+        let refused = SyntaxError(self.allowed.usage);
+        let (name, rest) = self.rest.split_once(':').ok_or(refused)?;
+        let mut allowed = self.allowed.sources.iter();
         let source = *allowed
             .find(|source| source.name() == name)
             .ok_or(refused)?;
-        let (argument, has_default) = match argument.split_once(":-") {
-            Some((argument, _)) => (argument, true),
-            None => (argument, false),
+        self.rest = rest;
+        let mut argument = String::new();
+        let has_default = loop {
+            match self.next().ok_or(UNCLOSED)? {
+                '}' => break false,
+                ':' if self.rest.starts_with('-') => break true,
+                char => push(&mut argument, char),
+            }
         };
-        if !source.accepts(argument) {
+        if !source.accepts(&argument) {
             return Err(refused);
         }
-        let argument = argument.to_owned();
         let default = if has_default {
-            // The first `}` may be that of a reference in the default.
-            let default = self.rest.split_once(":-");
-            self.rest = default.map(|(_, default)| default).unwrap_or_default();
+            self.next(); // The -
             Some(self.parts(depth)?)
         } else {
-            self.rest = rest;
             None
         };
         Ok(Part::Reference(Reference { source, argument }, default))
     }
 
+    #[inline(never)]
     fn next(&mut self) -> Option<char> {
         let mut chars = self.rest.chars();
         let char = chars.next();
@@ -241,10 +224,13 @@ impl Parser<'_> {
 mod tests {
     use super::*;
 
-    const BOTH: &[Source] = &[Source::Env, Source::Node];
+    const BOTH: &Allowed = &Allowed {
+        sources: &[Source::Env, Source::Node],
+        usage: "allowed are both",
+    };
 
     fn parse(text: &str) -> Result<Template, SyntaxError> {
-        Template::parse(text.to_owned(), BOTH)
+        Template::parse(text, BOTH)
     }
 
     /// `A` is a, `EMPTY` is empty, the node's id is web-1.
@@ -297,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_used_references_are_read_and_all_are_seen() {
+    fn only_used_references_are_read() {
         let template = parse("${env:A:-${env:B}}").unwrap();
         let mut used = Vec::new();
         template.resolve(&mut |reference| {
@@ -305,25 +291,26 @@ mod tests {
             read(reference)
         });
         assert_eq!(used, ["A"]);
-        let mut seen = Vec::new();
-        template.for_each(&mut |reference| seen.push(reference.argument.clone()));
-        assert_eq!(seen, ["A", "B"]);
         assert_eq!(template.as_str(), "${env:A:-${env:B}}");
     }
 
     #[test]
     fn a_mistake_is_refused_with_what_is_allowed() {
-        let refused = SyntaxError::Reference(BOTH);
+        const ENV: &Allowed = &Allowed {
+            sources: &[Source::Env],
+            usage: "allowed is env",
+        };
+        let refused = SyntaxError(BOTH.usage);
         for (text, error) in [
-            ("$", SyntaxError::Dollar),
-            ("$A", SyntaxError::Dollar),
-            ("a$", SyntaxError::Dollar),
-            ("$$$", SyntaxError::Dollar),
-            ("${env:A:-$}", SyntaxError::Dollar),
-            ("${", SyntaxError::Unclosed),
-            ("${env:A", SyntaxError::Unclosed),
-            ("${env:A:-b", SyntaxError::Unclosed),
-            ("${env:A:-${env:B}", SyntaxError::Unclosed),
+            ("$", DOLLAR),
+            ("$A", DOLLAR),
+            ("a$", DOLLAR),
+            ("$$$", DOLLAR),
+            ("${env:A:-$}", DOLLAR),
+            ("${", refused),
+            ("${env:A", UNCLOSED),
+            ("${env:A:-b", UNCLOSED),
+            ("${env:A:-${env:B}", UNCLOSED),
             ("${}", refused),
             ("${A}", refused),
             ("${A:-b}", refused),
@@ -339,20 +326,19 @@ mod tests {
             ("${env:${env:A}}", refused),
             ("${node:}", refused),
             ("${node:id}", refused),
-            ("${node:/a~2}", refused),
+            ("${node:/metadata/a~2}", refused),
+            ("${node:/metadata}", refused),
+            ("${node:/id/a}", refused),
+            ("${node:/locality}", refused),
+            ("${node:/locality/a}", refused),
+            ("${node:/user_agent_name}", refused),
             ("${env:B:-${evn:A}}", refused),
         ] {
             assert_eq!(parse(text), Err(error), "{text}");
         }
-        let env_only = Template::parse("${node:/id}".into(), &[Source::Env]);
-        assert_eq!(
-            env_only.unwrap_err().to_string(),
-            "allowed are text, ${env:NAME} and a default: ${...:-default}"
-        );
-        assert_eq!(
-            refused.to_string(),
-            "allowed are text, ${env:NAME}, ${node:/POINTER} and a default: ${...:-default}"
-        );
+        let refused = SyntaxError(ENV.usage);
+        assert_eq!(Template::parse("${node:/id}", ENV), Err(refused));
+        assert!(Template::parse("${env:A}", ENV).is_ok());
     }
 
     #[test]
@@ -360,7 +346,7 @@ mod tests {
         let nested = |depth| "${env:B:-".repeat(depth) + "b" + &"}".repeat(depth);
         let deepest = parse(&nested(MAX_DEPTH)).unwrap();
         assert_eq!(deepest.resolve(&mut read).as_deref(), Some("b"));
-        assert_eq!(parse(&nested(MAX_DEPTH + 1)), Err(SyntaxError::TooDeep));
-        assert_eq!(parse(&nested(100_000)), Err(SyntaxError::TooDeep));
+        assert_eq!(parse(&nested(MAX_DEPTH + 1)), Err(TOO_DEEP));
+        assert_eq!(parse(&nested(100_000)), Err(TOO_DEEP));
     }
 }

@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use metadata_exchange::config::Config;
-use metadata_exchange::local::{LocalNode, Node};
+use metadata_exchange::local::{LocalNode, Locality, Node, Note};
+use metadata_exchange::peer::{self, Field, Peer};
 use prost::Message as _;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use struct_json::struct_of_json;
 
 /// The headers that a node sends.
@@ -21,25 +22,21 @@ pub struct Sent {
     pub header_bytes: usize,
     /// What both add to a request, including names, before compression.
     pub request_bytes: usize,
-    /// Notes about values that are not sent.
+    /// What this proxy is, `id` and `metadata`, before `share` and `max_sent_bytes`.
+    pub node: Value,
+    /// Notes about values that are absent, or not sent.
     pub notes: Vec<String>,
 }
 
-/// What the node in `json` sends with the plugin configuration `config`.
-pub fn encode(json: &Value, config: &Config) -> Result<Sent> {
-    let (id, metadata) = node_in(json)?;
-    let metadata = match metadata {
-        Value::Null => Vec::new(),
-        metadata => struct_of_json(metadata)
-            .context("node.metadata")?
-            .encode_to_vec(),
-    };
-    let node = Node {
-        id: id.into(),
-        metadata,
-    };
-    let mut notes = Vec::new();
+/// An environment: names and values.
+pub type Environment = [(String, String)];
+
+/// What the node in `json` sends with the plugin configuration `config`, in this environment.
+pub fn encode(json: &Value, config: &Config, environment: &Environment) -> Result<Sent> {
+    let (node, mut notes) = over(json, config, environment)?;
     let sent = LocalNode::new(&node, &config.share, config.max_sent_bytes, &mut notes);
+    let id = String::from_utf8_lossy(&node.id);
+    let node = json!({ "id": id, "metadata": metadata_of(&node) });
     let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let (id_bytes, header_bytes) = (length(&sent.id), length(&sent.header));
     let named = |name: &str, length: usize| if length == 0 { 0 } else { name.len() + length };
@@ -50,7 +47,68 @@ pub fn encode(json: &Value, config: &Config) -> Result<Sent> {
             + named("x-envoy-peer-metadata", header_bytes),
         id: sent.id,
         header: sent.header,
+        node,
         notes: notes.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// The node in `json` with what `config` says over it.
+pub(crate) fn over(
+    json: &Value,
+    config: &Config,
+    environment: &Environment,
+) -> Result<(Node, Vec<Note>)> {
+    let env = |name: &str| {
+        let mut variables = environment.iter();
+        let variable = variables.find(|(known, _)| known == name);
+        variable.map(|(_, value)| value.clone())
+    };
+    let mut notes = Vec::new();
+    let node = config.node.over(&read(json)?, &env, &mut notes);
+    Ok((node, notes))
+}
+
+/// The metadata of a node that are exchanged.
+pub(crate) fn metadata_of(node: &Node) -> Value {
+    json_of(&node.peer(&mut Vec::new())).into()
+}
+
+fn json_of(peer: &Peer) -> Map<String, Value> {
+    let value = |field| match peer.value(field)? {
+        peer::Value::Text(text) => Some(json!(text)),
+        peer::Value::Map(map) => {
+            let entries = map.iter().cloned();
+            Some(entries.map(|(key, value)| (key, json!(value))).collect())
+        }
+    };
+    let fields = Field::ALL.into_iter();
+    fields
+        .filter_map(|field| Some((field.key().to_owned(), value(field)?)))
+        .collect()
+}
+
+/// The node as the filter reads it from Envoy.
+fn read(json: &Value) -> Result<Node> {
+    let (id, node) = node_in(json)?;
+    // Metadata alone have no node around them.
+    let (node, metadata) = node.map_or((&Value::Null, json), |node| (node, &node["metadata"]));
+    let metadata = match metadata {
+        Value::Null => Vec::new(),
+        metadata => struct_of_json(metadata)
+            .context("node.metadata")?
+            .encode_to_vec(),
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().into();
+    let locality = &node["locality"];
+    Ok(Node {
+        id: id.into(),
+        cluster: text(&node["cluster"]),
+        metadata,
+        locality: Some(Locality {
+            region: text(&locality["region"]),
+            zone: text(&locality["zone"]),
+            sub_zone: text(&locality["sub_zone"]),
+        }),
     })
 }
 
@@ -65,9 +123,9 @@ fn kind(json: &Value) -> &'static str {
     }
 }
 
-/// The node's id and metadata, from an Envoy bootstrap, a `/config_dump`, a
-/// node, or metadata alone.
-fn node_in(json: &Value) -> Result<(&str, &Value)> {
+/// The node's id and the node, from an Envoy bootstrap, a `/config_dump` or a
+/// node; `None` if there are metadata alone.
+fn node_in(json: &Value) -> Result<(&str, Option<&Value>)> {
     if !json.is_object() {
         bail!(
             "not an object, as a bootstrap, a config_dump, a node or its metadata is: {}",
@@ -92,7 +150,7 @@ fn node_in(json: &Value) -> Result<(&str, &Value)> {
     } else if json.get("id").is_some() || json.get("metadata").is_some_and(Value::is_object) {
         json
     } else {
-        return Ok(("", json));
+        return Ok(("", None));
     };
     let id = match &node["id"] {
         Value::Null => "",
@@ -102,7 +160,7 @@ fn node_in(json: &Value) -> Result<(&str, &Value)> {
                         it"
         ),
     };
-    Ok((id, &node["metadata"]))
+    Ok((id, Some(node)))
 }
 
 /// The node of a running Envoy, from the documents of its `/config_dump`. Its
@@ -132,7 +190,7 @@ mod tests {
     use crate::decode::{Form, decode};
 
     fn sent(json: &Value) -> Sent {
-        encode(json, &Config::default()).unwrap()
+        encode(json, &Config::default(), &[]).unwrap()
     }
 
     #[test]
@@ -229,9 +287,34 @@ mod tests {
     fn the_plugin_configuration_is_applied() {
         let config = Config::parse(br#"{ "share": { "fields": ["NAME"] } }"#).unwrap();
         let node = json!({ "NAME": "a", "NAMESPACE": "b" });
-        let header = encode(&node, &config).unwrap().header.unwrap();
+        let header = encode(&node, &config, &[]).unwrap().header.unwrap();
         let decoded = decode(Form::Header, header.as_bytes()).unwrap();
         assert_eq!(decoded["metadata"], json!({ "NAME": "a" }));
+    }
+
+    #[test]
+    fn the_configuration_may_say_who_the_node_is() {
+        let config = Config::parse(
+            br#"{ "share": { "fields": ["NAME", "LABELS"] }, "node": { "id": "${env:POD_NAME}",
+                  "NAME": "${env:POD_NAME}", "OWNER": "${env:OWNER}", "LABELS": {
+                  "app": "${node:/cluster}", "zone": "${node:/locality/zone}" } } }"#,
+        )
+        .unwrap();
+        let node = json!({ "id": "b", "cluster": "web", "locality": { "zone": "z-1" },
+                           "metadata": { "NAMESPACE": "shop" } });
+        let environment = [("POD_NAME".to_owned(), "web-1".to_owned())];
+        let sent = encode(&node, &config, &environment).unwrap();
+        let labels = json!({ "app": "web", "zone": "z-1" });
+        let metadata = json!({ "LABELS": labels, "NAME": "web-1", "NAMESPACE": "shop" });
+        assert_eq!(sent.node, json!({ "id": "web-1", "metadata": metadata }));
+        assert_eq!(sent.id.as_deref(), Some("web-1"));
+        let decoded = decode(Form::Header, sent.header.unwrap().as_bytes()).unwrap();
+        assert_eq!(
+            decoded["metadata"],
+            json!({ "LABELS": labels, "NAME": "web-1" })
+        );
+        assert_eq!(sent.notes.len(), 2, "{:?}", sent.notes);
+        assert!(sent.notes[0].contains("${env:OWNER}"), "{:?}", sent.notes);
     }
 
     #[test]
@@ -244,7 +327,7 @@ mod tests {
             json!({ "node": { "id": 5 } }),
             json!("CgwKBE5BTUU="),
         ] {
-            assert!(encode(&json, &Config::default()).is_err(), "{json}");
+            assert!(encode(&json, &Config::default(), &[]).is_err(), "{json}");
         }
     }
 

@@ -24,6 +24,15 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A value inside that of a key is not allowed.
+    Inside {
+        /// The keys that lead to it: `node.LABELS.app`.
+        path: String,
+        /// The value, as JSON.
+        value: String,
+        /// What is allowed, or what is wrong.
+        problem: String,
+    },
     /// Two keys exclude each other, or one needs the other.
     Conflict(&'static str),
 }
@@ -35,6 +44,15 @@ impl ConfigError {
             key,
             value: shortened(value),
             allowed: allowed.map_or("", |(_, allowed)| allowed),
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn inside(path: &[&str], value: &Value, problem: &[&str]) -> Self {
+        Self::Inside {
+            path: path.concat(),
+            value: shortened(value),
+            problem: problem.concat(),
         }
     }
 }
@@ -75,6 +93,11 @@ impl fmt::Display for ConfigError {
                 value,
                 allowed,
             } => write!(f, "\"{key}\" is {value}; allowed is {allowed}"),
+            Self::Inside {
+                path,
+                value,
+                problem,
+            } => write!(f, "{path:?} is {value}; {problem}"),
             Self::Conflict(conflict) => f.write_str(conflict),
         }
     }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::direction::Direction;
 use crate::header_limits::HeaderLimits;
+use crate::local::identity::Identity;
 use crate::local::share::Share;
 use crate::pattern::Pattern;
 use crate::peer::header::Limits;
@@ -16,6 +17,7 @@ use crate::trust::{SpiffePattern, Trust};
 
 pub mod admission;
 mod error;
+mod node;
 mod raw;
 
 pub use error::ConfigError;
@@ -67,6 +69,8 @@ pub struct Config {
     pub skip_external_clusters: bool,
     /// `external_cluster_names`: clusters outside the mesh, in addition to those whose metadata says so.
     pub external_cluster_names: Vec<Pattern>,
+    /// `node`: what this proxy says of itself, over what the bootstrap says.
+    pub node: Identity,
     /// `share`: which parts of the local node are sent.
     pub share: Share,
     /// `endpoint_fallback`: whether a callee that does not answer is named by its endpoint's metadata.
@@ -98,6 +102,7 @@ impl Default for Config {
             name_from_certificate: false,
             skip_external_clusters: true,
             external_cluster_names: Vec::new(),
+            node: Identity::default(),
             share: Share::All,
             endpoint_fallback: true,
             service_fallback: true,
@@ -116,7 +121,7 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 25] = [
+pub const KEYS: [(&str, &str); 26] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -140,6 +145,7 @@ pub const KEYS: [(&str, &str); 25] = [
     ("max_sent_bytes", "an integer from 0 to 1048576"),
     ("mode", "\"exchange\" or \"observe\""),
     ("name_from_certificate", BOOL),
+    ("node", node::FIELDS),
     ("record_local_node", BOOL),
     ("service_fallback", BOOL),
     (
@@ -269,6 +275,9 @@ impl Config {
         set::<bool, _>(raw, "service_fallback", &mut config.service_fallback)?;
         set::<bool, _>(raw, "standard_metrics", &mut config.standard_metrics)?;
         set::<Integer<1, 100_000>, _>(raw, "max_metric_series", &mut config.max_metric_series)?;
+        if let Some(json) = raw.get("node") {
+            config.node = node::read(json)?;
+        }
         set::<RawShare, _>(raw, "share", &mut config.share)?;
         set::<bool, _>(raw, "endpoint_fallback", &mut config.endpoint_fallback)?;
         Ok(config)
@@ -296,6 +305,8 @@ fn set<R: DeserializeOwned + Into<T>, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::identity::Stated;
+    use crate::template::Template;
 
     fn error(json: &str) -> String {
         Config::parse(json.as_bytes()).unwrap_err().to_string()
@@ -315,7 +326,7 @@ mod tests {
             "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
             "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
-            "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "record_local_node": true,
+            "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "node": {"id": "a"}, "record_local_node": true,
             "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"], "spiffe_patterns": ["spiffe://{_}/{NAME}"], "name_from_certificate": true,
             "upstream_trust": "mtls"}"#;
         let config = Config {
@@ -344,6 +355,11 @@ mod tests {
             spiffe_patterns: vec![SpiffePattern::parse("spiffe://{_}/{NAME}").unwrap()],
             name_from_certificate: true,
             skip_external_clusters: false,
+            node: Identity(vec![Stated {
+                path: "id".into(),
+                field: None,
+                text: Template::parse("a", Identity::SOURCES).unwrap(),
+            }]),
             external_cluster_names: vec![
                 Pattern::Exact("db".into()),
                 Pattern::Prefix("ext-".into()),
@@ -419,6 +435,30 @@ mod tests {
             (
                 r#"{"share": {"fields": ["NAMES"]}}"#,
                 r#""share" is {"fields":["NAMES"]}; allo"#,
+            ),
+            (
+                r#"{"node": "a"}"#,
+                r#""node" is "a"; allowed is an object with id and keys of"#,
+            ),
+            (
+                r#"{"node": {"Name": "a"}}"#,
+                r#""node.Name" is "a"; allowed is an object with id and keys of"#,
+            ),
+            (
+                r#"{"node": {"NAME": 5}}"#,
+                r#""node.NAME" is 5; allowed is a text, which may have references"#,
+            ),
+            (
+                r#"{"node": {"LABELS": ["a"]}}"#,
+                r#""node.LABELS" is ["a"]; allowed is an object of texts"#,
+            ),
+            (
+                r#"{"node": {"NAME": "a", "LABELS": {"app": "${evn:APP}"}}}"#,
+                r#""node.LABELS.app" is "${evn:APP}"; allowed are text, ${env:NAME}, and"#,
+            ),
+            (
+                r#"{"node": {"id": "$POD_NAME"}}"#,
+                r#""node.id" is "$POD_NAME"; a $ begins a reference"#,
             ),
             (
                 r#"{"trust": "any", "trust": "any"}"#,

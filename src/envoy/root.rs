@@ -19,7 +19,7 @@ use crate::counted_host::{CountedHost, count_error};
 use crate::counters::{Counter, Counters};
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, Property, StateKey};
-use crate::local::{LocalNode, Node, Note};
+use crate::local::{LocalNode, Node, Note, Role};
 use crate::peer::flat;
 
 /// How often counts are published and the log level is read.
@@ -201,14 +201,19 @@ impl Root {
 
     /// Reads the local node, and logs what is not sent.
     fn local_node(&self, config: &Config) -> LocalNode {
-        let node = self.property(Property::Node).unwrap_or_default();
+        let bootstrap = self.property(Property::Node).unwrap_or_default();
+        let bootstrap = Node::from_message(&bootstrap);
         let mut notes = Vec::new();
-        let local = LocalNode::new(
-            &Node::from_message(&node),
-            &config.share,
-            config.max_sent_bytes,
-            &mut notes,
-        );
+        let env = |name: &str| std::env::var(name).ok();
+        let node = config.node.over(&bootstrap, &env, &mut notes);
+        if !config.node.is_empty() {
+            let id = String::from_utf8_lossy(&node.id);
+            log::info!("this proxy is {id:?}, {}", node.peer(&mut Vec::new()));
+        }
+        let local = LocalNode {
+            role: Role::of(&bootstrap.id),
+            ..LocalNode::new(&node, &config.share, config.max_sent_bytes, &mut notes)
+        };
         for note in notes {
             if note == Note::Nameless {
                 self.counters.count(Counter::NodeWithoutName);

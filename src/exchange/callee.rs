@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::counters::Counter;
 use crate::direction::Direction;
 use crate::host::{Host, Property, StateKey};
+use crate::local::Role;
 use crate::peer::{Peer, flat};
 
 impl Exchange {
@@ -156,7 +157,7 @@ impl Exchange {
     /// there is a key, and recognises gateways by `router~` in their id. The key is an empty callee
     /// id, which names nobody.
     pub(super) fn mark_gateway(&self, host: &impl Host, direction: Direction) {
-        if self.is_router && direction != Direction::Inbound {
+        if self.local.role == Role::Router && direction != Direction::Inbound {
             host.store(StateKey::UpstreamPeerId, b"").ok();
         }
     }

@@ -19,7 +19,7 @@ use crate::counted_host::CountedHost;
 use crate::counters::{Counter, Counters};
 use crate::direction::Direction;
 use crate::host::{HeaderMap, Host, Property};
-use crate::local::LocalNode;
+use crate::local::{LocalNode, Role};
 use crate::peer::{Field, RejectReason, flat, header};
 use crate::standard_metrics::StandardMetrics;
 use crate::trust::{Distrust, SpiffePattern, Trust};
@@ -61,10 +61,6 @@ pub struct Exchange {
     config: Config,
     local: LocalNode,
     room: Room,
-    /// Whether the local node is a gateway by its id.
-    is_router: bool,
-    /// Whether the local node is a waypoint, of whose listeners some are inbound.
-    is_waypoint: bool,
     peers: RefCell<PeerCache>,
     /// Peers from sources other than their own headers.
     other_sources: RefCell<PeerCache>,
@@ -84,14 +80,8 @@ impl Exchange {
             let capacity = config.max_peer_cache_size;
             RefCell::new(PeerCache::new(capacity, PeerCache::BUDGET))
         };
-        let has_role = |role| {
-            let id = local.id.as_deref();
-            id.is_some_and(|id| id.starts_with(role))
-        };
         Self {
             room: Room::new(&config, &local),
-            is_router: has_role("router~"),
-            is_waypoint: has_role("waypoint~"),
             peers: cache(),
             other_sources: cache(),
             claimed: claimed_fields(&config),
@@ -194,7 +184,7 @@ impl Exchange {
         if let Some(direction) = self.config.direction {
             return direction;
         }
-        if self.is_waypoint {
+        if self.local.role == Role::Waypoint {
             return Direction::Gateway;
         }
         // envoy.config.core.v3.TrafficDirection as int64, little endian.

@@ -5,11 +5,12 @@ use std::fmt;
 use crate::peer::header::{self, Limits};
 use crate::peer::{Field, Peer, RejectReason, Value, flat, names_service};
 
+pub mod identity;
 mod node;
 pub mod service;
 pub mod share;
 
-pub use node::Node;
+pub use node::{Locality, Node};
 use service::Service;
 use share::Share;
 
@@ -23,6 +24,34 @@ pub struct LocalNode {
     /// The whole node as `FlatNode`, for entries that name both sides; `None` if it does not
     /// describe its workload.
     pub flat: Option<Vec<u8>>,
+    /// The role of this proxy.
+    pub role: Role,
+}
+
+/// The role of a proxy by the bootstrap's node id, in Istio's form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// `router~`: a gateway.
+    Router,
+    /// `waypoint~`, of whose listeners some are inbound.
+    Waypoint,
+    /// Any other.
+    #[default]
+    Other,
+}
+
+impl Role {
+    /// The role in `id`.
+    #[must_use]
+    pub fn of(id: &[u8]) -> Self {
+        if id.starts_with(b"router~") {
+            Self::Router
+        } else if id.starts_with(b"waypoint~") {
+            Self::Waypoint
+        } else {
+            Self::Other
+        }
+    }
 }
 
 /// A note about a node that is not sent unchanged, logged once.
@@ -50,6 +79,15 @@ pub enum Note {
         /// The service that the sent metadata name.
         sent: Service,
     },
+    /// The sources of a value in the configuration's `node` give nothing on this proxy.
+    Absent {
+        /// The key in `node`: `NAME` or `LABELS.app`.
+        key: String,
+        /// The value as the configuration has it.
+        template: String,
+    },
+    /// Neither the id nor `NAME` has a source that differs between proxies.
+    SameEverywhere,
     /// The id is left out because peers would refuse it.
     BadId(RejectReason),
     /// The metadata is not a `google.protobuf.Struct`.
@@ -86,6 +124,17 @@ impl fmt::Display for Note {
                 "this node is the service {node}, but share and max_sent_bytes make it send \
                  {sent}: SkyWalking draws two services; send NAMESPACE and the label that names the \
                  service"
+            ),
+            Self::Absent { key, template } => write!(
+                f,
+                "node: {key:?} is {template:?}, of which nothing is set on this proxy: the \
+                 bootstrap's value is used, if it has one; an empty default, as in \
+                 ${{env:X:-}}, says that it may be absent"
+            ),
+            Self::SameEverywhere => f.write_str(
+                "node: neither id nor NAME has a source that differs between proxies, such as \
+                 ${env:POD_NAME}: proxies with the same metadata take each other for themselves, \
+                 and ignore each other",
             ),
             Self::BadId(reason) => write!(f, "node id is left out: {reason}"),
             Self::BadMetadata(reason) => write!(f, "node metadata is left out: {reason}"),
@@ -124,7 +173,12 @@ impl LocalNode {
         if header.is_some() && named.name.is_some() && named != sent {
             notes.push(Note::OtherService { node: named, sent });
         }
-        Self { id, header, flat }
+        Self {
+            id,
+            header,
+            flat,
+            role: Role::of(&node.id),
+        }
     }
 }
 

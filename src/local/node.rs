@@ -8,16 +8,36 @@ use super::service::{self, Service};
 use crate::peer::wire::{self, Unusable};
 use crate::peer::{Peer, RejectReason};
 
-/// The parts of `envoy.config.core.v3.Node` that are sent. A real node has 60 KB, mostly
-/// extensions, which are skipped.
+/// The parts of `envoy.config.core.v3.Node` that are sent, or that the configuration may name. A
+/// real node has 60 KB, mostly extensions, which are skipped. Texts are raw bytes.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Node {
-    /// `id`, as raw bytes.
+    /// `id`
     #[prost(bytes = "vec", tag = "1")]
     pub id: Vec<u8>,
+    /// `cluster`
+    #[prost(bytes = "vec", tag = "2")]
+    pub cluster: Vec<u8>,
     /// `metadata`, a serialized `google.protobuf.Struct`.
     #[prost(bytes = "vec", tag = "3")]
     pub metadata: Vec<u8>,
+    /// `locality`
+    #[prost(message, optional, tag = "4")]
+    pub locality: Option<Locality>,
+}
+
+/// `envoy.config.core.v3.Locality`
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Locality {
+    /// `region`
+    #[prost(bytes = "vec", tag = "1")]
+    pub region: Vec<u8>,
+    /// `zone`
+    #[prost(bytes = "vec", tag = "2")]
+    pub zone: Vec<u8>,
+    /// `sub_zone`
+    #[prost(bytes = "vec", tag = "3")]
+    pub sub_zone: Vec<u8>,
 }
 
 impl Node {
@@ -34,12 +54,17 @@ impl Node {
         self.read(notes).1
     }
 
+    /// The decoded `metadata`; empty, and noted, if they are malformed.
+    pub(super) fn metadata(&self, notes: &mut Vec<Note>) -> Struct {
+        Struct::decode(self.metadata.as_slice()).unwrap_or_else(|_| {
+            notes.push(Note::BadMetadata(RejectReason::Protobuf));
+            Struct::default()
+        })
+    }
+
     /// The service of this node for `SkyWalking`, and its [`peer`](Self::peer).
     pub(super) fn read(&self, notes: &mut Vec<Note>) -> (Service, Peer) {
-        let Ok(mut metadata) = Struct::decode(self.metadata.as_slice()) else {
-            notes.push(Note::BadMetadata(RejectReason::Protobuf));
-            return (Service::default(), Peer::default());
-        };
+        let mut metadata = self.metadata(notes);
         let service = Service::of_node(&metadata);
         service::settle(&mut metadata, notes);
         let peer = wire::read(metadata, usize::MAX, &mut |unusable| {

@@ -58,10 +58,8 @@ impl Service {
     }
 }
 
-/// Converts a node's metadata to the form that receivers expect: keys in upper
-/// case, and a label if only `SERVICE` names the service. A name of the service
-/// that is not a text is noted.
-pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
+/// Converts the keys of a node's metadata to upper case, as receivers expect them.
+pub(super) fn settle_keys(metadata: &mut Struct) {
     // An upper-case key sorts before other cases of the same key, and so wins.
     for (key, value) in std::mem::take(&mut metadata.fields) {
         let mut fields = Field::ALL.into_iter().map(Field::key);
@@ -69,6 +67,13 @@ pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
         let key = field.map_or(key, str::to_owned);
         metadata.fields.entry(key).or_insert(value);
     }
+}
+
+/// Converts a node's metadata to the form that receivers expect: keys in upper
+/// case, and a label if only `SERVICE` names the service. A name of the service
+/// that is not a text is noted.
+pub(super) fn settle(metadata: &mut Struct, notes: &mut Vec<Note>) {
+    settle_keys(metadata);
     for key in [Field::Name, Field::Namespace, Field::WorkloadName].map(Field::key) {
         if metadata.fields.get(key).is_some_and(is_no_text) {
             let key = key.to_owned();

@@ -5,6 +5,8 @@
 //!      (text)                              (bytes)                                      (filter state)
 //! ```
 
+use std::fmt;
+
 use serde::Deserialize;
 
 mod csm;
@@ -154,6 +156,33 @@ pub enum Value<'p> {
     Text(&'p str),
     /// Keys and values.
     Map(&'p [(String, String)]),
+}
+
+/// For log lines: `NAME="pay-1" LABELS={app="pay"}`.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut space = "";
+        for field in Field::ALL {
+            let Some(value) = self.value(field) else {
+                continue;
+            };
+            write!(f, "{space}{}=", field.key())?;
+            space = " ";
+            match value {
+                Value::Text(text) => write!(f, "{text:?}")?,
+                Value::Map(map) => {
+                    f.write_str("{")?;
+                    let mut space = "";
+                    for (key, value) in map {
+                        write!(f, "{space}{key}={value:?}")?;
+                        space = " ";
+                    }
+                    f.write_str("}")?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Peer {

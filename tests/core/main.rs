@@ -7,6 +7,7 @@ mod codec;
 mod exchange;
 mod header_limits;
 mod hostile;
+mod identity;
 mod node;
 mod schema;
 mod standard_metrics;

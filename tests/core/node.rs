@@ -105,7 +105,7 @@ fn an_id_that_would_corrupt_a_header_is_not_sent() {
     ] {
         let node = Node {
             id: id.to_vec(),
-            metadata: Vec::new(),
+            ..Node::default()
         };
         let mut notes = Vec::new();
         assert_eq!(LocalNode::new(&node, &Share::All, 100, &mut notes).id, None);

@@ -23,6 +23,7 @@ pub(crate) fn node(id: &str, metadata: &Json) -> Node {
     Node {
         id: id.into(),
         metadata: message_of(metadata),
+        ..Node::default()
     }
 }
 

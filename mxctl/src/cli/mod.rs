@@ -97,9 +97,18 @@ struct Encode {
     /// unix:/run/envoy/admin.sock
     #[arg(long, value_name = "URL", group = "source")]
     admin: Option<String>,
-    /// The plugin configuration, which decides what is shared
+    /// The plugin configuration, which decides what is shared, and may say who the node is
     #[arg(long, value_name = "FILE")]
     plugin_config: Option<PathBuf>,
+    /// An environment variable of Envoy that the plugin configuration may name
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let variable = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = variable.ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Check a plugin configuration with the filter's own code.
@@ -110,6 +119,12 @@ struct Encode {
 struct CheckConfig {
     /// The configuration in JSON, or a WasmPlugin in YAML; - reads standard input
     file: PathBuf,
+    /// Show who the proxy of this node is: a bootstrap, config_dump, node or node metadata
+    #[arg(long, value_name = "FILE")]
+    node: Option<PathBuf>,
+    /// An environment variable of Envoy that the configuration may name
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
 }
 
 /// Limits on live entries.
@@ -338,14 +353,7 @@ impl Encode {
                 let evidence = gather::configuration_of(url).await?;
                 encode::node_of(&evidence.documents, evidence.server_info.as_ref())?
             }
-            (None, Some(path)) => {
-                let name = path.display().to_string();
-                let content = file(path)?;
-                if content.trim().is_empty() {
-                    return Err(Unreadable(format!("{name} is empty: it contains no node")).into());
-                }
-                envoy_yaml::parse_file(&name, &content).context(name)?
-            }
+            (None, Some(path)) => node_in(path)?,
             (None, None) => bail!("give a file or --admin"),
         };
         let config = match &self.plugin_config {
@@ -355,7 +363,7 @@ impl Encode {
             }
             None => Config::default(),
         };
-        let sent = encode::encode(&node, &config)?;
+        let sent = encode::encode(&node, &config, &self.env)?;
         if json {
             return print_json(&json!(sent));
         }
@@ -368,6 +376,9 @@ impl Encode {
             "\n{} bytes of id, {} of metadata; {} in a request, names included, before HPACK",
             sent.id_bytes, sent.header_bytes, sent.request_bytes
         )?;
+        if !config.node.is_empty() {
+            writeln!(out, "{}", who(&sent))?;
+        }
         for note in &sent.notes {
             writeln!(out, "note: {}", visible(note))?;
         }
@@ -375,13 +386,45 @@ impl Encode {
     }
 }
 
+/// The node in a file.
+fn node_in(path: &Path) -> Result<Value> {
+    let name = path.display().to_string();
+    let content = file(path)?;
+    if content.trim().is_empty() {
+        return Err(Unreadable(format!("{name} is empty: it contains no node")).into());
+    }
+    envoy_yaml::parse_file(&name, &content).context(name)
+}
+
+/// Who the proxy is, as a line.
+fn who(sent: &encode::Sent) -> String {
+    let (id, metadata) = (&sent.node["id"], &sent.node["metadata"]);
+    format!(
+        "this proxy is {}, {}",
+        plain_json(&id.to_string()),
+        plain_json(&metadata.to_string())
+    )
+}
+
 impl CheckConfig {
     fn run(&self, json: bool) -> Result<()> {
         let name = self.file.display().to_string();
         let content = file(&self.file).map_err(|error| Unreadable(format!("{error:#}")))?;
         let (found, config) = check(&name, &content).context(name.clone())?;
+        let node = self.node.as_deref().map(node_in).transpose()?;
+        let sent = if node.is_some() || !self.env.is_empty() {
+            let node = node.unwrap_or_else(|| json!({}));
+            Some(encode::encode(&node, &config, &self.env)?)
+        } else {
+            None
+        };
         if json {
-            return print_json(&json!({ "file": name, "accepted": true }));
+            let mut answer = json!({ "file": name, "accepted": true });
+            if let Some(sent) = sent {
+                answer["node"] = sent.node;
+                answer["notes"] = json!(sent.notes);
+            }
+            return print_json(&answer);
         }
         let what = match found {
             Found::File => "",
@@ -389,6 +432,12 @@ impl CheckConfig {
         };
         let mut out = io::stdout().lock();
         writeln!(out, "{}: ok{what}\n{config:#?}", visible(&name))?;
+        if let Some(sent) = sent {
+            writeln!(out, "{}", who(&sent))?;
+            for note in &sent.notes {
+                writeln!(out, "note: {}", visible(note))?;
+            }
+        }
         Ok(())
     }
 }

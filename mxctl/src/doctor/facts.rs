@@ -30,6 +30,8 @@ pub(super) struct Facts<'a> {
 pub(super) struct Node<'a> {
     pub(super) id: &'a str,
     pub(super) metadata: &'a Value,
+    /// All of it.
+    pub(super) json: &'a Value,
 }
 
 impl<'a> Facts<'a> {
@@ -54,6 +56,7 @@ impl<'a> Facts<'a> {
                 .find(|id| !id.is_empty())
                 .unwrap_or_default(),
             metadata: &node["metadata"],
+            json: node,
         });
         Ok(Self {
             filter,

@@ -144,7 +144,7 @@ impl<'a> HttpFilter<'a> {
 
     pub(super) fn ours(&self) -> Option<&Plugin<'a>> {
         match &self.kind {
-            Kind::Ours(plugin) => Some(plugin),
+            Kind::Ours(plugin) => Some(&**plugin),
             _ => None,
         }
     }
@@ -208,6 +208,18 @@ impl Plugin<'_> {
     /// Whether requests pass once its VM has died.
     pub(super) fn is_fail_open(&self) -> bool {
         self.config["failure_policy"] == "FAIL_OPEN" || self.config["fail_open"] == true
+    }
+
+    /// The environment of its VM. The values of Envoy's own variables are unknown,
+    /// so their names stand for them.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let passed = &self.config["vm_config"]["environment_variables"];
+        let of_host = list(&passed["host_env_keys"]).map(|name| (text(name), text(name)));
+        let given = passed["key_values"].as_object().into_iter().flatten();
+        let given = given.map(|(name, value)| (name.as_str(), text(value)));
+        let all = of_host.chain(given);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     /// The id of its VM.

@@ -91,6 +91,12 @@ codes! {
     EntriesLost = "entries_lost",
     /// Nothing in the node names a workload.
     NamelessNode = "nameless_node",
+    /// The configuration's `node` names a source that gives nothing.
+    AbsentSource = "absent_source",
+    /// The configuration's `node` gives every proxy the same id and name.
+    SameIdentity = "same_identity",
+    /// Plugins with different environments share a VM.
+    SharedEnvironment = "shared_environment",
     /// The node lacks part of what names its workload.
     NoNodeMetadata = "no_node_metadata",
     /// No label of the node names its service.

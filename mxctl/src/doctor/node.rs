@@ -1,13 +1,14 @@
 //! Checks that the node names its workload.
 
 use metadata_exchange::config::Config;
+use metadata_exchange::local::{self, LocalNode, Note};
 use metadata_exchange::peer::Field;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::direction::is_gateway;
 use super::facts::{Facts, Node};
 use super::finding::{Code, Finding};
-use crate::encode::encode;
+use crate::encode::{self, Environment, metadata_of};
 use crate::naming::Naming;
 
 /// The labels that name a service, for `SkyWalking` and Istio, by precedence.
@@ -25,15 +26,18 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let Some(node) = &facts.node else {
         return;
     };
-    let is_nameless = names(node.metadata).next().is_none();
+    let stated = stated(facts, node, findings);
+    let metadata = stated.as_ref().unwrap_or(node.metadata);
+    let is_nameless = names(metadata).next().is_none();
     if is_nameless {
         findings.push(Finding::error(
             Code::NamelessNode,
             "node",
             "nothing in node.metadata names this workload (NAME, WORKLOAD_NAME or a label of its \
              service): peers cannot name this proxy",
-            "set NAME, NAMESPACE and LABELS in node.metadata of the bootstrap; in Istio the agent \
-             does, on a VM from ISTIO_METAJSON_LABELS",
+            "set NAME, NAMESPACE and LABELS in the key `node` of the plugin configuration, or in \
+             node.metadata of the bootstrap; in Istio the agent does, on a VM from \
+             ISTIO_METAJSON_LABELS",
         ));
     } else if !is_sent(facts, node) {
         findings.push(Finding::error(
@@ -45,18 +49,18 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
              max_sent_bytes; `mxctl encode --plugin-config` shows what is sent",
         ));
     }
-    let missing = missing(node.metadata);
+    let missing = missing(metadata);
     if !is_nameless && !missing.is_empty() {
         findings.push(Finding::error(
             Code::NoNodeMetadata,
             "node",
             format!("node.metadata has no {}", missing.join(", ")),
-            "set them in node.metadata of the bootstrap; in Istio the agent does, on a VM from \
-             ISTIO_METAJSON_LABELS",
+            "set them in the key `node` of the plugin configuration, or in node.metadata of the \
+             bootstrap; in Istio the agent does, on a VM from ISTIO_METAJSON_LABELS",
         ));
     }
-    findings.extend(no_naming_label(node.metadata));
-    findings.extend(too_long(node.metadata));
+    findings.extend(no_naming_label(metadata));
+    findings.extend(too_long(metadata));
     findings.extend(value_types(node.metadata));
     findings.extend(role(facts));
 }
@@ -74,17 +78,62 @@ fn names(metadata: &Value) -> impl Iterator<Item = &Value> {
         .filter(|value| !is_empty(value))
 }
 
+/// The first valid configuration of the filter, with its environment.
+fn configured<'f>(facts: &'f Facts<'_>) -> Option<(&'f Config, Vec<(String, String)>)> {
+    let mut plugins = facts.ours().map(|(.., plugin)| plugin);
+    plugins.find_map(|plugin| {
+        let configuration = plugin.configuration.as_ref().ok()?;
+        Some((configuration, plugin.environment()))
+    })
+}
+
+/// The exchanged metadata that the configuration makes of the node, computed
+/// with the filter's own code; `None` if it says nothing of the node.
+fn stated(facts: &Facts<'_>, node: &Node<'_>, findings: &mut Vec<Finding>) -> Option<Value> {
+    let (configuration, environment) = configured(facts)?;
+    if configuration.node.is_empty() {
+        return None;
+    }
+    let (stated, notes) = over(node, configuration, &environment)?;
+    for note in notes {
+        let (code, remedy) = match note {
+            Note::Absent { .. } => (
+                Code::AbsentSource,
+                "pass the environment variable to the VM by vm_config.environment_variables, or \
+                 give the reference a default",
+            ),
+            Note::SameEverywhere => (
+                Code::SameIdentity,
+                "let id or NAME have a source such as ${env:POD_NAME}, ${env:HOSTNAME} or \
+                 ${node:/id}",
+            ),
+            _ => continue,
+        };
+        findings.push(Finding::warning(code, "node", note.to_string(), remedy));
+    }
+    Some(metadata_of(&stated))
+}
+
+fn over(
+    node: &Node<'_>,
+    configuration: &Config,
+    environment: &Environment,
+) -> Option<(local::Node, Vec<Note>)> {
+    let mut json = node.json.clone();
+    json["id"] = node.id.into();
+    // Metadata that cannot be encoded are reported elsewhere.
+    encode::over(&json, configuration, environment).ok()
+}
+
 /// Whether the filter sends any metadata of this node, computed with the
 /// filter's own code.
 fn is_sent(facts: &Facts<'_>, node: &Node<'_>) -> bool {
-    let mut configurations = facts
-        .ours()
-        .filter_map(|(_, _, plugin)| plugin.configuration.as_ref().ok());
-    let default = Config::default();
-    let configuration = configurations.next().unwrap_or(&default);
-    let node = json!({ "id": node.id, "metadata": node.metadata });
-    // Metadata that cannot be encoded are reported elsewhere.
-    encode(&node, configuration).map_or(true, |sent| sent.header.is_some())
+    let (default, none) = (Config::default(), Vec::new());
+    let (configuration, environment) = configured(facts).unwrap_or((&default, none));
+    over(node, configuration, &environment).is_none_or(|(node, mut notes)| {
+        let (share, max) = (&configuration.share, configuration.max_sent_bytes);
+        LocalNode::new(&node, share, max, &mut notes).header.is_some()
+    })
 }
 
 fn missing(metadata: &Value) -> Vec<&'static str> {

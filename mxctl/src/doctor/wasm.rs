@@ -18,6 +18,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         findings.extend(not_fail_open(filter, plugin));
     }
     findings.extend(shared_names(facts));
+    findings.extend(shared_environments(facts));
     findings.extend(late_wasm(facts));
 }
 
@@ -66,6 +67,33 @@ fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
                 ),
                 "give plugins with different configurations different names (`name` of the \
                  plugin's `config`)",
+            )),
+        }
+    }
+    findings
+}
+
+/// Envoy's key of a VM, its id and its code, leaves the environment out.
+fn shared_environments(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut seen: Vec<(&str, &Value, &Value)> = Vec::new();
+    let mut findings = Vec::new();
+    for (manager, _, plugin) in facts.ours() {
+        let vm = &plugin.config["vm_config"];
+        let (vm_id, code, environment) = (plugin.vm_id(), &vm["code"], &vm["environment_variables"]);
+        let first = seen
+            .iter()
+            .find(|(other, its_code, _)| *other == vm_id && *its_code == code);
+        match first {
+            None => seen.push((vm_id, code, environment)),
+            Some((.., first)) if *first == environment => {}
+            Some(_) => findings.push(Finding::warning(
+                Code::SharedEnvironment,
+                manager.listener,
+                format!(
+                    "its plugin shares the vm_id {vm_id:?} with another one, whose \
+                     environment_variables differ: both have those of the one that Envoy loads first"
+                ),
+                "give plugins with different environment_variables different vm_ids",
             )),
         }
     }

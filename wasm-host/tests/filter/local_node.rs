@@ -1,14 +1,14 @@
 //! What the filter sends of the local node, even with unusual metadata.
 
 use crate::support::{
-    DOWNSTREAM, ID, METADATA, Proxy, Workload, assert_sent_by, assert_stored, assert_stripped,
-    assert_values, peer, struct_value,
+    DOWNSTREAM, ID, METADATA, Proxy, UPSTREAM_ID, Workload, assert_sent_by, assert_stored,
+    assert_stripped, assert_values, peer, struct_value,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
-use wasm_host::{Headers, LogLevel, MetadataKind, Node, Properties, Status};
+use wasm_host::{Headers, LogLevel, MetadataKind, Node, Properties, Settings, Status};
 
 /// The headers that a proxy of this node adds to a request.
 fn sent_by(proxy: &mut Proxy) -> Headers {
@@ -339,4 +339,89 @@ fn the_vm_says_who_it_is_and_then_keeps_quiet() {
         "{:?}",
         proxy.vm.logs()
     );
+}
+
+/// A proxy whose node and environment are these, with the `node` of this configuration.
+fn proxy_with_environment(node: &Node, environment: &[(&str, &str)], stated: &Json) -> Proxy {
+    let environment = environment.iter();
+    let settings = Settings {
+        properties: Properties::new().xds_node(node),
+        environment: environment
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Settings::default()
+    };
+    Proxy::with(settings, &json!({ "node": stated }))
+}
+
+#[test]
+fn the_environment_names_a_node_that_the_bootstrap_does_not() {
+    let stated = json!({
+        "id": "${env:POD_NAME}", "NAME": "${env:POD_NAME}", "NAMESPACE": "${env:POD_NAMESPACE:-shop}",
+        "LABELS": {"app": "${env:APP}", "version": "${env:VERSION}"},
+    });
+    let environment = [("POD_NAME", "web-1"), ("APP", "web"), ("UNUSED", "secret")];
+    let mut proxy = proxy_with_environment(&Node::new("", &json!({})), &environment, &stated);
+    let web = Workload {
+        id: "web-1".into(),
+        metadata: json!({ "NAME": "web-1", "NAMESPACE": "shop", "LABELS": {"app": "web"} }),
+    };
+    assert_sent_by(&sent_by(&mut proxy), &web);
+    let lines = proxy.log(LogLevel::Info);
+    let identity =
+        r#"this proxy is "web-1", LABELS={app="web"} NAME="web-1" NAMESPACE="shop""#.to_owned();
+    assert_eq!(
+        lines.iter().filter(|line| **line == identity).count(),
+        1,
+        "{lines:?}"
+    );
+    let warnings = proxy.log(LogLevel::Warn);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains(r#""LABELS.version" is "${env:VERSION}""#),
+        "{warnings:?}"
+    );
+    assert!(
+        !lines.iter().any(|line| line.contains("secret")),
+        "{lines:?}"
+    );
+    assert_eq!(proxy.counter("node_without_name"), 0);
+}
+
+/// Its own headers come back to a proxy that the configuration names.
+#[test]
+fn a_proxy_knows_itself_by_what_the_configuration_says() {
+    let stated = json!({ "id": "${env:POD_NAME}", "NAME": "${env:POD_NAME}" });
+    let node = Node::new("bootstrap", &json!({ "NAMESPACE": "shop" }));
+    let mut proxy = proxy_with_environment(&node, &[("POD_NAME", "web-1")], &stated);
+    let own = sent_by(&mut proxy);
+    let stream = proxy.inbound(&own);
+    assert_stored(&stream, None, None);
+    assert_eq!(proxy.counter("own"), 1);
+}
+
+/// The role of a gateway is that of its bootstrap's id, which Istio gives and `SkyWalking` reads.
+#[test]
+fn the_role_stays_that_of_the_bootstrap() {
+    for (bootstrap, stated, is_marked) in [
+        (
+            "router~10.0.0.1~edge.shop~shop.svc.cluster.local",
+            "edge-1",
+            true,
+        ),
+        (
+            "edge-1",
+            "router~10.0.0.1~edge.shop~shop.svc.cluster.local",
+            false,
+        ),
+    ] {
+        let node = Node::new(bootstrap, &json!({ "NAME": "edge-1" }));
+        let mut proxy = proxy_with_environment(&node, &[], &json!({ "id": stated }));
+        let stream = proxy.outbound(&Headers::new());
+        let marked = stream
+            .filter_state_keys()
+            .iter()
+            .any(|key| key == UPSTREAM_ID);
+        assert_eq!(marked, is_marked, "{bootstrap}");
+    }
 }
