@@ -62,6 +62,8 @@ pub enum Counter {
     RefusedTrustMtls,
     /// [`crate::trust::Distrust::OtherIdentity`]
     RefusedTrustSpiffe,
+    /// [`crate::trust::Distrust::NoDirection`]
+    RefusedNoDirection,
     /// A VM received an invalid plugin configuration, and refused it or is
     /// idle: counted once for Envoy's validation, and once for each idle VM.
     ConfigurationError,
@@ -79,7 +81,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 30] = [
+    pub const ALL: [(Self, &str); 31] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -124,6 +126,7 @@ impl Counter {
         (Self::RefusedTrustNone, "refused_trust_none"),
         (Self::RefusedTrustMtls, "refused_trust_mtls"),
         (Self::RefusedTrustSpiffe, "refused_trust_spiffe"),
+        (Self::RefusedNoDirection, "refused_no_direction"),
         (Self::ConfigurationError, "configuration_errors"),
         (Self::NodeWithoutName, "node_without_name"),
         (Self::MetricSeriesOverLimit, "metric_series_over_limit"),

@@ -7,7 +7,7 @@ pub enum Direction {
     Inbound,
     /// From the workload.
     Outbound,
-    /// Between workloads: a listener without a direction, or configured as a
-    /// gateway.
+    /// Between workloads: configured as a gateway, or a listener without a
+    /// direction.
     Gateway,
 }

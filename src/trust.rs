@@ -40,6 +40,8 @@ pub enum Distrust {
     /// `spiffe`: the certificate is for another identity or trust domain, its
     /// SAN matches no pattern, or the metadata lacks a field of the pattern.
     OtherIdentity,
+    /// `any`: no certificate was presented to a listener without direction.
+    NoDirection,
 }
 
 /// The form of a mesh's SPIFFE IDs, such as

@@ -70,11 +70,13 @@ impl Workload {
     }
 
     /// A gateway inside the mesh (egress, east-west): its one listener
-    /// `gateway` has no direction and leads to the other workloads.
+    /// `gateway` has no direction, is configured as a gateway and leads to the
+    /// other workloads.
     #[must_use]
     pub fn gateway(name: &str, node: Node) -> Self {
         let gateway = Listener::new("gateway", None, Leads::ToMesh);
         Self::new(name, AppKind::Nobody, Some(Proxy::new(node, gateway, None)))
+            .configured(&json!({ "direction": "gateway" }))
     }
 
     /// A gateway as Istio configures one at the edge: outbound.

@@ -7,6 +7,8 @@
 //! | outbound | send the local node | store the callee and remove its headers |
 //! | gateway | store the caller, send the local node | store the callee, answer a caller that asked |
 //!
+//! A listener without direction is a gateway's, but a caller without certificate is neither stored nor answered.
+//!
 //! With [`Mode::Observe`] it only stores, because Istio's own filter does the rest.
 
 use std::cell::RefCell;
@@ -216,7 +218,8 @@ impl Exchange {
             self.counters.count(Counter::Own);
             return NEITHER;
         }
-        if let Err(distrust) = self.check_connection(host, side) {
+        let checked = self.check_connection(host, side);
+        if let Err(distrust) = checked.and_then(|()| self.check_direction(host, side, stream)) {
             self.count_distrust(distrust);
             return NEITHER;
         }

@@ -1,12 +1,14 @@
 //! Whether a peer is believed: compares its connection with the configured
 //! [`Trust`].
 
-use super::Exchange;
 use super::side::Side;
+use super::{Exchange, Stream};
 use crate::cache::KnownPeer;
 use crate::config::Config;
 use crate::counters::Counter;
+use crate::direction::Direction;
 use crate::host::{Host, Property};
+use crate::local::Role;
 use crate::trust::{Distrust, Trust, vouches};
 
 impl Exchange {
@@ -23,6 +25,23 @@ impl Exchange {
             Trust::None => Err(Distrust::Nobody),
             Trust::Mtls | Trust::Spiffe => check_certificate(host, side),
         }
+    }
+
+    /// A listener without direction may face the Internet: other control planes than Istio's give
+    /// no listener of a gateway a direction.
+    pub(super) fn check_direction(
+        &self,
+        host: &impl Host,
+        side: Side,
+        stream: &Stream,
+    ) -> Result<(), Distrust> {
+        let is_undirected = stream.direction == Some(Direction::Gateway)
+            && self.config.direction.is_none()
+            && self.local.role != Role::Waypoint;
+        if side == Side::Downstream && is_undirected && self.config.trust == Trust::Any {
+            return check_certificate(host, side).map_err(|_| Distrust::NoDirection);
+        }
+        Ok(())
     }
 
     /// The verdict depends on this request's connection, so it is never cached.
@@ -60,6 +79,7 @@ impl Exchange {
             Distrust::Nobody => Counter::RefusedTrustNone,
             Distrust::NoCertificate => Counter::RefusedTrustMtls,
             Distrust::OtherIdentity => Counter::RefusedTrustSpiffe,
+            Distrust::NoDirection => Counter::RefusedNoDirection,
         });
     }
 }

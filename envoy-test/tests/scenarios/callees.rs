@@ -356,9 +356,11 @@ async fn a_waypoint_is_a_gateway(lab: &Lab) -> Result<()> {
             Workload::sidecar("productpage", client.clone()).listener("outbound", |listener| {
                 listener.via = vec![("ratings".to_owned(), "waypoint".to_owned())];
             }),
-            Workload::gateway("waypoint", waypoint.clone()).listener("gateway", |listener| {
-                listener.direction = Some(Direction::Inbound);
-            }),
+            Workload::gateway("waypoint", waypoint.clone())
+                .listener("gateway", |listener| {
+                    listener.direction = Some(Direction::Inbound);
+                })
+                .configured(&json!({})),
             Workload::sidecar("ratings", server.clone()),
         ])
         .await?;

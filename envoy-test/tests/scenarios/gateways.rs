@@ -11,6 +11,7 @@ use crate::{assert_clean, assert_no_peer, assert_peer};
 envoy_test::stories!(
     an_inner_gateway_takes_part_on_both_sides,
     an_outbound_listener_is_configured_as_gateway,
+    a_listener_without_direction_believes_no_stranger,
     an_istio_gateway_answers_nobody_outside,
     a_gateway_follows_a_redirect,
 );
@@ -48,6 +49,32 @@ async fn through_a_gateway(lab: &Lab, gateway: Workload) -> Result<()> {
     assert_peer(&passed_on, Side::Upstream, &server)?;
     let inbound = lab.entry("ratings/inbound", &reply.call).await?;
     assert_peer(&inbound, Side::Downstream, &Node::gateway()?)?;
+    assert_clean(&mesh, "ratings", &reply)?;
+    Ok(())
+}
+
+/// Other control planes than Istio's give no listener of a gateway a direction,
+/// and it may face the Internet.
+async fn a_listener_without_direction_believes_no_stranger(lab: &Lab) -> Result<()> {
+    let (gateway, server) = (Node::gateway()?, Node::vm_server()?);
+    let mesh = lab
+        .start([
+            Workload::gateway("edge", gateway.clone()).configured(&json!({})),
+            Workload::sidecar("ratings", server.clone()),
+        ])
+        .await?;
+
+    let [value, id] = PEER_HEADERS;
+    let call = mesh.call("edge", "ratings")?;
+    let call = call.header(value, METADATA_OF_NAME_X)?;
+    let reply = call.header(id, "outsider")?.send().await?;
+
+    assert_eq!(reply.status, StatusCode::OK);
+    let passed_on = lab.entry("edge/gateway", &reply.call).await?;
+    assert_no_peer(&passed_on, Side::Downstream)?;
+    assert_peer(&passed_on, Side::Upstream, &server)?;
+    let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+    assert_peer(&inbound, Side::Downstream, &gateway)?;
     assert_clean(&mesh, "ratings", &reply)?;
     Ok(())
 }

@@ -91,7 +91,7 @@ async fn a_gateway_records_no_local_node(lab: &Lab) -> Result<()> {
     let mesh = lab
         .start([
             Workload::gateway("egress", Node::gateway()?)
-                .configured(&json!({ "record_local_node": true })),
+                .configured(&json!({ "direction": "gateway", "record_local_node": true })),
             Workload::sidecar("ratings", server.clone()),
         ])
         .await?;

@@ -74,7 +74,9 @@ fn examine_manager(
         findings.push(finding);
         return;
     }
-    let is_believed = configuration.trust == Trust::Any;
+    // Without direction, only callers with a certificate are believed.
+    let is_stated = configuration.direction.is_some() || facts.is_waypoint();
+    let is_believed = configuration.trust == Trust::Any && is_stated;
     if direction == Direction::Gateway && is_believed && manager.is_open {
         findings.push(Finding::warning(
             Code::StrangersBelieved,
@@ -103,7 +105,9 @@ fn no_direction(place: &str, hint: Option<&Hint>) -> Finding {
              \"inbound\"",
         ),
         _ => (
-            "it has no traffic_direction, so the filter treats it as a gateway".to_owned(),
+            "it has no traffic_direction, so the filter treats it as a gateway that neither \
+             believes nor answers callers without a certificate"
+                .to_owned(),
             "set traffic_direction to INBOUND or OUTBOUND; on a gateway, configure the filter with \
              \"direction\": \"gateway\", or \"outbound\" at the edge of the mesh",
         ),

@@ -132,7 +132,9 @@ fn is_sent(facts: &Facts<'_>, node: &Node<'_>) -> bool {
     let (configuration, environment) = configured(facts).unwrap_or((&default, none));
     over(node, configuration, &environment).is_none_or(|(node, mut notes)| {
         let (share, max) = (&configuration.share, configuration.max_sent_bytes);
-        LocalNode::new(&node, share, max, &mut notes).header.is_some()
+        LocalNode::new(&node, share, max, &mut notes)
+            .header
+            .is_some()
     })
 }
 

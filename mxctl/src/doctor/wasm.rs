@@ -79,7 +79,8 @@ fn shared_environments(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (manager, _, plugin) in facts.ours() {
         let vm = &plugin.config["vm_config"];
-        let (vm_id, code, environment) = (plugin.vm_id(), &vm["code"], &vm["environment_variables"]);
+        let (vm_id, code, environment) =
+            (plugin.vm_id(), &vm["code"], &vm["environment_variables"]);
         let first = seen
             .iter()
             .find(|(other, its_code, _)| *other == vm_id && *its_code == code);

@@ -63,13 +63,55 @@ fn outbound_sends_the_local_node_and_stores_the_callee() {
     assert_outbound(&between(&mut Proxy::plain("local"), properties));
 }
 
+/// The properties of a listener without direction, in each form.
+fn undirected() -> [Properties; 3] {
+    [
+        Properties::new().direction(Direction::Unspecified),
+        Properties::new(),
+        Properties::new().bytes(&["xds", "listener_direction"], ""),
+    ]
+}
+
 #[test]
-fn a_listener_without_direction_is_a_gateway() {
-    let unspecified = Properties::new().direction(Direction::Unspecified);
-    assert_gateway(&between(&mut Proxy::plain("local"), unspecified));
-    assert_gateway(&between(&mut Proxy::plain("local"), Properties::new()));
-    let malformed = Properties::new().bytes(&["xds", "listener_direction"], "");
-    assert_gateway(&between(&mut Proxy::plain("local"), malformed));
+fn a_listener_without_direction_is_a_gateway_for_callers_with_a_certificate() {
+    for properties in undirected() {
+        let properties = properties.flag(&["connection", "mtls"], true);
+        assert_gateway(&between(&mut Proxy::plain("local"), properties));
+    }
+}
+
+#[test]
+fn a_listener_without_direction_believes_and_answers_no_stranger() {
+    for mtls in [None, Some(false)] {
+        for properties in undirected() {
+            let properties = match mtls {
+                Some(mtls) => properties.flag(&["connection", "mtls"], mtls),
+                None => properties,
+            };
+            let mut proxy = Proxy::plain("local");
+            let stream = between(&mut proxy, properties);
+            assert_stored(&stream, None, Some(&Workload::new("callee")));
+            assert_sent_by(&stream.request_headers(), &Workload::new("local"));
+            assert_stripped(&stream.response_headers());
+            assert_eq!(proxy.counter("refused_no_direction"), 1);
+        }
+    }
+}
+
+#[test]
+fn a_stated_gateway_and_a_waypoint_need_no_certificate() {
+    let gateway = json!({ "direction": "gateway" });
+    let mut proxy = Proxy::of(&Workload::new("local"), &gateway);
+    assert_gateway(&between(&mut proxy, Properties::new()));
+    let mut waypoint = Workload::new("local");
+    waypoint.id = "waypoint~10.0.0.1~w.shop~shop.svc.cluster.local".into();
+    let mut proxy = Proxy::of(&waypoint, &json!({}));
+    let stream = between(&mut proxy, Properties::new());
+    assert_stored(
+        &stream,
+        Some(&Workload::new("caller")),
+        Some(&Workload::new("callee")),
+    );
 }
 
 #[test]
@@ -95,7 +137,9 @@ fn one_root_context_serves_every_direction() {
             (Direction::Outbound, assert_outbound),
             (Direction::Unspecified, assert_gateway),
         ] {
-            check(&between(&mut proxy, Properties::new().direction(direction)));
+            let properties = Properties::new().direction(direction);
+            let properties = properties.flag(&["connection", "mtls"], true);
+            check(&between(&mut proxy, properties));
         }
     }
 }

@@ -432,7 +432,7 @@ fn mangled_headers_neither_trap_nor_affect_others() {
             proxy.vm.take_calls();
         }
         // The cache is full.
-        if round == 4_000 {
+        if round == 5_000 {
             pages = proxy.vm.memory_pages();
         }
     }

@@ -40,7 +40,9 @@ fn each_side_is_stored_and_no_header_is_touched() {
         let mut proxy = observer(&json!({}));
         // First as a new peer, then from the cache.
         for _ in 0..2 {
-            let stream = between(&mut proxy, Properties::new().direction(direction));
+            let properties = Properties::new().direction(direction);
+            let properties = properties.flag(&["connection", "mtls"], true);
+            let stream = between(&mut proxy, properties);
             assert_stored(&stream, downstream, upstream);
             assert_undisturbed(&stream);
         }

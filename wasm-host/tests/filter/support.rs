@@ -134,8 +134,10 @@ impl Proxy {
         Self::of(&Workload::new(name), &json!({}))
     }
 
+    /// Opens a stream whose downstream has a certificate.
     pub(crate) fn open(&mut self, direction: Direction) -> Stream {
         let properties = Properties::new().direction(direction);
+        let properties = properties.flag(&["connection", "mtls"], true);
         self.vm.open(&self.root, properties)
     }
 

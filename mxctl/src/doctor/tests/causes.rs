@@ -326,6 +326,61 @@ fn policies_on_peers_are_examined() {
 }
 
 #[test]
+fn the_configuration_names_the_node() {
+    let stated = json!({ "node": { "NAME": "${env:POD_NAME}", "NAMESPACE": "${env:NAMESPACE}",
+        "LABELS": { "app": "${node:/cluster}" } } });
+    let equal = json!({ "node": { "id": "web", "NAME": "web", "NAMESPACE": "shop",
+        "LABELS": { "app": "web" } } });
+    let passed = json!({ "host_env_keys": ["POD_NAME"], "key_values": { "NAMESPACE": "shop" } });
+    for (configuration, environment, expected) in [
+        (&stated, passed, vec![]),
+        (
+            &stated,
+            json!({ "key_values": { "NAMESPACE": "shop" } }),
+            vec![Code::NoNodeMetadata, Code::AbsentSource, Code::SameIdentity],
+        ),
+        (&equal, Value::Null, vec![Code::SameIdentity]),
+    ] {
+        let mut dump = sidecar(&json!({}), |listener| {
+            let mut filter = ours(configuration);
+            filter["typed_config"]["config"]["vm_config"] =
+                json!({ "environment_variables": environment });
+            manager(listener)["http_filters"] = json!([filter, router()]);
+        });
+        dump["configs"][0]["bootstrap"]["node"] = json!({ "id": "test-id", "cluster": "web" });
+        let mut found = codes(&dump);
+        let mut expected = expected;
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{configuration} {environment}");
+    }
+}
+
+#[test]
+fn one_vm_has_one_environment() {
+    let filter = |name: &str, vm: &str, app: &str| {
+        let mut filter = ours(&json!({}));
+        filter["typed_config"]["config"]["name"] = name.into();
+        filter["typed_config"]["config"]["vm_config"] =
+            json!({ "vm_id": vm, "environment_variables": { "key_values": { "APP": app } } });
+        filter
+    };
+    for (second, expected) in [
+        (filter("b", "vm", "b"), vec![Code::SharedEnvironment]),
+        (filter("b", "vm", "a"), vec![]),
+        (filter("b", "other", "b"), vec![]),
+    ] {
+        let dump = sidecar(&json!({}), |listener| {
+            manager(listener)["http_filters"] = json!([filter("a", "vm", "a"), router()]);
+            let mut chain = listener["filter_chains"][0].clone();
+            chain["filters"][0]["typed_config"]["http_filters"] = json!([second, router()]);
+            listener["default_filter_chain"] = chain;
+        });
+        assert_eq!(codes(&dump), expected, "{second}");
+    }
+}
+
+#[test]
 fn different_configurations_with_one_name_are_found() {
     let filter = |name: &str, vm: &str, configuration: &Value| {
         let mut filter = ours(configuration);

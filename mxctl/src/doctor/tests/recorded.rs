@@ -142,7 +142,7 @@ fn a_gateway_of_envoy_gateway_believes_strangers() {
         summary(serde_json::from_str(&content).unwrap())
     };
     let no_direction = "error no_direction shop/edge/http";
-    assert_eq!(configured("{}"), [no_direction, NAMELESS, believes]);
+    assert_eq!(configured("{}"), [no_direction, NAMELESS]);
     assert_eq!(
         configured(r#"{"direction":"gateway","trust":"mtls"}"#),
         [NAMELESS]
