@@ -20,15 +20,18 @@ pub enum StateKey {
     UpstreamPeer,
     /// The callee's node id.
     UpstreamPeerId,
+    /// This proxy itself, as `FlatNode`.
+    LocalPeer,
 }
 
 impl StateKey {
     /// Every key.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::DownstreamPeer,
         Self::DownstreamPeerId,
         Self::UpstreamPeer,
         Self::UpstreamPeerId,
+        Self::LocalPeer,
     ];
 
     /// The name without Envoy's prefix.
@@ -39,6 +42,7 @@ impl StateKey {
             Self::DownstreamPeerId => "downstream_peer_id",
             Self::UpstreamPeer => "upstream_peer",
             Self::UpstreamPeerId => "upstream_peer_id",
+            Self::LocalPeer => "local_peer",
         }
     }
 }

@@ -222,6 +222,7 @@ fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
                 "vm_id": plugin.vm_id,
                 "runtime": "envoy.wasm.runtime.v8",
                 "code": { "local": { "filename": module } },
+                "environment_variables": plugin.environment,
             },
             "configuration": {
                 "@type": "type.googleapis.com/google.protobuf.StringValue",

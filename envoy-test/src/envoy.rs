@@ -126,6 +126,7 @@ impl Envoy {
         dir: &Path,
         concurrency: u32,
         drain: Option<Duration>,
+        environment: &BTreeMap<String, String>,
         bootstrap: &Value,
     ) -> Result<Self> {
         let config = dir.join("bootstrap.json");
@@ -138,6 +139,7 @@ impl Envoy {
             command.args(["--drain-time-s", &drain.as_secs().to_string()]);
         }
         let process = command
+            .envs(environment)
             .arg("--config-path")
             .arg(&config)
             .arg("--admin-address-path")

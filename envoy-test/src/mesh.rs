@@ -179,6 +179,7 @@ impl Lab {
             &dir,
             proxy.concurrency,
             proxy.drain,
+            &proxy.environment,
             &bootstrap,
         )
         .await
@@ -192,7 +193,8 @@ impl Lab {
         let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
         let dir = dir.join("bootstrap");
         fs::create_dir(&dir).await?;
-        Envoy::start(&self.envoy, &dir, 1, None, bootstrap).await
+        let none = BTreeMap::new();
+        Envoy::start(&self.envoy, &dir, 1, None, &none, bootstrap).await
     }
 
     /// Validates the bootstrap in the file `path` with Envoy.

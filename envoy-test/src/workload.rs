@@ -42,6 +42,8 @@ pub(crate) struct Proxy {
     pub(crate) concurrency: u32,
     /// How long a replaced listener drains; Envoy's default is ten minutes.
     pub(crate) drain: Option<Duration>,
+    /// Environment variables of the Envoy.
+    pub(crate) environment: BTreeMap<String, String>,
     /// Receives what others send to this workload.
     pub(crate) inbound: Listener,
     /// Receives what this workload sends to others, if a separate listener does.
@@ -172,6 +174,16 @@ impl Workload {
         self
     }
 
+    /// Sets an environment variable of the proxy.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            let environment = &mut proxy.environment;
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+        self
+    }
+
     /// Sets how long a replaced listener drains, in whole seconds.
     #[must_use]
     pub fn draining_for(mut self, drain: Duration) -> Self {
@@ -196,6 +208,7 @@ impl Proxy {
             node,
             concurrency: 1,
             drain: None,
+            environment: BTreeMap::new(),
             inbound,
             outbound,
             clusters: BTreeMap::new(),
@@ -295,6 +308,8 @@ pub struct Plugin {
     pub root_id: String,
     /// The VM id: plugins with the same id, code and VM configuration share a VM.
     pub vm_id: String,
+    /// `environment_variables` of its VM.
+    pub environment: Value,
     /// The plugin configuration.
     pub configuration: Value,
     /// Whether the plugin comes from a file that Envoy watches, as an extension configuration, so
@@ -337,6 +352,7 @@ impl Default for Plugin {
             name: FILTER.to_owned(),
             root_id: "any_root".to_owned(),
             vm_id: "any_vm".to_owned(),
+            environment: json!({}),
             configuration: json!({}),
             watched: false,
             default_config: None,

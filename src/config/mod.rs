@@ -51,6 +51,8 @@ pub struct Config {
     pub max_peer_cache_size: u32,
     /// `record_local_node`: also store the local node, under the opposite key.
     pub record_local_node: bool,
+    /// `local_peer`: also store the local node, under a key of its own.
+    pub local_peer: bool,
     /// `accept_own`: store a peer that is this proxy itself.
     pub accept_own: bool,
     /// `max_received_bytes`, `max_labels` and `max_id_bytes`.
@@ -93,6 +95,7 @@ impl Default for Config {
             response_headers: HeaderLimits::DEFAULT,
             max_peer_cache_size: 1_000,
             record_local_node: false,
+            local_peer: false,
             accept_own: false,
             limits: Limits::DEFAULT,
             trust: Trust::Any,
@@ -121,7 +124,7 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 26] = [
+pub const KEYS: [(&str, &str); 27] = [
     ("accept_own", BOOL),
     (
         "direction",
@@ -133,6 +136,7 @@ pub const KEYS: [(&str, &str); 26] = [
         "a list of names, each exact or a prefix with \"*\" at its end",
     ),
     ("external_clusters", "\"skip\" or \"send\""),
+    ("local_peer", BOOL),
     ("max_id_bytes", "an integer from 1 to 1048576"),
     ("max_labels", "an integer from 0 to 65536"),
     ("max_metric_series", "an integer from 1 to 100000"),
@@ -249,6 +253,7 @@ impl Config {
             &mut config.max_peer_cache_size,
         )?;
         set::<bool, _>(raw, "record_local_node", &mut config.record_local_node)?;
+        set::<bool, _>(raw, "local_peer", &mut config.local_peer)?;
         set::<bool, _>(raw, "accept_own", &mut config.accept_own)?;
         set::<Bytes<1>, _>(
             raw,
@@ -324,7 +329,7 @@ mod tests {
         let json = r#"{
             "accept_own": true, "direction": "gateway", "endpoint_fallback": false,
             "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
-            "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
+            "local_peer": true, "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
             "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "node": {"id": "a"}, "record_local_node": true,
             "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"], "spiffe_patterns": ["spiffe://{_}/{NAME}"], "name_from_certificate": true,
@@ -343,6 +348,7 @@ mod tests {
             },
             max_peer_cache_size: 9,
             record_local_node: true,
+            local_peer: true,
             accept_own: true,
             limits: Limits {
                 max_received_bytes: 10,

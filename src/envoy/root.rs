@@ -153,7 +153,9 @@ impl Root {
     /// Applies a configuration.
     fn start(&mut self, config: Config) -> bool {
         for key in StateKey::ALL {
-            self.count_error(&declare(key));
+            if key != StateKey::LocalPeer || config.local_peer {
+                self.count_error(&declare(key));
+            }
         }
         self.count_error(&imports::set_tick_period(TICK));
         let local = self.local_node(&config);
@@ -261,7 +263,9 @@ fn declare(key: StateKey) -> HostResult<()> {
     const DOWNSTREAM_REQUEST: i32 = 1;
 
     let (kind, schema) = match key {
-        StateKey::DownstreamPeer | StateKey::UpstreamPeer => (FLAT_BUFFERS, flat::BINARY_SCHEMA),
+        StateKey::DownstreamPeer | StateKey::UpstreamPeer | StateKey::LocalPeer => {
+            (FLAT_BUFFERS, flat::BINARY_SCHEMA)
+        }
         StateKey::DownstreamPeerId | StateKey::UpstreamPeerId => (BYTES, &[][..]),
     };
     let arguments = DeclarePropertyArguments {

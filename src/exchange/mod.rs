@@ -20,7 +20,7 @@ use crate::config::{Config, Mode};
 use crate::counted_host::CountedHost;
 use crate::counters::{Counter, Counters};
 use crate::direction::Direction;
-use crate::host::{HeaderMap, Host, Property};
+use crate::host::{HeaderMap, Host, Property, StateKey};
 use crate::local::{LocalNode, Role};
 use crate::peer::{Field, RejectReason, flat, header};
 use crate::standard_metrics::StandardMetrics;
@@ -130,6 +130,7 @@ impl Exchange {
             stream.sent = self.write(host, HeaderMap::Request, headers.as_ref(), give);
         }
         self.record_local_node(host, direction);
+        self.store_local_peer(host);
     }
 
     /// Handles the response headers of `stream`, also those of a local reply, `count` of them with pseudo-headers.
@@ -160,6 +161,9 @@ impl Exchange {
     /// replied, the callee is not named yet.
     pub fn on_log(&self, stream: &mut Stream, host: &impl Host) {
         let host = &CountedHost::new(host, &self.counters);
+        if stream.direction.is_none() {
+            self.store_local_peer(host);
+        }
         if stream.answered && self.metrics.is_none() {
             return;
         }
@@ -366,6 +370,15 @@ impl Exchange {
     fn look_up(&self, host: &impl Host, name: &[u8]) -> ClusterId {
         let metadata = || host.property(Property::ClusterMetadata).ok().flatten();
         self.clusters.borrow_mut().look_up(name, metadata)
+    }
+
+    /// Stores the local node under its own key, for readers that name this proxy.
+    fn store_local_peer(&self, host: &impl Host) {
+        if let Some(flat) = &self.local.flat
+            && self.config.local_peer
+        {
+            host.store(StateKey::LocalPeer, flat).ok();
+        }
     }
 
     /// Stores the local node under the key of its own side, so that one entry names both. A gateway has no side.

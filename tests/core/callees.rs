@@ -433,6 +433,7 @@ fn a_gateways_entry_always_has_a_key() {
     }
     // If there is a key, none is added.
     let host = FakeHost::default().request_header(METADATA, crate::exchange::header("caller"));
+    host.set_property("connection.mtls", &[1]);
     round_trip(&gateway(router), &host);
     assert_eq!(host.state("upstream_peer_id"), None);
 }

@@ -178,11 +178,22 @@ fn outbound_replaces_what_the_app_sent_and_stores_the_answer() {
 
 #[test]
 fn a_gateway_does_both_on_both_sides() {
-    for host in [FakeHost::with_direction(0), FakeHost::default()] {
+    let certified = || {
+        let host = FakeHost::default();
+        host.set_property("connection.mtls", &[1]);
+        host
+    };
+    let undirected = certified();
+    undirected.set_property("xds.listener_direction", &0_i64.to_le_bytes());
+    for (host, config) in [
+        (undirected, ""),
+        (certified(), ""),
+        (FakeHost::with_direction(0), r#"{"direction": "gateway"}"#),
+    ] {
         let host = host
             .request_header(METADATA, header("caller"))
             .request_header(ID, "caller-id");
-        let exchange = exchange("");
+        let exchange = exchange(config);
         let mut stream = request(&exchange, &host);
         assert_eq!(host.values(Request, METADATA), [own_header().as_bytes()]);
         host.response_header(METADATA, header("callee"));
@@ -192,6 +203,25 @@ fn a_gateway_does_both_on_both_sides() {
         assert_eq!(name_in(&host, "upstream_peer").as_deref(), Some("callee"));
         assert_eq!(host.values(Response, METADATA), [own_header().as_bytes()]);
         assert_eq!(host.values(Response, ID), [b"own-id"]);
+    }
+}
+
+/// Other control planes than Istio's give no listener of a gateway a direction.
+#[test]
+fn without_direction_a_stranger_is_neither_stored_nor_answered() {
+    for host in [FakeHost::with_direction(0), FakeHost::default()] {
+        let host = host
+            .request_header(METADATA, header("caller"))
+            .request_header(ID, "caller-id");
+        let exchange = exchange("");
+        let mut stream = request(&exchange, &host);
+        assert_eq!(host.values(Request, METADATA), [own_header().as_bytes()]);
+        host.response_header(METADATA, header("callee"));
+        exchange.on_response_headers(&mut stream, &host, host.count(Response));
+        assert_eq!(name_in(&host, "downstream_peer"), None);
+        assert_eq!(name_in(&host, "upstream_peer").as_deref(), Some("callee"));
+        assert_stripped(&host, Response);
+        assert_eq!(exchange.counters().take(Counter::RefusedNoDirection), 1);
     }
 }
 

@@ -14,6 +14,9 @@ pub(crate) const MODULE: &str = "/etc/envoy/metadata_exchange.wasm";
 /// The configuration of the filter where something is decided by the caller.
 const SPIFFE: &str = r#"{"trust": "spiffe", "trust_domains": ["cluster.local"]}"#;
 
+/// The configuration of the filter where both sides are told.
+const BOTH_SIDES: &str = r#"{"local_peer": true}"#;
+
 /// The consumers that decide by the caller.
 const DECIDING: [Consumer; 3] = [
     Consumer::Policy,
@@ -93,7 +96,9 @@ fn each_is_the_sidecar_of_deploy_envoy_plus_what_its_consumer_needs() -> Result<
         let configuration = match consumer {
             _ if DECIDING.contains(&consumer) => SPIFFE,
             Consumer::FilterMetrics => r#"{"standard_metrics": true}"#,
-            _ => "{}",
+            // Its tags read the bootstrap's node.
+            Consumer::Metrics => "{}",
+            _ => BOTH_SIDES,
         };
         assert_eq!(configurations(&bootstrap), [configuration; 2], "{file}");
         assert_eq!(common(bootstrap), expected, "{file}");

@@ -15,6 +15,7 @@ mod faults;
 mod gateways;
 mod header_limits;
 mod hostile;
+mod identity;
 mod idle;
 mod image;
 mod istio_plugin;

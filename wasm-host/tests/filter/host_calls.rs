@@ -2,6 +2,7 @@
 //! change of the hot path.
 
 use crate::support::{Proxy, Workload};
+use serde_json::{Value as Json, json};
 use wasm_host::{Direction, Headers, Status};
 
 /// The host calls between two points of a stream.
@@ -20,7 +21,15 @@ fn steps(proxy: &mut Proxy) -> Vec<String> {
 
 /// The host calls of the request, of the response and of the rest, the second time around.
 fn cached(direction: Direction, request: &Headers, response: &Headers) -> [Vec<String>; 3] {
-    let mut proxy = Proxy::plain("local");
+    cached_in(Proxy::plain("local"), direction, request, response)
+}
+
+fn cached_in(
+    mut proxy: Proxy,
+    direction: Direction,
+    request: &Headers,
+    response: &Headers,
+) -> [Vec<String>; 3] {
     proxy.exchange(direction, request, response);
     let stream = proxy.open(direction);
     proxy.vm.take_calls();
@@ -30,6 +39,36 @@ fn cached(direction: Direction, request: &Headers, response: &Headers) -> [Vec<S
     let of_response = steps(&mut proxy);
     proxy.vm.finish(&stream).expect("no trap");
     [of_request, of_response, steps(&mut proxy)]
+}
+
+/// What the configuration says of the node costs nothing for a request, and `local_peer` one call.
+#[test]
+fn the_local_side_costs_one_call() {
+    let caller = Workload::new("caller").headers();
+    let calls_with = |configuration: Json| {
+        let proxy = Proxy::of(&Workload::new("local"), &configuration);
+        cached_in(proxy, Direction::Inbound, &caller, &Headers::new())
+    };
+    let without = cached(Direction::Inbound, &caller, &Headers::new());
+    let node = json!({ "NAME": "${node:/id}", "OWNER": "${env:OWNER:-}" });
+    assert_eq!(calls_with(json!({ "node": node })), without);
+    let [mut request, response, rest] = calls_with(json!({ "node": node, "local_peer": true }));
+    assert_eq!(request.pop().as_deref(), Some("set_property local_peer"));
+    assert_eq!([request, response, rest], without);
+}
+
+/// Only on a listener without direction, and only of a caller that sends something.
+#[test]
+fn a_certificate_is_looked_for_where_there_is_no_direction() {
+    let asks = |direction, caller: &Headers| {
+        let [request, ..] = cached(direction, caller, &Headers::new());
+        let mut calls = request.iter();
+        calls.any(|call| call == "get_property connection.mtls")
+    };
+    let caller = Workload::new("caller").headers();
+    assert!(asks(Direction::Unspecified, &caller));
+    assert!(!asks(Direction::Unspecified, &Headers::new()));
+    assert!(!asks(Direction::Inbound, &caller));
 }
 
 #[test]

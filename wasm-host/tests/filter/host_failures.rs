@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use wasm_host::{Direction, Error, Headers, HostCall, Properties, Settings, Status, Stream, Vm};
 
 fn everything_on() -> Json {
-    json!({ "record_local_node": true, "trust": "mtls" })
+    json!({ "local_peer": true, "record_local_node": true, "trust": "mtls" })
 }
 
 fn run(proxy: &mut Proxy, direction: Direction) -> Stream {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
-use wasm_host::{Headers, LogLevel, MetadataKind, Node, Properties, Settings, Status};
+use wasm_host::{Direction, Headers, LogLevel, MetadataKind, Node, Properties, Settings, Status};
 
 /// The headers that a proxy of this node adds to a request.
 fn sent_by(proxy: &mut Proxy) -> Headers {
@@ -424,4 +424,32 @@ fn the_role_stays_that_of_the_bootstrap() {
             .any(|key| key == UPSTREAM_ID);
         assert_eq!(marked, is_marked, "{bootstrap}");
     }
+}
+
+/// Readers name this proxy by its own key, in every direction, also if a filter ahead of this one
+/// replied, so that only the log is called.
+#[test]
+fn the_local_peer_is_stored_under_its_own_key() {
+    const LOCAL: &str = "wasm.local_peer";
+    let stated = json!({ "local_peer": true, "share": "minimal",
+        "node": { "NAME": "web-1", "LABELS": {"tier": "front"} } });
+    let node = Node::new("id", &json!({ "NAMESPACE": "shop" }));
+    let expected = json!({ "NAME": "web-1", "NAMESPACE": "shop", "LABELS": {"tier": "front"} });
+    for direction in [
+        Direction::Inbound,
+        Direction::Outbound,
+        Direction::Unspecified,
+    ] {
+        let mut proxy = Proxy::of_node(&node, &stated);
+        let stream = proxy.open(direction);
+        proxy.request(&stream, &Headers::new());
+        assert_eq!(peer(&stream, LOCAL), Some(expected.clone()));
+        let stream = proxy.open(direction);
+        proxy.vm.finish(&stream).expect("no trap");
+        assert_eq!(peer(&stream, LOCAL), Some(expected.clone()));
+    }
+    let mut proxy = Proxy::of_node(&node, &json!({}));
+    assert_eq!(peer(&proxy.inbound(&Headers::new()), LOCAL), None);
+    let mut proxy = Proxy::of_node(&Node::new("id", &json!({})), &json!({ "local_peer": true }));
+    assert_eq!(peer(&proxy.inbound(&Headers::new()), LOCAL), None);
 }
