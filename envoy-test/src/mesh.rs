@@ -189,12 +189,20 @@ impl Lab {
 
     /// Starts an Envoy with a whole bootstrap.
     pub async fn start_envoy(&self, bootstrap: &Value) -> Result<Envoy> {
+        self.start_envoy_in(&BTreeMap::new(), bootstrap).await
+    }
+
+    /// Starts an Envoy with a whole bootstrap, and these variables in its environment.
+    pub async fn start_envoy_in(
+        &self,
+        environment: &BTreeMap<String, String>,
+        bootstrap: &Value,
+    ) -> Result<Envoy> {
         // Two levels deep, like the directories of all Envoys.
         let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
         let dir = dir.join("bootstrap");
         fs::create_dir(&dir).await?;
-        let none = BTreeMap::new();
-        Envoy::start(&self.envoy, &dir, 1, None, &none, bootstrap).await
+        Envoy::start(&self.envoy, &dir, 1, None, environment, bootstrap).await
     }
 
     /// Validates the bootstrap in the file `path` with Envoy.

@@ -5,6 +5,7 @@
 // Caller and callee are the terms of the field.
 #![allow(clippy::similar_names)]
 
+mod compose;
 mod crds;
 mod istio;
 mod manifests;
