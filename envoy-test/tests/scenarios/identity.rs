@@ -6,11 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{assert_no_peer, assert_peer, counter};
 
-envoy_test::stories!(
-    the_environment_alone_names_a_proxy,
-    one_vm_has_the_environment_of_the_first_plugin,
-    a_mesh_of_equal_ids,
-);
+envoy_test::stories!(the_environment_alone_names_a_proxy, a_mesh_of_equal_ids,);
+envoy_test::stories_on_every_release!(one_vm_has_the_environment_of_the_first_plugin);
 
 /// The node of a bootstrap that names no workload.
 fn nameless(id: &str) -> Node {
@@ -97,9 +94,10 @@ async fn the_environment_alone_names_a_proxy(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Envoy's key of a VM has its id and code, but not its environment.
+/// Envoy 1.36 finds a VM by its id and code, Envoy 1.40 also by its environment.
 async fn one_vm_has_the_environment_of_the_first_plugin(lab: &Lab) -> Result<()> {
-    for (vm_id, is_shared) in [("any_vm", true), ("another_vm", false)] {
+    let is_left_out = lab.version().await?.starts_with("1.36.");
+    for (vm_id, is_shared) in [("any_vm", is_left_out), ("another_vm", false)] {
         let name_of = |name: &'static str, vm_id: &'static str| {
             move |listener: &mut Listener| {
                 vm_id.clone_into(&mut listener.plugin.vm_id);
