@@ -29,7 +29,7 @@ use clap::{Parser, ValueEnum};
 use envoy_test::{Lab, Release};
 
 use bench::{Bench, end_progress};
-use envoys::{first_request, load, on_log, start, wire_bytes};
+use envoys::{consumers, first_request, load, on_log, start, wire_bytes};
 use report::{Environment, Report};
 
 /// What the filter costs: counted, and measured in real Envoys against none and
@@ -67,6 +67,8 @@ enum Subject {
     Load,
     /// The callback `proxy_on_log` against the filter without it
     OnLog,
+    /// What reads the peer, against the filter alone
+    Consumers,
     /// The first request of a peer against those that follow
     FirstRequest,
     /// Bytes between two sidecars
@@ -83,6 +85,7 @@ impl Subject {
             Self::Counted => "counted",
             Self::Load => "load",
             Self::OnLog => "on-log",
+            Self::Consumers => "consumers",
             Self::FirstRequest => "first-request",
             Self::WireBytes => "wire-bytes",
             Self::Start => "start",
@@ -95,6 +98,7 @@ impl Subject {
             Self::Counted => counted::run(bench),
             Self::Load => load::run(bench).await,
             Self::OnLog => on_log::run(bench).await,
+            Self::Consumers => consumers::run(bench).await,
             Self::FirstRequest => first_request::run(bench).await,
             Self::WireBytes => wire_bytes::run(bench).await,
             Self::Start => start::run(bench).await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 mod calls;
+pub(crate) mod consumers;
 pub(crate) mod first_request;
 pub(crate) mod lane;
 pub(crate) mod load;

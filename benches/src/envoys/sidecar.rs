@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use envoy_test::bootstrap::router;
+use envoy_test::consumers::cost::{Measured, Subject};
 use envoy_test::{Direction, Envoy, Lab, Mesh, Workload};
 use serde_json::json;
 
@@ -108,8 +109,13 @@ impl Setup {
 
 /// A running sidecar.
 pub(crate) struct Sidecar {
-    mesh: Mesh,
+    running: Running,
     is_filter: bool,
+}
+
+enum Running {
+    Mesh(Mesh),
+    Consumer(Box<Measured>),
 }
 
 impl Sidecar {
@@ -119,7 +125,7 @@ impl Sidecar {
             .workers(workers);
         let callee = Workload::bare(CALLEE).served_at(apps.callee.address);
         let sidecar = Self {
-            mesh: lab.start([local, callee]).await?,
+            running: Running::Mesh(lab.start([local, callee]).await?),
             is_filter: setup.is_filter,
         };
         if setup.modules.is_some() {
@@ -129,15 +135,28 @@ impl Sidecar {
         Ok(sidecar)
     }
 
+    /// One with a consumer of peers.
+    pub(crate) async fn with_consumer(lab: &Lab, subject: Subject, apps: &Apps) -> Result<Self> {
+        Ok(Self {
+            running: Running::Consumer(subject.start(lab, apps.own.address).await?.into()),
+            is_filter: subject != Subject::Nothing,
+        })
+    }
+
     pub(crate) fn envoy(&self) -> Result<&Envoy> {
-        self.mesh.envoy(LOCAL)
+        match &self.running {
+            Running::Mesh(mesh) => mesh.envoy(LOCAL),
+            Running::Consumer(measured) => Ok(measured.envoy()),
+        }
     }
 
     /// Where requests of this direction go.
     pub(crate) fn address(&self, direction: Direction) -> Result<SocketAddr> {
-        match direction {
-            Direction::Inbound => self.mesh.address(LOCAL),
-            Direction::Outbound => self.mesh.outbound(LOCAL),
+        match (&self.running, direction) {
+            (Running::Mesh(mesh), Direction::Inbound) => mesh.address(LOCAL),
+            (Running::Mesh(mesh), Direction::Outbound) => mesh.outbound(LOCAL),
+            (Running::Consumer(measured), Direction::Inbound) => Ok(measured.inbound()),
+            (Running::Consumer(measured), Direction::Outbound) => Ok(measured.outbound()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! To add a consumer, add a file to `examples/`, a variant to [`Consumer`], and what runs it.
 
 mod certified;
+pub mod cost;
 mod example;
 mod fluentd;
 mod headers;
@@ -30,6 +31,7 @@ pub use headers::without_removal as headers_without_removal;
 pub use logs::log_by_otlp;
 pub use policy::without_service_account as policy_without_service_account;
 pub use report::{Count, Counts, Report, Row};
+pub use sidecar::workload;
 
 use crate::envoy::Release;
 use crate::mesh::Lab;

@@ -90,7 +90,8 @@ pub(super) struct Sidecar {
 }
 
 /// A workload by its names.
-pub(super) fn workload(name: &str, namespace: &str) -> Node {
+#[must_use]
+pub fn workload(name: &str, namespace: &str) -> Node {
     let instance = format!("{name}-1");
     Node {
         id: format!("sidecar~10.0.0.9~{instance}.{namespace}~{namespace}.svc.cluster.local"),
