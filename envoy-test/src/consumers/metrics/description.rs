@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::repository;
 
-/// The files with loggers. In each, a line [`BEGIN`] names the logger that is written between it and [`END`].
+/// The files with loggers. In each, a line `BEGIN` names the logger that is written between it and `END`.
 pub const FILES: [&str; 4] = [
     "examples/metrics/sidecar.yaml",
     "examples/metrics/listeners.yaml",
