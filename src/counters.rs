@@ -13,6 +13,8 @@ pub enum Counter {
     UpstreamPeerStored,
     /// A callee that did not answer was stored from its endpoint's metadata.
     UpstreamPeerFromEndpoint,
+    /// A callee was stored by the rules in `callee`.
+    UpstreamPeerFromRules,
     /// A callee was stored from its cluster's metadata.
     UpstreamPeerFromClusterMetadata,
     /// A callee was stored as the service that answered calls to its cluster
@@ -81,13 +83,14 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 31] = [
+    pub const ALL: [(Self, &str); 32] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
             Self::UpstreamPeerFromEndpoint,
             "upstream_peer_from_endpoint",
         ),
+        (Self::UpstreamPeerFromRules, "upstream_peer_from_rules"),
         (
             Self::UpstreamPeerFromClusterMetadata,
             "upstream_peer_from_cluster_metadata",

@@ -76,6 +76,14 @@ pub enum Property {
     /// `istio.workload` in the metadata of the chosen endpoint:
     /// `workload;namespace;canonical-name;revision;cluster`.
     EndpointWorkload,
+    /// `xds.upstream_host_metadata`: the metadata of the chosen endpoint, as that of the cluster.
+    EndpointMetadata,
+    /// `xds.upstream_host_locality_metadata`: that of its locality.
+    EndpointLocalityMetadata,
+    /// `xds.route_metadata`
+    RouteMetadata,
+    /// `xds.listener_metadata`
+    ListenerMetadata,
     /// The stored caller, by any filter.
     DownstreamPeer,
     /// The stored callee, by any filter.
@@ -125,6 +133,10 @@ impl Property {
             Self::EndpointWorkload => {
                 "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
             }
+            Self::EndpointMetadata => "xds\0upstream_host_metadata",
+            Self::EndpointLocalityMetadata => "xds\0upstream_host_locality_metadata",
+            Self::RouteMetadata => "xds\0route_metadata",
+            Self::ListenerMetadata => "xds\0listener_metadata",
             Self::DownstreamPeer => StateKey::DownstreamPeer.name(),
             Self::UpstreamPeer => StateKey::UpstreamPeer.name(),
             Self::ResponseCodeDetails => "response\0code_details",

@@ -16,6 +16,18 @@ pub enum Source {
     Env,
     /// `node:/POINTER`: a JSON Pointer into Envoy's node.
     Node,
+    /// `endpoint:/FILTER/KEY`: a JSON Pointer into the filter metadata of the chosen endpoint.
+    Endpoint,
+    /// `endpoint_locality:/FILTER/KEY`: the same of the locality of that endpoint.
+    EndpointLocality,
+    /// `cluster:/FILTER/KEY`: the same of the cluster.
+    Cluster,
+    /// `route:/FILTER/KEY`: the same of the route.
+    Route,
+    /// `listener:/FILTER/KEY`: the same of the listener.
+    Listener,
+    /// `cluster_name:`: the name of the cluster.
+    ClusterName,
 }
 
 impl Source {
@@ -23,6 +35,12 @@ impl Source {
         match self {
             Self::Env => "env",
             Self::Node => "node",
+            Self::Endpoint => "endpoint",
+            Self::EndpointLocality => "endpoint_locality",
+            Self::Cluster => "cluster",
+            Self::Route => "route",
+            Self::Listener => "listener",
+            Self::ClusterName => "cluster_name",
         }
     }
 
@@ -30,6 +48,12 @@ impl Source {
         match self {
             Self::Env => is_variable(argument),
             Self::Node => is_in_node(argument) && pointer::is_valid(argument),
+            Self::ClusterName => argument.is_empty(),
+            Self::Endpoint
+            | Self::EndpointLocality
+            | Self::Cluster
+            | Self::Route
+            | Self::Listener => pointer::is_valid(argument),
         }
     }
 }
@@ -112,11 +136,25 @@ impl Template {
         &self.written
     }
 
+    /// Every reference, also those in defaults.
+    pub fn for_each_reference(&self, see: &mut dyn FnMut(&Reference)) {
+        for_each_reference(&self.parts, see);
+    }
+
     /// The text with what `read` gives for its references; `None` if a reference and its default
     /// give nothing.
     pub fn resolve(&self, read: &mut dyn FnMut(&Reference) -> Option<String>) -> Option<String> {
         let mut text = String::new();
         resolve(&self.parts, read, &mut text).then_some(text)
+    }
+}
+
+fn for_each_reference(parts: &[Part], see: &mut dyn FnMut(&Reference)) {
+    for part in parts {
+        if let Part::Reference(reference, default) = part {
+            see(reference);
+            for_each_reference(default.as_deref().unwrap_or_default(), see);
+        }
     }
 }
 

@@ -476,9 +476,12 @@ impl Mesh {
         let (name, metadata) = (&callee.name, &callee.endpoint_metadata);
         let overrides = proxy.clusters.get(name).unwrap_or(&Value::Null);
         let address = self.address(name)?;
-        Ok(bootstrap::service_cluster(
-            name, address, metadata, overrides,
-        ))
+        let mut cluster = bootstrap::service_cluster(name, address, metadata, overrides);
+        if let Some(metadata) = &callee.locality_metadata {
+            let locality = &mut cluster["load_assignment"]["endpoints"][0];
+            locality["metadata"]["filter_metadata"] = metadata.clone();
+        }
+        Ok(cluster)
     }
 
     fn clusters_file(&self, name: &str) -> PathBuf {

@@ -20,6 +20,8 @@ pub struct Workload {
     pub(crate) proxy: Option<Proxy>,
     /// The metadata of the workload's endpoint, by namespace.
     pub(crate) endpoint_metadata: Value,
+    /// The metadata of the locality of that endpoint, by namespace.
+    pub(crate) locality_metadata: Option<Value>,
 }
 
 /// The app of a workload.
@@ -94,6 +96,7 @@ impl Workload {
             app,
             proxy,
             endpoint_metadata: json!({}),
+            locality_metadata: None,
         }
     }
 
@@ -129,6 +132,13 @@ impl Workload {
     #[must_use]
     pub fn endpoint_metadata(mut self, metadata: Value) -> Self {
         self.endpoint_metadata = metadata;
+        self
+    }
+
+    /// Sets the `metadata` of the locality of the workload's endpoint, by namespace.
+    #[must_use]
+    pub fn locality_metadata(mut self, metadata: Value) -> Self {
+        self.locality_metadata = Some(metadata);
         self
     }
 

@@ -16,6 +16,7 @@ use crate::peer::header::Limits;
 use crate::trust::{SpiffePattern, Trust};
 
 pub mod admission;
+pub mod callee;
 mod error;
 mod node;
 mod raw;
@@ -79,6 +80,8 @@ pub struct Config {
     pub endpoint_fallback: bool,
     /// `service_fallback`: whether a callee that no other source names is stored as the service of its cluster.
     pub service_fallback: bool,
+    /// `callee`: how control planes other than Istio name callees.
+    pub callee: Vec<callee::Rule>,
     /// `standard_metrics`: whether Istio's standard metrics are recorded.
     pub standard_metrics: bool,
     /// `max_metric_series`: the most sets of labels of the standard metrics, per worker.
@@ -109,6 +112,7 @@ impl Default for Config {
             share: Share::All,
             endpoint_fallback: true,
             service_fallback: true,
+            callee: Vec::new(),
             standard_metrics: false,
             max_metric_series: 1000,
         }
@@ -124,8 +128,9 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 27] = [
+pub const KEYS: [(&str, &str); 28] = [
     ("accept_own", BOOL),
+    ("callee", callee::RULES),
     (
         "direction",
         "\"auto\", \"inbound\", \"outbound\" or \"gateway\"",
@@ -283,6 +288,9 @@ impl Config {
         if let Some(json) = raw.get("node") {
             config.node = node::read(json)?;
         }
+        if let Some(json) = raw.get("callee") {
+            config.callee = callee::read(json)?;
+        }
         set::<RawShare, _>(raw, "share", &mut config.share)?;
         set::<bool, _>(raw, "endpoint_fallback", &mut config.endpoint_fallback)?;
         Ok(config)
@@ -331,7 +339,7 @@ mod tests {
             "external_cluster_names": ["db", "ext-*"], "external_clusters": "send",
             "local_peer": true, "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
-            "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "node": {"id": "a"}, "record_local_node": true,
+            "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "node": {"id": "a"}, "callee": [{"NAME": "${cluster_name:}"}], "record_local_node": true,
             "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"], "spiffe_patterns": ["spiffe://{_}/{NAME}"], "name_from_certificate": true,
             "upstream_trust": "mtls"}"#;
         let config = Config {
@@ -359,6 +367,7 @@ mod tests {
             upstream_trust: Trust::Mtls,
             trust_domains: vec!["cluster.local".into()],
             spiffe_patterns: vec![SpiffePattern::parse("spiffe://{_}/{NAME}").unwrap()],
+            callee: callee::read(&serde_json::json!([{"NAME": "${cluster_name:}"}])).unwrap(),
             name_from_certificate: true,
             skip_external_clusters: false,
             node: Identity(vec![Stated {

@@ -3,6 +3,7 @@
 //! | source | names |
 //! |---|---|
 //! | the metadata of the chosen endpoint ([`endpoint`]) | the workload; not outside the mesh |
+//! | the rules of the configuration ([`super::rules`]) | what they say; not outside the mesh |
 //! | the metadata of the cluster ([`super::clusters`]) | the service, or the host outside the mesh |
 //! | its certificate, with `name_from_certificate` | the workload; not outside the mesh |
 //! | who answered in this cluster before | the service, if all were of one |
@@ -28,7 +29,8 @@ impl Exchange {
     pub(super) fn name_callee(&self, host: &impl Host) -> bool {
         if !(self.config.endpoint_fallback
             || self.config.service_fallback
-            || self.config.name_from_certificate)
+            || self.config.name_from_certificate
+            || !self.config.callee.is_empty())
         {
             return false;
         }
@@ -45,6 +47,7 @@ impl Exchange {
             ..
         } = self.config;
         (endpoint_fallback && !is_external && self.store_endpoint(host))
+            || (!is_external && self.store_by_rules(host))
             || (service_fallback && self.store_cluster_metadata(host, cluster))
             || (!is_external && self.store_certificate(host, Side::Upstream))
             || (service_fallback

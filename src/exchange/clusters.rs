@@ -228,9 +228,9 @@ impl Clusters {
 
 /// `envoy.config.core.v3.Metadata`
 #[derive(Clone, PartialEq, Message)]
-struct Metadata {
+pub(super) struct Metadata {
     #[prost(btree_map = "string, message", tag = "1")]
-    filter_metadata: BTreeMap<String, Struct>,
+    pub(super) filter_metadata: BTreeMap<String, Struct>,
 }
 
 /// Istio's metadata of a cluster, `filter_metadata["istio"]`; malformed

@@ -24,6 +24,7 @@ use crate::host::{HeaderMap, Host, Property, StateKey};
 use crate::local::{LocalNode, Role};
 use crate::peer::{Field, RejectReason, flat, header};
 use crate::standard_metrics::StandardMetrics;
+use crate::template::Source;
 use crate::trust::{Distrust, SpiffePattern, Trust};
 
 mod callee;
@@ -33,6 +34,7 @@ pub mod endpoint;
 mod headers;
 mod metrics;
 mod room;
+pub mod rules;
 pub mod service;
 mod side;
 mod trust;
@@ -68,6 +70,8 @@ pub struct Exchange {
     other_sources: RefCell<PeerCache>,
     clusters: RefCell<Clusters>,
     counters: Rc<Counters>,
+    /// The sources of the rules for callees.
+    rule_sources: Vec<Source>,
     /// The fields for which certificates vouch.
     claimed: Vec<Field>,
     flat: RefCell<flat::Writer>,
@@ -86,6 +90,7 @@ impl Exchange {
             room: Room::new(&config, &local),
             peers: cache(),
             other_sources: cache(),
+            rule_sources: rules::sources_of(&config.callee),
             claimed: claimed_fields(&config),
             clusters: RefCell::new(Clusters::new(
                 config.skip_external_clusters,

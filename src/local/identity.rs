@@ -116,6 +116,8 @@ impl Reader<'_> {
                     _ => argument.starts_with("/metadata/"),
                 },
             ),
+            // `SOURCES` has no others.
+            _ => return None,
         };
         let text = text.filter(|text| !text.is_empty() && !text::has_control_character(text))?;
         self.differs |= differs;

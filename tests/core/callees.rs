@@ -534,3 +534,110 @@ fn silent_callees_of_a_real_istio_are_named() {
         ]
     );
 }
+
+/// Rules for the metadata of other control planes, in the shapes that these were recorded with.
+mod rules {
+    use super::*;
+
+    fn endpoint(host: &FakeHost, metadata: &Json) {
+        host.set_property("xds.upstream_host_metadata", &metadata_message(metadata));
+    }
+
+    #[test]
+    fn kuma_names_a_callee_by_its_endpoint_else_by_the_listener() {
+        let exchange = exchange(r#"{"callee": "kuma"}"#);
+        let host = call("backend", &json!({}));
+        endpoint(
+            &host,
+            &json!({
+                "envoy.lb": {"version": "v2", "team": "store", "kuma.io/zone": "zone-1"},
+                "io.kuma.labels": {"kuma.io/workload": "backend", "kuma.io/mesh": "default", "kuma.io/zone": "zone-1"},
+            }),
+        );
+        round_trip(&exchange, &host);
+        let labels = json!({"service.istio.io/canonical-name": "backend", "version": "v2"});
+        assert_named(&host, &json!({"name": "backend", "labels": labels}));
+        let peer = flat::read(&host.state("upstream_peer").unwrap()).unwrap();
+        assert_eq!(peer.mesh_id.as_deref(), Some("default"));
+        assert_eq!(peer.cluster_id.as_deref(), Some("zone-1"));
+
+        let host = call("backend", &json!({}));
+        let tags = json!({"io.kuma.tags": {"kuma.io/service": "backend"}});
+        host.set_property("xds.listener_metadata", &metadata_message(&tags));
+        round_trip(&exchange, &host);
+        let labels = json!({"service.istio.io/canonical-name": "backend"});
+        assert_named(&host, &json!({"name": "backend", "labels": labels}));
+        let counted = exchange.counters().take(Counter::UpstreamPeerFromRules);
+        assert_eq!(counted, 2);
+    }
+
+    #[test]
+    fn envoy_gateway_names_a_callee_by_the_locality_of_its_endpoint() {
+        let exchange = exchange(r#"{"callee": "envoy-gateway"}"#);
+        let host = call("httproute/shop/web/rule/0", &json!({}));
+        let backend = json!({"envoy-gateway": {"resources": [{"kind": "Service", "namespace": "shop", "name": "backend"}]}});
+        host.set_property(
+            "xds.upstream_host_locality_metadata",
+            &metadata_message(&backend),
+        );
+        for _ in 0..2 {
+            host.state.borrow_mut().clear();
+            host.calls.borrow_mut().clear();
+            round_trip(&exchange, &host);
+            let labels = json!({"service.istio.io/canonical-name": "backend"});
+            assert_named(
+                &host,
+                &json!({"name": "backend", "namespace": "shop", "labels": labels}),
+            );
+            let calls = host.calls.borrow();
+            let read = calls
+                .iter()
+                .filter(|call| call.contains("locality_metadata"))
+                .count();
+            assert_eq!(read, 1, "{calls:?}");
+            assert!(
+                !calls.iter().any(|call| call.ends_with("listener_metadata")),
+                "{calls:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn rules_come_after_the_endpoint_and_before_the_cluster() {
+        let exchange = exchange(r#"{"callee": [{"NAME": "rule-${cluster_name:}"}]}"#);
+        let known = services(&[("pay.shop.svc", "pay", "shop")]);
+        let host = call("c", &known);
+        round_trip(&exchange, &host);
+        assert_named(&host, &json!({"name": "rule-c"}));
+        let host = call("c", &known);
+        host.set_property(WORKLOAD, b"w;shop;w;v1;c");
+        round_trip(&exchange, &host);
+        assert_eq!(stored(&host).unwrap().0["name"], "w");
+        // Outside the mesh, the callee is named by its host only.
+        let host = call("api.example.com", &json!({"external": true}));
+        round_trip(&exchange, &host);
+        assert_named(&host, &external("api.example.com"));
+    }
+
+    #[test]
+    fn a_rule_without_a_name_is_skipped_and_a_hostile_value_is_absent() {
+        let exchange = exchange(
+            r#"{"callee": [{"NAMESPACE": "${endpoint:/f/ns}"}, {"NAME": "${endpoint:/f/name}"}, {"NAME": "last"}]}"#,
+        );
+        for (metadata, name) in [
+            (json!({"f": {"ns": "shop", "name": "n"}}), "n"),
+            (json!({"f": {"ns": "shop"}}), "last"),
+            (json!({"f": {"name": "a\nb"}}), "last"),
+            (json!({"f": {"name": ["a"]}}), "last"),
+        ] {
+            let host = call("c", &json!({}));
+            endpoint(&host, &metadata);
+            round_trip(&exchange, &host);
+            assert_eq!(stored(&host).unwrap().0["name"], name, "{metadata}");
+        }
+        let host = call("c", &json!({}));
+        host.set_property("xds.upstream_host_metadata", b"\xff\xff");
+        round_trip(&exchange, &host);
+        assert_named(&host, &json!({"name": "last"}));
+    }
+}
