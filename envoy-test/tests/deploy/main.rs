@@ -6,6 +6,7 @@
 #![allow(clippy::similar_names)]
 
 mod compose;
+mod control_planes;
 mod crds;
 mod istio;
 mod manifests;
