@@ -17,6 +17,7 @@ envoy_test::stories!(
     metadata_without_namespace_is_not_vouched_for,
     attributes_show_who_presented_a_certificate,
     the_first_of_several_uri_sans_counts,
+    other_meshes_vouch_for_workloads_and_name_silent_peers,
     a_listener_that_accepts_untrusted_certificates_makes_trust_worthless,
     a_listener_without_validation_believes_nobody,
     a_cluster_without_validation_makes_upstream_trust_worthless,
@@ -451,6 +452,83 @@ async fn the_first_of_several_uri_sans_counts(lab: &Lab) -> Result<()> {
     let reply = mesh.call("other-first", "ratings")?.send().await?;
     let inbound = lab.entry("ratings/inbound", &reply.call).await?;
     assert_no_peer(&inbound, Side::Downstream)
+}
+
+/// Certificates in Consul's form: of callers that send metadata, of one that sends none, and of such a callee.
+async fn other_meshes_vouch_for_workloads_and_name_silent_peers(lab: &Lab) -> Result<()> {
+    let consul =
+        |service: &str| format!("spiffe://11111111.consul/ns/default/dc/dc1/svc/{service}");
+    let authority = Authority::new()?;
+    let validation = authority.validation();
+    let client = Node::pod_client()?;
+    let workload = client.metadata["WORKLOAD_NAME"]
+        .as_str()
+        .unwrap_or_default();
+    let by_certificate = json!({
+        "name_from_certificate": true,
+        "spiffe_patterns": ["spiffe://{trust_domain}/ns/{NAMESPACE}/dc/{_}/svc/{WORKLOAD_NAME}"],
+    });
+    let with = |key: &str, value: &str| {
+        let mut configuration = by_certificate.clone();
+        configuration[key] = json!(value);
+        configuration
+    };
+    let silent = json!({ "max_sent_bytes": 0 });
+    let caller = |name, service: &str, configuration: &Value| -> Result<Workload> {
+        let identity = authority.certify(&[&consul(service)])?;
+        let socket = tls::cluster(Some(&identity), Some(&validation));
+        let caller = Workload::sidecar(name, client.clone()).configured(configuration);
+        let cluster = json!({ "transport_socket": socket });
+        Ok(caller
+            .cluster("ratings", cluster.clone())
+            .cluster("quiet", cluster))
+    };
+    let callee = |name, configuration: &Value| -> Result<Workload> {
+        let identity = authority.certify(&[&consul(name)])?;
+        let socket = tls::listener(&identity, Callers::Certified, Some(&validation));
+        let callee = Workload::sidecar(name, Node::vm_server()?);
+        Ok(secured(callee, &socket).configured(configuration))
+    };
+    let mesh = lab
+        .start([
+            caller("right", workload, &with("upstream_trust", "mtls"))?,
+            caller("impostor", "other", &json!({}))?,
+            caller("silent", "silent", &silent)?,
+            callee("ratings", &with("trust", "spiffe"))?,
+            callee("quiet", &silent)?,
+        ])
+        .await?;
+    let of_certificate = |name: &str| {
+        json!({
+            "NAME": name, "WORKLOAD_NAME": name, "NAMESPACE": "default",
+            "LABELS": { "service.istio.io/canonical-name": name },
+        })
+    };
+
+    for name in ["right", "impostor", "silent"] {
+        let reply = mesh.call(name, "ratings")?.send().await?;
+        assert_eq!(reply.status, StatusCode::OK);
+        let inbound = lab.entry("ratings/inbound", &reply.call).await?;
+        match name {
+            "right" => assert_peer(&inbound, Side::Downstream, &client)?,
+            "impostor" => assert_no_peer(&inbound, Side::Downstream)?,
+            _ => {
+                let peer = inbound.peer(Side::Downstream)?.cloned();
+                assert_eq!(peer, Some(of_certificate("silent")));
+                assert_eq!(inbound.id(Side::Downstream)?, None);
+            }
+        }
+    }
+    let envoy = mesh.envoy("ratings")?;
+    counter(envoy, "refused_trust_spiffe", 1).await?;
+    counter(envoy, "downstream_peer_from_certificate", 1).await?;
+
+    let reply = mesh.call("right", "quiet")?.send().await?;
+    let outbound = lab.entry("right/outbound", &reply.call).await?;
+    let peer = outbound.peer(Side::Upstream)?.cloned();
+    assert_eq!(peer, Some(of_certificate("quiet")), "{outbound:?}");
+    counter(mesh.envoy("right")?, "upstream_peer_from_certificate", 1).await?;
+    Ok(())
 }
 
 /// The transport socket of a listener whose certificate is [`SERVER`].
