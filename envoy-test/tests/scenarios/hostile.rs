@@ -171,6 +171,7 @@ async fn thousands_are_hostile(lab: &Lab, protocol: Protocol, requests: u64) -> 
         .filter(|(name, count)| name.starts_with("refused_") && **count == 0)
         .map(|(name, _)| name.as_str());
     let of_trust = [
+        "refused_no_direction",
         "refused_trust_mtls",
         "refused_trust_none",
         "refused_trust_spiffe",

@@ -543,8 +543,15 @@ async fn directed(
     let call = called(&mesh, "productpage", "ratings").await?;
 
     let inbound = lab.entry("ratings/inbound", &call).await?;
-    let is_stored = inbound.peer(Side::Downstream)?.is_some();
-    assert_eq!(is_stored, direction.is_none());
+    // As an outbound listener, it does not read the caller; without a direction, it believes only a caller with a
+    // certificate.
+    assert_eq!(inbound.peer(Side::Downstream)?, None);
+    let refused = usize::from(direction.is_none());
+    let envoy = mesh.envoy("ratings")?;
+    assert_eq!(
+        counter(envoy, "refused_no_direction", refused).await?,
+        refused
+    );
     let received = mesh.app("ratings")?.received(&call);
     assert!(
         received
