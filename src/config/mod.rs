@@ -203,7 +203,7 @@ impl Config {
              \"name_from_certificate\", because nothing else uses it"
         } else if has_patterns && !uses_certificates {
             "\"spiffe_patterns\" needs \"trust\" or \"upstream_trust\" to be \"spiffe\", or \
-             \"name_from_certificate\", because nothing else uses it"
+             \"name_from_certificate\""
         } else if self.spiffe_patterns.is_empty() {
             "\"spiffe_patterns\" is empty; it needs a pattern, or leave it out for Istio's form"
         } else if self.name_from_certificate && !trusts.into_iter().any(Trust::needs_certificate) {

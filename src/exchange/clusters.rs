@@ -20,6 +20,9 @@ use crate::standard_metrics;
 /// Istio's name for traffic to addresses that it does not know.
 const PASSTHROUGH: &[u8] = b"PassthroughCluster";
 
+/// How Kuma's names for such traffic begin: `outbound:passthrough:ipv4`.
+const KUMAS_PASSTHROUGH: &[u8] = b"outbound:passthrough:";
+
 /// The most clusters that are kept. Their names come from the operator, so this
 /// bounds mistakes, not attacks.
 const MAX_KNOWN: usize = 4096;
@@ -200,7 +203,10 @@ impl Clusters {
         let istio = IstioMetadata::new(metadata);
         let name = self.known.get(index);
         let name = name.map(|known| &*known.name).unwrap_or_default();
-        let is_external = istio.is_set("external") || name == PASSTHROUGH || self.is_named(name);
+        let is_external = istio.is_set("external")
+            || name == PASSTHROUGH
+            || name.starts_with(KUMAS_PASSTHROUGH)
+            || self.is_named(name);
         let is_skipped = istio.is_set("disable_mx") || self.skip_external && is_external;
         if let Some(known) = self.known.get_mut(index) {
             known.is_fresh = true;

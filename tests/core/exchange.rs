@@ -643,6 +643,8 @@ mod privacy {
         for (config, name, istio, is_sent_to) in [
             ("", "outbound|80||pay", &none, true),
             ("", "PassthroughCluster", &none, false),
+            ("", "outbound:passthrough:ipv4", &none, false),
+            ("", "outbound:pass", &none, true),
             ("", "pay", &json!({"external": true}), false),
             ("", "pay", &json!({"external": false}), true),
             ("", "pay", &json!({"disable_mx": true}), false),
