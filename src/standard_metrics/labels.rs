@@ -4,7 +4,8 @@
 //! reporter=.=source;.;source_workload=.=cart-v1;.;…;.;istio_requests_total
 //! ```
 //!
-//! This is how Istio's own Wasm plugin wrote them, so Istio's bootstrap has these `stats_tags`.
+//! This is how Istio's own Wasm plugin wrote them, and Istio's bootstrap makes such a tag of each of its
+//! `extraStatTags`.
 
 use crate::peer::flat;
 
