@@ -24,8 +24,6 @@ pub enum Subject {
     Consumer(Consumer),
     /// The filter, and the stats access logger with its counter alone.
     Counter,
-    /// The filter, which records Istio's standard metrics itself.
-    OwnMetrics,
 }
 
 impl Subject {
@@ -42,7 +40,7 @@ impl Subject {
         Self::Consumer(Consumer::TracesOpenTelemetry),
         Self::Counter,
         Self::Consumer(Consumer::Metrics),
-        Self::OwnMetrics,
+        Self::Consumer(Consumer::FilterMetrics),
     ];
 
     /// Its name in tables.
@@ -54,13 +52,12 @@ impl Subject {
             Self::Consumer(Consumer::Metrics) => "stats access logger, four metrics".to_owned(),
             Self::Consumer(consumer) => consumer.to_string(),
             Self::Counter => "stats access logger, the counter alone".to_owned(),
-            Self::OwnMetrics => "standard_metrics of the filter".to_owned(),
         }
     }
 
     fn example(self) -> Result<Example> {
         let consumer = match self {
-            Self::Nothing | Self::Filter | Self::OwnMetrics => Consumer::JsonLog,
+            Self::Nothing | Self::Filter => Consumer::JsonLog,
             Self::Counter => Consumer::Metrics,
             Self::Consumer(consumer) => consumer,
         };
@@ -82,14 +79,18 @@ impl Subject {
         for name in ["inbound", "outbound"] {
             let manager = manager(bootstrap, name)?;
             let filter = &mut manager["http_filters"][0]["typed_config"]["config"];
-            filter["configuration"]["value"] = match self {
-                Self::OwnMetrics => r#"{"standard_metrics": true}"#,
-                _ => "{}",
+            let configuration = &mut filter["configuration"]["value"];
+            // Those that decide demand a certificate; the filter alone needs nothing of its file.
+            let keeps_its_own = matches!(self, Self::Consumer(_))
+                && !configuration
+                    .as_str()
+                    .is_some_and(|text| text.contains("trust"));
+            if !keeps_its_own {
+                *configuration = "{}".into();
             }
-            .into();
             let own = manager.as_object_mut().context("no manager")?;
             match self {
-                Self::Nothing | Self::Filter | Self::OwnMetrics => {
+                Self::Nothing | Self::Filter => {
                     own.remove("access_log");
                 }
                 Self::Counter => {
