@@ -254,25 +254,22 @@ impl IstioMetadata {
         kind(&self.0, key) == Some(&Kind::BoolValue(true))
     }
 
+    fn services(&self) -> &[Value] {
+        match kind(&self.0, "services") {
+            Some(Kind::ListValue(services)) => &services.values,
+            _ => &[],
+        }
+    }
+
     /// The single service in `services`, or only its host if it `is_external`.
     /// If there are several, the callee may be any of them.
     fn service(&self, is_external: bool) -> Option<Peer> {
-        let Some(Kind::ListValue(services)) = kind(&self.0, "services") else {
+        let [entry] = self.services() else {
             return None;
         };
-        let [
-            Value {
-                kind: Some(Kind::StructValue(entry)),
-            },
-        ] = services.values.as_slice()
-        else {
-            return None;
-        };
-        let name_of = |key| match kind(entry, key) {
-            Some(Kind::StringValue(name)) if !name.is_empty() => {
-                (!text::has_control_character(name)).then_some(name.as_str())
-            }
-            _ => None,
+        let name_of = |key| {
+            let name = text_of(entry, key).filter(|name| !name.is_empty());
+            name.filter(|name| !text::has_control_character(name))
         };
         if is_external {
             name_of("host").map(service::external)
@@ -283,21 +280,21 @@ impl IstioMetadata {
 
     /// The first service in `services`, by whatever part it has.
     fn destination(&self) -> Option<String> {
-        let Some(Kind::ListValue(services)) = kind(&self.0, "services") else {
-            return None;
-        };
-        let Some(Kind::StructValue(entry)) = &services.values.first()?.kind else {
-            return None;
-        };
-        let part = |key| match kind(entry, key) {
-            Some(Kind::StringValue(text)) => text.as_str(),
-            _ => "",
-        };
-        Some(standard_metrics::of_service(
-            part("host"),
-            part("name"),
-            part("namespace"),
-        ))
+        let entry = self.services().first()?;
+        let part = |key| text_of(entry, key).unwrap_or_default();
+        matches!(entry.kind, Some(Kind::StructValue(_)))
+            .then(|| standard_metrics::of_service(part("host"), part("name"), part("namespace")))
+    }
+}
+
+/// The text under `key` in an object.
+fn text_of<'m>(object: &'m Value, key: &str) -> Option<&'m str> {
+    let Some(Kind::StructValue(object)) = &object.kind else {
+        return None;
+    };
+    match kind(object, key) {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
     }
 }
 
