@@ -174,8 +174,11 @@ impl Exchange {
         }
         let direction = stream.direction.unwrap_or_else(|| self.direction(host));
         let names_callee = !stream.answered && direction != Direction::Inbound;
+        if !names_callee && self.metrics.is_none() {
+            return;
+        }
         // If Envoy redirects the request, its filter state carries over to the next one, which has another callee.
-        if (names_callee || self.metrics.is_some()) && !stream.answered && is_redirected(host) {
+        if !stream.answered && is_redirected(host) {
             return;
         }
         if names_callee {

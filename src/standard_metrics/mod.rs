@@ -119,7 +119,9 @@ impl StandardMetrics {
     }
 
     fn call(&mut self, host: &impl Host, reporter: Reporter, service: String) -> Call {
-        let is_mutual_tls = bytes(host, Property::DownstreamMtls) == [1];
+        // A source does not tell whether its caller's connection has a certificate.
+        let is_mutual_tls =
+            reporter == Reporter::Destination && bytes(host, Property::DownstreamMtls) == [1];
         let (peer, source_principal, destination_principal) = match reporter {
             Reporter::Source => (
                 Property::UpstreamPeer,
