@@ -53,7 +53,8 @@ pub(super) fn read(json: &Value) -> Result<Vec<Rule>, ConfigError> {
     let refused = || ConfigError::invalid("callee", json);
     let named = json.as_str();
     let preset = PRESETS.into_iter().find(|(name, _)| Some(*name) == named);
-    let preset = preset.and_then(|(_, rules)| serde_json::from_str::<Value>(rules).ok());
+    let preset =
+        preset.and_then(|(_, rules)| serde_json::from_slice::<Value>(rules.as_bytes()).ok());
     let rules = preset
         .as_ref()
         .unwrap_or(json)

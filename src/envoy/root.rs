@@ -217,7 +217,7 @@ impl Root {
             ..LocalNode::new(&node, &config.share, config.max_sent_bytes, &mut notes)
         };
         for note in notes {
-            if note == Note::Nameless {
+            if matches!(note, Note::Nameless) {
                 self.counters.count(Counter::NodeWithoutName);
             }
             log::warn!("{note}");
