@@ -1,7 +1,9 @@
 //! A wrapper that counts failed host calls.
 
 use crate::counters::{Counter, Counters};
-use crate::host::{HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey};
+use crate::host::{
+    Data, HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey, TcpHost,
+};
 
 /// A host that counts its failed calls.
 #[derive(Debug)]
@@ -65,5 +67,15 @@ impl<H: Host> Host for CountedHost<'_, H> {
 
     fn record_metric(&self, id: u32, value: u64) -> HostResult<()> {
         self.counted(self.host.record_metric(id, value))
+    }
+}
+
+impl<H: TcpHost> TcpHost for CountedHost<'_, H> {
+    fn data(&self, data: Data, max: usize) -> HostResult<Vec<u8>> {
+        self.counted(self.host.data(data, max))
+    }
+
+    fn replace_data(&self, data: Data, size: usize, bytes: &[u8]) -> HostResult<()> {
+        self.counted(self.host.replace_data(data, size, bytes))
     }
 }

@@ -40,6 +40,9 @@ pub enum Counter {
     /// A message was sent without the local node's headers, or with the id
     /// alone, because they could have exceeded a header limit.
     TooLargeToSend,
+    /// The first bytes of a TCP connection fitted a frame, which did not come within the
+    /// time limit, and were passed on.
+    FrameTimedOut,
     /// [`RejectReason::Base64`]
     RefusedBase64,
     /// [`RejectReason::Protobuf`]
@@ -83,7 +86,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its name, in the order of the enum.
-    pub const ALL: [(Self, &str); 32] = [
+    pub const ALL: [(Self, &str); 33] = [
         (Self::DownstreamPeerStored, "downstream_peer_stored"),
         (Self::UpstreamPeerStored, "upstream_peer_stored"),
         (
@@ -117,6 +120,7 @@ impl Counter {
         (Self::HostError, "host_error"),
         (Self::ExternalSkipped, "external_skipped"),
         (Self::TooLargeToSend, "too_large_to_send"),
+        (Self::FrameTimedOut, "frame_timed_out"),
         (Self::RefusedBase64, "refused_base64"),
         (Self::RefusedProtobuf, "refused_protobuf"),
         (Self::RefusedEmpty, "refused_empty"),
@@ -159,8 +163,14 @@ impl From<RejectReason> for Counter {
 pub const CONFIGURATION_IDLE: &str = "configuration_idle";
 
 /// The counts since the last publication.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters([Cell<u64>; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Cell::default()))
+    }
+}
 
 impl Counters {
     /// Increments a counter.

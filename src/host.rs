@@ -56,6 +56,15 @@ pub enum MetricKind {
     Histogram,
 }
 
+/// The bytes of a TCP connection, by who sends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// The client's.
+    Downstream,
+    /// The server's.
+    Upstream,
+}
+
 /// An Envoy attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Property {
@@ -76,6 +85,8 @@ pub enum Property {
     /// `istio.workload` in the metadata of the chosen endpoint:
     /// `workload;namespace;canonical-name;revision;cluster`.
     EndpointWorkload,
+    /// `metadata_exchange.tcp` in the metadata of the chosen endpoint: bool.
+    EndpointTcp,
     /// `xds.upstream_host_metadata`: the metadata of the chosen endpoint, as that of the cluster.
     EndpointMetadata,
     /// `xds.upstream_host_locality_metadata`: that of its locality.
@@ -104,6 +115,12 @@ pub enum Property {
     ResponseTotalSize,
     /// `request.host`
     RequestHost,
+    /// `request.protocol`: `HTTP/1.1`. Absent on a TCP connection.
+    RequestProtocol,
+    /// `source.address`: that of the downstream, which every stream and connection has.
+    SourceAddress,
+    /// `upstream.address`: that of the chosen endpoint, with its port.
+    UpstreamAddress,
     /// `connection.mtls`: whether the downstream presented a certificate.
     DownstreamMtls,
     /// First URI SAN of the downstream's certificate.
@@ -133,6 +150,9 @@ impl Property {
             Self::EndpointWorkload => {
                 "xds\0upstream_host_metadata\0filter_metadata\0istio\0workload"
             }
+            Self::EndpointTcp => {
+                "xds\0upstream_host_metadata\0filter_metadata\0metadata_exchange\0tcp"
+            }
             Self::EndpointMetadata => "xds\0upstream_host_metadata",
             Self::EndpointLocalityMetadata => "xds\0upstream_host_locality_metadata",
             Self::RouteMetadata => "xds\0route_metadata",
@@ -147,6 +167,9 @@ impl Property {
             Self::RequestTotalSize => "request\0total_size",
             Self::ResponseTotalSize => "response\0total_size",
             Self::RequestHost => "request\0host",
+            Self::RequestProtocol => "request\0protocol",
+            Self::SourceAddress => "source\0address",
+            Self::UpstreamAddress => "upstream\0address",
             Self::DownstreamMtls => "connection\0mtls",
             Self::DownstreamUriSan => "connection\0uri_san_peer_certificate",
             Self::DownstreamLocalUriSan => "connection\0uri_san_local_certificate",
@@ -194,4 +217,13 @@ pub trait Host {
 
     /// Records a value in a histogram.
     fn record_metric(&self, id: u32, value: u64) -> HostResult<()>;
+}
+
+/// The proxy, as the exchange over TCP sees it. The bytes are those that have arrived and were not passed on yet.
+pub trait TcpHost: Host {
+    /// The first bytes that have arrived, at most `max`.
+    fn data(&self, data: Data, max: usize) -> HostResult<Vec<u8>>;
+
+    /// Replaces the first `size` bytes, at most as many as have arrived.
+    fn replace_data(&self, data: Data, size: usize, bytes: &[u8]) -> HostResult<()>;
 }

@@ -27,6 +27,13 @@ impl Pattern {
         })
     }
 
+    /// Whether one of `patterns` matches `name`, which must be UTF-8.
+    #[must_use]
+    pub fn any(patterns: &[Self], name: &[u8]) -> bool {
+        std::str::from_utf8(name)
+            .is_ok_and(|name| patterns.iter().any(|pattern| pattern.matches(name)))
+    }
+
     /// Whether it matches `name`.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

@@ -33,6 +33,8 @@ EXPORTS = frozenset(
         "proxy_on_tick",
         "proxy_on_request_headers",
         "proxy_on_response_headers",
+        "proxy_on_downstream_data",
+        "proxy_on_upstream_data",
         "proxy_on_log",
         "proxy_on_delete",
     }

@@ -34,10 +34,26 @@ pub enum Mode {
     Observe,
 }
 
+/// What the filter is loaded into.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// An HTTP filter chain.
+    Http,
+    /// A network filter chain, ahead of `tcp_proxy`.
+    Tcp,
+}
+
 /// The validated configuration; [`Default`] is that of an empty one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the operator's.
 pub struct Config {
+    /// `protocol`: what the filter is loaded into.
+    pub protocol: Protocol,
+    /// `tcp_clusters`: clusters that are sent a frame, in addition to those whose metadata says so.
+    pub tcp_clusters: Vec<Pattern>,
+    /// `tcp_endpoints`: addresses of endpoints that are sent a frame, in addition to those whose metadata says so.
+    pub tcp_endpoints: Vec<Pattern>,
     /// `mode`: whether this filter exchanges metadata or only observes.
     pub mode: Mode,
     /// `direction`; `None` is `auto`: the listener's own.
@@ -91,6 +107,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            protocol: Protocol::Http,
+            tcp_clusters: Vec::new(),
+            tcp_endpoints: Vec::new(),
             mode: Mode::Exchange,
             direction: None,
             max_sent_bytes: 16_384,
@@ -128,7 +147,7 @@ type HeadersKb = Integer<1, 8192>;
 type HeadersCount = Integer<1, 65_536>;
 
 /// Every key of the configuration, with its allowed values.
-pub const KEYS: [(&str, &str); 28] = [
+pub const KEYS: [(&str, &str); 31] = [
     ("accept_own", BOOL),
     ("callee", callee::RULES),
     (
@@ -136,10 +155,7 @@ pub const KEYS: [(&str, &str); 28] = [
         "\"auto\", \"inbound\", \"outbound\" or \"gateway\"",
     ),
     ("endpoint_fallback", BOOL),
-    (
-        "external_cluster_names",
-        "a list of names, each exact or a prefix with \"*\" at its end",
-    ),
+    ("external_cluster_names", NAMES),
     ("external_clusters", "\"skip\" or \"send\""),
     ("local_peer", BOOL),
     ("max_id_bytes", "an integer from 1 to 1048576"),
@@ -155,6 +171,7 @@ pub const KEYS: [(&str, &str); 28] = [
     ("mode", "\"exchange\" or \"observe\""),
     ("name_from_certificate", BOOL),
     ("node", node::FIELDS),
+    ("protocol", "\"http\" or \"tcp\""),
     ("record_local_node", BOOL),
     ("service_fallback", BOOL),
     (
@@ -169,6 +186,11 @@ pub const KEYS: [(&str, &str); 28] = [
          {MESH_ID}",
     ),
     ("standard_metrics", BOOL),
+    ("tcp_clusters", NAMES),
+    (
+        "tcp_endpoints",
+        "a list of addresses such as \"10.0.0.7:3306\", each exact or a prefix with \"*\" at its end",
+    ),
     ("trust", TRUST),
     ("trust_domains", "a list of trust domains"),
     ("upstream_trust", TRUST),
@@ -176,6 +198,7 @@ pub const KEYS: [(&str, &str); 28] = [
 
 const BOOL: &str = "true or false";
 const HEADERS_COUNT: &str = "an integer from 1 to 65536";
+const NAMES: &str = "a list of names, each exact or a prefix with \"*\" at its end";
 const HEADERS_KB: &str = "an integer from 1 to 8192";
 const TRUST: &str = "\"any\", \"mtls\", \"spiffe\" or \"none\"";
 
@@ -217,6 +240,12 @@ impl Config {
         {
             "\"name_from_certificate\" needs a pattern with {WORKLOAD_NAME} or {NAME} in \
              \"spiffe_patterns\": Istio's form has only the namespace"
+        } else if self.protocol == Protocol::Http
+            && !(self.tcp_clusters.is_empty() && self.tcp_endpoints.is_empty())
+        {
+            "\"tcp_clusters\" and \"tcp_endpoints\" need \"protocol\" to be \"tcp\""
+        } else if self.protocol == Protocol::Tcp && self.standard_metrics {
+            "\"standard_metrics\" needs \"protocol\" to be \"http\", because its metrics are those of requests"
         } else {
             return Ok(());
         };
@@ -229,6 +258,9 @@ impl Config {
             return Err(ConfigError::UnknownKey(key.clone()));
         }
         let mut config = Self::default();
+        set::<Protocol, _>(raw, "protocol", &mut config.protocol)?;
+        set::<Vec<Pattern>, _>(raw, "tcp_clusters", &mut config.tcp_clusters)?;
+        set::<Vec<Pattern>, _>(raw, "tcp_endpoints", &mut config.tcp_endpoints)?;
         set::<Mode, _>(raw, "mode", &mut config.mode)?;
         set::<RawDirection, _>(raw, "direction", &mut config.direction)?;
         set::<Bytes<0>, _>(raw, "max_sent_bytes", &mut config.max_sent_bytes)?;
@@ -340,9 +372,13 @@ mod tests {
             "local_peer": true, "max_id_bytes": 7, "max_labels": 8, "max_peer_cache_size": 9.0,
             "max_received_bytes": 10, "max_request_headers_count": 11, "max_request_headers_kb": 12,
             "max_response_headers_count": 13, "max_response_headers_kb": 14, "max_sent_bytes": 0, "mode": "observe", "node": {"id": "a"}, "callee": [{"NAME": "${cluster_name:}"}], "record_local_node": true,
+            "protocol": "http", "tcp_clusters": [], "tcp_endpoints": [],
             "service_fallback": false, "standard_metrics": true, "max_metric_series": 15, "share": "minimal", "trust": "spiffe", "trust_domains": ["cluster.local"], "spiffe_patterns": ["spiffe://{_}/{NAME}"], "name_from_certificate": true,
             "upstream_trust": "mtls"}"#;
         let config = Config {
+            protocol: Protocol::Http,
+            tcp_clusters: Vec::new(),
+            tcp_endpoints: Vec::new(),
             mode: Mode::Observe,
             direction: Some(Direction::Gateway),
             max_sent_bytes: 0,

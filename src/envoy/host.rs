@@ -1,10 +1,10 @@
 //! Envoy as the exchange's [`Host`].
 
-use proxy_wasm::types::{MapType, MetricType};
+use proxy_wasm::types::{BufferType, MapType, MetricType};
 
 use super::imports;
 use crate::config::admission::SharedData;
-use crate::host::{HeaderMap, Host, HostResult, MetricKind, Property, StateKey};
+use crate::host::{Data, HeaderMap, Host, HostResult, MetricKind, Property, StateKey, TcpHost};
 
 /// The proxy that runs this VM.
 pub(super) struct Envoy;
@@ -51,6 +51,16 @@ impl Host for Envoy {
     }
 }
 
+impl TcpHost for Envoy {
+    fn data(&self, data: Data, max: usize) -> HostResult<Vec<u8>> {
+        imports::buffer(buffer_type(data), max)
+    }
+
+    fn replace_data(&self, data: Data, size: usize, bytes: &[u8]) -> HostResult<()> {
+        imports::replace_buffer(buffer_type(data), size, bytes)
+    }
+}
+
 impl SharedData for Envoy {
     fn read(&self, key: &str) -> HostResult<Option<(Vec<u8>, u32)>> {
         imports::shared_data(key)
@@ -69,5 +79,12 @@ fn map_type(map: HeaderMap) -> MapType {
     match map {
         HeaderMap::Request => MapType::HttpRequestHeaders,
         HeaderMap::Response => MapType::HttpResponseHeaders,
+    }
+}
+
+fn buffer_type(data: Data) -> BufferType {
+    match data {
+        Data::Downstream => BufferType::DownstreamData,
+        Data::Upstream => BufferType::UpstreamData,
     }
 }

@@ -9,6 +9,7 @@
 //! | `proxy_log` | panics; a log line must not end a VM |
 //! | `proxy_get_log_level`, `proxy_set_tick_period_milliseconds` | panic |
 //! | `proxy_get_buffer_bytes` | panics unless Ok or `NotFound` |
+//! | `proxy_set_buffer_bytes`, `proxy_set_effective_context`, `proxy_continue_stream` | panic |
 //! | `proxy_get_header_map_value` | panics on `BadArgument`, which Envoy gives without a map |
 //! | `proxy_replace_header_map_value`, `proxy_remove_header_map_value` | panic |
 //! | `proxy_get_header_map_size` | the SDK has none |
@@ -25,7 +26,7 @@
 use std::ptr;
 use std::time::Duration;
 
-use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
+use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType, StreamType};
 
 use crate::host::{HostError, HostResult};
 
@@ -44,6 +45,15 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_set_buffer_bytes(
+        buffer: BufferType,
+        start: usize,
+        size: usize,
+        data: *const u8,
+        data_size: usize,
+    ) -> u32;
+    fn proxy_set_effective_context(id: u32) -> u32;
+    fn proxy_continue_stream(stream: StreamType) -> u32;
     fn proxy_get_header_map_value(
         map: MapType,
         name: *const u8,
@@ -155,11 +165,25 @@ pub(super) fn set_tick_period(period: Duration) -> HostResult<()> {
     check(unsafe { proxy_set_tick_period_milliseconds(period) })
 }
 
-/// The whole of a buffer; empty if there is none.
-pub(super) fn buffer(buffer: BufferType) -> HostResult<Bytes> {
-    let bytes =
-        answer(|data, size| unsafe { proxy_get_buffer_bytes(buffer, 0, usize::MAX, data, size) })?;
+/// The first bytes of a buffer, at most `max`; empty if there is none.
+pub(super) fn buffer(buffer: BufferType, max: usize) -> HostResult<Bytes> {
+    let bytes = answer(|data, size| unsafe { proxy_get_buffer_bytes(buffer, 0, max, data, size) })?;
     Ok(bytes.unwrap_or_default())
+}
+
+/// Replaces the first `size` bytes of a buffer.
+pub(super) fn replace_buffer(buffer: BufferType, size: usize, bytes: &[u8]) -> HostResult<()> {
+    check(unsafe { proxy_set_buffer_bytes(buffer, 0, size, bytes.as_ptr(), bytes.len()) })
+}
+
+/// Makes the context `id` that of the next host calls.
+pub(super) fn set_effective_context(id: u32) -> HostResult<()> {
+    check(unsafe { proxy_set_effective_context(id) })
+}
+
+/// Passes on what a stream of the effective context holds.
+pub(super) fn continue_stream(stream: StreamType) -> HostResult<()> {
+    check(unsafe { proxy_continue_stream(stream) })
 }
 
 /// The first value of a header.

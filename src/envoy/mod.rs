@@ -14,6 +14,8 @@ mod metrics;
 mod root;
 #[forbid(unsafe_code)]
 mod roots;
+#[forbid(unsafe_code)]
+mod tcp;
 
 // The SDK's macro exports a function without documentation and calls one by `unsafe`.
 #[allow(missing_docs, unreachable_pub, unsafe_code)]

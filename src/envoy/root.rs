@@ -6,17 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use prost::Message;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{BufferType, ContextType};
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::{BufferType, ContextType, StreamType};
 
 use super::host::Envoy;
 use super::http::HttpStream;
 use super::metrics::Metrics;
+use super::tcp::TcpStream;
 use super::{imports, logger, roots};
 use crate::config::admission::{Plugin, Verdict};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Protocol};
 use crate::counted_host::{CountedHost, count_error};
 use crate::counters::{Counter, Counters};
+use crate::exchange::tcp::Connection;
 use crate::exchange::{Exchange, Stream};
 use crate::host::{Host, HostError, HostResult, Property, StateKey};
 use crate::local::{LocalNode, Node, Note, Role};
@@ -49,6 +51,11 @@ pub(super) struct Root {
     counters: Rc<Counters>,
     metrics: Metrics,
     ticks: u32,
+    /// Whether a stream was of the kind that the configuration is for.
+    is_placed: Cell<bool>,
+    /// The kind of filter chain, if the configuration is for another: set by its streams.
+    misplaced: Rc<Cell<Option<Protocol>>>,
+    is_misplaced: bool,
 }
 
 impl Context for Root {}
@@ -74,7 +81,8 @@ impl RootContext for Root {
             self.text(Property::PluginRootId),
         );
         self.plugin = Plugin::new(&name, &root_id);
-        let is_accepted = match imports::buffer(BufferType::PluginConfiguration) {
+        (self.misplaced, self.is_misplaced) = (Rc::default(), false);
+        let is_accepted = match imports::buffer(BufferType::PluginConfiguration, usize::MAX) {
             Ok(json) => match Config::parse(&json) {
                 Ok(config) => self.start(config),
                 Err(error) => self.on_error(&json, &error),
@@ -94,10 +102,11 @@ impl RootContext for Root {
             self.counters.count(Counter::Tick);
         }
         self.metrics.publish(&self.counters);
+        self.report_misplaced();
         // Not before the first tick, which never comes in the VM that
         // validates. A replaced listener lives on until it is drained.
         let is_drained = roots::on_tick(self.id);
-        let is_idle = self.exchange.is_none() && !is_drained;
+        let is_idle = (self.exchange.is_none() || self.is_misplaced) && !is_drained;
         self.metrics.set_idle(is_idle, &self.counters);
         self.mark_in_force();
         self.ticks = self.ticks.wrapping_add(1);
@@ -106,22 +115,44 @@ impl RootContext for Root {
         {
             exchange.refresh_clusters();
         }
+        self.pass_overdue();
     }
 
     fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        HAS_SERVED.set(true);
-        roots::on_stream(self.id);
-        if !self.is_in_force.get() {
-            self.mark_in_force();
+        let exchange = self.exchange_of_stream(Protocol::Http);
+        if exchange.is_none() {
+            self.misplaced.set(Some(Protocol::Http));
         }
         Some(Box::new(HttpStream {
-            exchange: self.exchange.clone(),
+            exchange,
             stream: Stream::default(),
         }))
     }
 
+    fn create_stream_context(&self, id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(TcpStream {
+            exchange: self.exchange_of_stream(Protocol::Tcp),
+            connection: Connection::new(id),
+            misplaced: Rc::clone(&self.misplaced),
+        }))
+    }
+
+    /// The kind of the stream that begins. The SDK panics on callbacks of another kind, so the stream itself tells it,
+    /// and not only the configuration.
     fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+        let configured = self.configured_protocol();
+        let protocol = if self.is_placed.get() {
+            configured
+        } else {
+            self.protocol_of_stream().unwrap_or(configured)
+        };
+        // A request that Envoy refuses before its first filter has no protocol, but has no callback of either kind.
+        self.is_placed
+            .set(self.is_placed.get() || protocol == configured);
+        Some(match protocol {
+            Protocol::Http => ContextType::HttpContext,
+            Protocol::Tcp => ContextType::StreamContext,
+        })
     }
 }
 
@@ -147,6 +178,65 @@ impl Root {
             counters: Rc::default(),
             metrics: Metrics::default(),
             ticks: 0,
+            is_placed: Cell::default(),
+            misplaced: Rc::default(),
+            is_misplaced: false,
+        }
+    }
+
+    /// The exchange for a stream that begins.
+    fn exchange_of_stream(&self, protocol: Protocol) -> Option<Rc<Exchange>> {
+        HAS_SERVED.set(true);
+        roots::on_stream(self.id);
+        if !self.is_in_force.get() {
+            self.mark_in_force();
+        }
+        let exchange = self.exchange.as_ref()?;
+        if exchange.protocol() == protocol {
+            return Some(Rc::clone(exchange));
+        }
+        None
+    }
+
+    /// The kind of the stream that begins; `None` if Envoy does not tell.
+    fn protocol_of_stream(&self) -> Option<Protocol> {
+        if self.property(Property::RequestProtocol).is_some() {
+            return Some(Protocol::Http);
+        }
+        let address = self.property(Property::SourceAddress);
+        address.map(|_| Protocol::Tcp)
+    }
+
+    fn configured_protocol(&self) -> Protocol {
+        let exchange = self.exchange.as_ref();
+        exchange.map_or(Protocol::Http, |exchange| exchange.protocol())
+    }
+
+    /// Logs once that the configuration is for another kind of filter chain.
+    fn report_misplaced(&mut self) {
+        let (Some(protocol), Some(_)) = (self.misplaced.get(), &self.exchange) else {
+            return;
+        };
+        if !std::mem::replace(&mut self.is_misplaced, true) {
+            let (here, chain) = match protocol {
+                Protocol::Http => ("http", "an HTTP"),
+                Protocol::Tcp => ("tcp", "a network"),
+            };
+            log::error!(
+                "\"protocol\" must be \"{here}\", because the filter is loaded into {chain} filter chain; {IDLE}"
+            );
+            self.counters.count(Counter::ConfigurationError);
+        }
+    }
+
+    /// Passes on the bytes of connections that are held too long.
+    fn pass_overdue(&self) {
+        let overdue = self.exchange.as_ref().map(|exchange| exchange.overdue());
+        for id in overdue.unwrap_or_default() {
+            let is_passed = imports::set_effective_context(id)
+                .and_then(|()| imports::continue_stream(StreamType::Downstream))
+                .and_then(|()| imports::set_effective_context(self.id));
+            self.count_error(&is_passed);
         }
     }
 
@@ -154,7 +244,7 @@ impl Root {
     fn start(&mut self, config: Config) -> bool {
         for key in StateKey::ALL {
             if key != StateKey::LocalPeer || config.local_peer {
-                self.count_error(&declare(key));
+                self.count_error(&declare(key, config.protocol));
             }
         }
         self.count_error(&imports::set_tick_period(TICK));
@@ -255,12 +345,13 @@ struct DeclarePropertyArguments {
 }
 
 /// Declares a key: it lives as long as the request, including internal
-/// redirects. Peers are `FlatBuffers` with their schema, so that CEL can read
+/// redirects, or as the connection. Peers are `FlatBuffers` with their schema, so that CEL can read
 /// their fields, and ids are bytes.
-fn declare(key: StateKey) -> HostResult<()> {
+fn declare(key: StateKey, protocol: Protocol) -> HostResult<()> {
     const BYTES: i32 = 0;
     const FLAT_BUFFERS: i32 = 2;
     const DOWNSTREAM_REQUEST: i32 = 1;
+    const DOWNSTREAM_CONNECTION: i32 = 2;
 
     let (kind, schema) = match key {
         StateKey::DownstreamPeer | StateKey::UpstreamPeer | StateKey::LocalPeer => {
@@ -272,7 +363,10 @@ fn declare(key: StateKey) -> HostResult<()> {
         name: key.name().to_owned(),
         kind,
         schema: schema.to_vec(),
-        span: DOWNSTREAM_REQUEST,
+        span: match protocol {
+            Protocol::Http => DOWNSTREAM_REQUEST,
+            Protocol::Tcp => DOWNSTREAM_CONNECTION,
+        },
     };
     imports::call_foreign_function("declare_property", &arguments.encode_to_vec())
 }

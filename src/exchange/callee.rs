@@ -67,7 +67,7 @@ impl Exchange {
             return false;
         };
         let source = Counter::UpstreamPeerFromEndpoint;
-        self.store_from(host, Side::Upstream, &workload, source, || {
+        self.store_from(host, Side::Upstream, &workload, source, &|| {
             endpoint::peer(&workload)
         })
     }
@@ -110,7 +110,7 @@ impl Exchange {
         side: Side,
         bytes: &[u8],
         source: Counter,
-        read: impl FnOnce() -> Option<Peer>,
+        read: &dyn Fn() -> Option<Peer>,
     ) -> bool {
         let kind = [source as u8];
         let mut known = self.other_sources.borrow_mut();

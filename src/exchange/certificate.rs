@@ -31,7 +31,7 @@ impl Exchange {
             Side::Upstream => Counter::UpstreamPeerFromCertificate,
         };
         let uri_san = uri_san(host, side);
-        self.store_from(host, side, &uri_san, source, || {
+        self.store_from(host, side, &uri_san, source, &|| {
             let patterns = &self.config.spiffe_patterns;
             text::checked(&uri_san).ok()?;
             peer(&identity(

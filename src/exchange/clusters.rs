@@ -1,7 +1,7 @@
 //! What is known of clusters: which are outside the mesh and are sent nothing,
 //! and the service of each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::ops::Deref;
 
@@ -50,6 +50,7 @@ pub struct ClusterId {
 
 /// What is known of a cluster.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a decision of its own.
 pub struct Cluster {
     name: Box<[u8]>,
     /// Whether its metadata were read since [`Clusters::refresh`].
@@ -58,6 +59,8 @@ pub struct Cluster {
     pub is_sent_to: bool,
     /// Whether it lies outside the mesh, sent to or not.
     pub is_external: bool,
+    /// Whether its metadata mark it as one that exchanges frames over TCP.
+    pub is_marked_tcp: bool,
     /// Its service, or its host if it is external, from its metadata, as a
     /// `FlatNode`.
     pub service: Option<Vec<u8>>,
@@ -85,6 +88,7 @@ impl Cluster {
             is_fresh: false,
             is_sent_to: false,
             is_external: false,
+            is_marked_tcp: false,
             service: None,
             destination: None,
             answered: Answered::Nobody,
@@ -200,18 +204,21 @@ impl Clusters {
 
     /// Decides about the cluster of that index.
     fn decide(&mut self, index: usize, metadata: &[u8]) {
-        let istio = IstioMetadata::new(metadata);
+        let metadata = Metadata::decode(metadata).unwrap_or_default();
+        let istio = IstioMetadata(metadata.of_filter("istio"));
+        let own = metadata.of_filter("metadata_exchange");
         let name = self.known.get(index);
         let name = name.map(|known| &*known.name).unwrap_or_default();
         let is_external = istio.is_set("external")
             || name == PASSTHROUGH
             || name.starts_with(KUMAS_PASSTHROUGH)
-            || self.is_named(name);
+            || Pattern::any(&self.external_names, name);
         let is_skipped = istio.is_set("disable_mx") || self.skip_external && is_external;
         if let Some(known) = self.known.get_mut(index) {
             known.is_fresh = true;
             known.is_sent_to = !is_skipped;
             known.is_external = is_external;
+            known.is_marked_tcp = kind(own, "tcp") == Some(&Kind::BoolValue(true));
             let service = istio.service(is_external);
             known.service = service.map(|service| flat::write(&service));
             known.destination = istio.destination();
@@ -225,37 +232,47 @@ impl Clusters {
             known.is_fresh = false;
         }
     }
-
-    fn is_named(&self, cluster: &[u8]) -> bool {
-        std::str::from_utf8(cluster)
-            .is_ok_and(|cluster| self.external_names.iter().any(|name| name.matches(cluster)))
-    }
 }
 
 /// `envoy.config.core.v3.Metadata`
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Metadata {
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub(super) filter_metadata: BTreeMap<String, Struct>,
+    #[prost(message, repeated, tag = "1")]
+    filter_metadata: Vec<FilterMetadata>,
+}
+
+/// An entry of the map `filter_metadata`.
+#[derive(Clone, PartialEq, Message)]
+struct FilterMetadata {
+    #[prost(string, tag = "1")]
+    filter: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<Struct>,
+}
+
+impl Metadata {
+    /// The metadata of `filter`; of repeated ones the last, as protobuf requires.
+    pub(super) fn of_filter(&self, filter: &str) -> Option<&Struct> {
+        let mut filters = self.filter_metadata.iter().rev();
+        filters
+            .find(|entry| entry.filter == filter)?
+            .metadata
+            .as_ref()
+    }
 }
 
 /// Istio's metadata of a cluster, `filter_metadata["istio"]`; malformed
 /// metadata is ignored.
-struct IstioMetadata(Struct);
+struct IstioMetadata<'m>(Option<&'m Struct>);
 
-impl IstioMetadata {
-    fn new(metadata: &[u8]) -> Self {
-        let mut metadata = Metadata::decode(metadata).unwrap_or_default();
-        Self(metadata.filter_metadata.remove("istio").unwrap_or_default())
-    }
-
+impl IstioMetadata<'_> {
     /// `external`: the endpoints are outside the mesh. `disable_mx`: metadata must not be exchanged, for example over HBONE.
     fn is_set(&self, key: &str) -> bool {
-        kind(&self.0, key) == Some(&Kind::BoolValue(true))
+        kind(self.0, key) == Some(&Kind::BoolValue(true))
     }
 
     fn services(&self) -> &[Value] {
-        match kind(&self.0, "services") {
+        match kind(self.0, "services") {
             Some(Kind::ListValue(services)) => &services.values,
             _ => &[],
         }
@@ -292,12 +309,12 @@ fn text_of<'m>(object: &'m Value, key: &str) -> Option<&'m str> {
     let Some(Kind::StructValue(object)) = &object.kind else {
         return None;
     };
-    match kind(object, key) {
+    match kind(Some(object), key) {
         Some(Kind::StringValue(text)) => Some(text),
         _ => None,
     }
 }
 
-fn kind<'m>(message: &'m Struct, key: &str) -> Option<&'m Kind> {
-    message.fields.get(key)?.kind.as_ref()
+fn kind<'m>(message: Option<&'m Struct>, key: &str) -> Option<&'m Kind> {
+    message?.fields.get(key)?.kind.as_ref()
 }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use crate::bytes::equal;
 use crate::cache::{KnownPeer, PeerCache};
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Protocol};
 use crate::counted_host::CountedHost;
 use crate::counters::{Counter, Counters};
 use crate::direction::Direction;
@@ -37,6 +37,7 @@ mod room;
 pub mod rules;
 pub mod service;
 mod side;
+pub mod tcp;
 mod trust;
 
 use clusters::{ClusterId, Clusters};
@@ -64,6 +65,12 @@ pub struct Stream {
 pub struct Exchange {
     config: Config,
     local: LocalNode,
+    /// What this proxy sends, without its id: the header's value, or the message in a frame.
+    own: Vec<u8>,
+    /// The frame that is sent over TCP; empty if there is nothing to send.
+    frame: Vec<u8>,
+    /// The TCP connections whose first bytes are held.
+    held: RefCell<tcp::HeldConnections>,
     room: Room,
     peers: RefCell<PeerCache>,
     /// Peers from sources other than their own headers.
@@ -86,7 +93,15 @@ impl Exchange {
             let capacity = config.max_peer_cache_size;
             RefCell::new(PeerCache::new(capacity, PeerCache::BUDGET))
         };
+        let header = local.header.as_deref().unwrap_or_default().as_bytes();
+        let own = match config.protocol {
+            Protocol::Http => header.to_vec(),
+            Protocol::Tcp => header::to_message(header).unwrap_or_default(),
+        };
         Self {
+            frame: tcp::frame(&config, &local, &own),
+            own,
+            held: RefCell::default(),
             room: Room::new(&config, &local),
             peers: cache(),
             other_sources: cache(),
@@ -110,6 +125,12 @@ impl Exchange {
         }
     }
 
+    /// What the filter is loaded into, as the configuration has it.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.config.protocol
+    }
+
     /// Makes the metadata of clusters be read again; called periodically.
     pub fn refresh_clusters(&self) {
         self.clusters.borrow_mut().refresh();
@@ -123,7 +144,8 @@ impl Exchange {
         let headers = match direction {
             Direction::Inbound | Direction::Gateway => {
                 let headers = PeerHeaders::read(host, HeaderMap::Request);
-                stream.asked = self.receive(host, Side::Downstream, stream, &headers);
+                let (id, value) = (headers.id.value(), headers.metadata.value());
+                stream.asked = self.receive(host, Side::Downstream, stream, id, value);
                 Some(headers)
             }
             Direction::Outbound => None,
@@ -148,7 +170,8 @@ impl Exchange {
             let mut callee = NEITHER;
             if self.trusts_answer(stream, host) {
                 let read = PeerHeaders::read(host, HeaderMap::Response);
-                callee = self.receive(host, Side::Upstream, stream, &read);
+                let (id, value) = (read.id.value(), read.metadata.value());
+                callee = self.receive(host, Side::Upstream, stream, id, value);
                 headers = Some(read);
             }
             if !callee.metadata {
@@ -210,16 +233,15 @@ impl Exchange {
         }
     }
 
-    /// Stores the peer in `headers`, and returns which of them were received: not empty, and not refused.
+    /// Stores the peer with this id and metadata, and returns which of them were received: not empty, and not refused.
     fn receive(
         &self,
         host: &impl Host,
         side: Side,
         stream: &Stream,
-        headers: &PeerHeaders,
+        id: &[u8],
+        value: &[u8],
     ) -> Both<bool> {
-        let value = headers.metadata.value();
-        let id = headers.id.value();
         if value.is_empty() && side == Side::Downstream {
             self.name_caller_by_certificate(host);
         }
@@ -326,7 +348,10 @@ impl Exchange {
 
     fn decode(&self, id: &[u8], value: &[u8]) -> Result<KnownPeer, RejectReason> {
         header::id(id, self.config.limits)?;
-        let peer = header::decode(value, self.config.limits)?;
+        let peer = match self.config.protocol {
+            Protocol::Http => header::decode(value, self.config.limits),
+            Protocol::Tcp => header::decode_message(value, self.config.limits),
+        }?;
         Ok(KnownPeer::new(
             &peer,
             &self.claimed,
@@ -343,8 +368,7 @@ impl Exchange {
         if self.config.mode == Mode::Observe && !id.is_empty() {
             return true;
         }
-        let self_value = self.local.header.as_deref().unwrap_or_default();
-        equal(self_value.as_bytes(), value)
+        equal(&self.own, value)
     }
 
     /// Whether the callee's answer is believed: only if something was sent to it.

@@ -28,7 +28,7 @@ impl Exchange {
         };
         let sources = Sources(self.rule_sources.iter().map(read).collect());
         let counter = Counter::UpstreamPeerFromRules;
-        self.store_from(host, Side::Upstream, &sources.key(), counter, || {
+        self.store_from(host, Side::Upstream, &sources.key(), counter, &|| {
             let mut peers = self.config.callee.iter().map(|rule| sources.peer(rule));
             peers.find(Peer::names_workload)
         })
@@ -93,7 +93,7 @@ impl Sources {
         } else {
             let metadata = Metadata::decode(bytes.as_slice()).ok()?;
             let (filter, pointer) = pointer::split_first(&reference.argument)?;
-            pointer::find(metadata.filter_metadata.get(&filter)?, pointer)?
+            pointer::find(metadata.of_filter(&filter)?, pointer)?
         };
         (!text.is_empty() && !text::has_control_character(&text)).then_some(text)
     }

@@ -65,8 +65,17 @@ pub fn check_lengths(id: &[u8], value: &[u8], limits: Limits) -> Result<(), Reje
 /// The peer in the value of [`PEER_METADATA`], if it describes a workload.
 pub fn decode(value: &[u8], limits: Limits) -> Result<Peer, RejectReason> {
     check_lengths(b"", value, limits)?;
-    let message = BASE64.decode(value).map_err(|_| RejectReason::Base64)?;
-    let message = wire::parse(&message)?;
+    decode_message(&to_message(value)?, limits)
+}
+
+/// The serialized `google.protobuf.Struct` in the value of [`PEER_METADATA`].
+pub fn to_message(value: &[u8]) -> Result<Vec<u8>, RejectReason> {
+    BASE64.decode(value).map_err(|_| RejectReason::Base64)
+}
+
+/// The peer in a serialized `google.protobuf.Struct`, if it describes a workload.
+pub fn decode_message(message: &[u8], limits: Limits) -> Result<Peer, RejectReason> {
+    let message = wire::parse(message)?;
     let csm = CsmMetadata::new(&message);
     let mut peer = wire::read_strict(message, limits.max_labels)?;
     if !peer.names_workload() {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 mod csm;
 pub mod flat;
+pub mod frame;
 pub mod header;
 pub mod reject;
 pub mod text;
@@ -71,7 +72,7 @@ pub fn names_service(key: &str) -> bool {
 
 /// A field of [`Peer`], declared in the byte order of the keys, which is the order on the wire.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[serde(try_from = "String")]
 pub enum Field {
     /// `APP_CONTAINERS`
     AppContainers,
@@ -135,6 +136,14 @@ impl Field {
     #[must_use]
     pub fn of_key(key: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.key() == key)
+    }
+}
+
+impl TryFrom<String> for Field {
+    type Error = &'static str;
+
+    fn try_from(key: String) -> Result<Self, Self::Error> {
+        Self::of_key(&key).ok_or("not a key of node metadata")
     }
 }
 

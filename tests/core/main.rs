@@ -12,4 +12,5 @@ mod node;
 mod schema;
 mod standard_metrics;
 mod support;
+mod tcp;
 mod vectors;

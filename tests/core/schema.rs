@@ -89,7 +89,7 @@ fn candidates() -> Vec<Json> {
         json!({"labels": null}),
         json!({"fields": Field::ALL.map(Field::key), "labels": ["app", "service.istio.io/*"]}),
     ];
-    let words = "auto inbound outbound gateway any mtls spiffe none skip send all minimal exchange \
+    let words = "http tcp auto inbound outbound gateway any mtls spiffe none skip send all minimal exchange \
                  observe";
     values.extend(words.split(' ').map(|word| json!(word)));
     for limit in [0, 1, 8192, 65_536, 1_048_576, 10_000_000_u64] {
@@ -108,6 +108,9 @@ fn it_allows_what_the_code_allows() {
             let mut config = json!({ key: value });
             if ["trust_domains", "spiffe_patterns", "name_from_certificate"].contains(&key) {
                 config["trust"] = json!("spiffe");
+            }
+            if ["tcp_clusters", "tcp_endpoints"].contains(&key) {
+                config["protocol"] = json!("tcp");
             }
             if key == "name_from_certificate" {
                 config["spiffe_patterns"] = json!(["spiffe://{_}/{NAME}"]);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use metadata_exchange::host::{
-    HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey,
+    Data, HeaderMap, Host, HostError, HostResult, MetricKind, Property, StateKey, TcpHost,
 };
 use metadata_exchange::local::share::Share;
 use metadata_exchange::local::{LocalNode, Node};
@@ -77,6 +77,9 @@ pub(crate) struct FakeHost {
     pub(crate) response: RefCell<Vec<(String, Vec<u8>)>>,
     pub(crate) properties: RefCell<BTreeMap<String, Vec<u8>>>,
     pub(crate) state: RefCell<BTreeMap<&'static str, Vec<u8>>>,
+    /// What has arrived from each side of a TCP connection and is held.
+    pub(crate) client_bytes: RefCell<Vec<u8>>,
+    pub(crate) server_bytes: RefCell<Vec<u8>>,
     /// Each metric with the values that it was given.
     pub(crate) metrics: RefCell<Vec<(String, Vec<u64>)>>,
     /// Each call, in order.
@@ -209,6 +212,30 @@ impl Host for FakeHost {
     fn record_metric(&self, id: u32, value: u64) -> HostResult<()> {
         self.call(format!("record {id}"))?;
         self.metrics.borrow_mut()[id as usize].1.push(value);
+        Ok(())
+    }
+}
+
+impl FakeHost {
+    pub(crate) fn bytes(&self, data: Data) -> &RefCell<Vec<u8>> {
+        match data {
+            Data::Downstream => &self.client_bytes,
+            Data::Upstream => &self.server_bytes,
+        }
+    }
+}
+
+impl TcpHost for FakeHost {
+    fn data(&self, data: Data, max: usize) -> HostResult<Vec<u8>> {
+        self.call(format!("data {data:?}"))?;
+        let bytes = self.bytes(data).borrow();
+        Ok(bytes[..max.min(bytes.len())].to_vec())
+    }
+
+    fn replace_data(&self, data: Data, size: usize, bytes: &[u8]) -> HostResult<()> {
+        self.call(format!("replace {data:?} {size}"))?;
+        let mut held = self.bytes(data).borrow_mut();
+        held.splice(..size, bytes.iter().copied());
         Ok(())
     }
 }

@@ -55,6 +55,13 @@ impl Properties {
         self.insert(path, Err(status))
     }
 
+    /// With `request.protocol`, which every request has.
+    pub(crate) fn of_request(mut self) -> Self {
+        let protocol = self.0.entry(b"request\0protocol".to_vec());
+        protocol.or_insert(Ok(b"HTTP/1.1".to_vec()));
+        self
+    }
+
     /// `xds.listener_direction`.
     #[must_use]
     pub fn direction(self, direction: Direction) -> Self {

@@ -199,7 +199,7 @@ impl Vm {
 
     /// Opens a stream that the filter does not know yet: Envoy creates its context with the request's headers.
     pub fn open(&mut self, root: &Root, properties: Properties) -> Stream {
-        let state = StreamState::new(root, properties);
+        let state = StreamState::new(root, properties.of_request());
         let stream = Stream {
             id: self.next_context(),
             state: Rc::new(RefCell::new(state)),

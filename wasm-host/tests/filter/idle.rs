@@ -294,7 +294,10 @@ fn an_idle_filter_costs_nothing_on_the_way() {
         vm: envoy.vm,
         root: envoy.roots.remove(0),
     };
+    let caller = Workload::new("caller").headers();
+    // The first stream tells what kind of filter chain this is.
+    proxy.inbound(&caller);
     proxy.vm.take_calls();
-    proxy.inbound(&Workload::new("caller").headers());
+    proxy.inbound(&caller);
     assert_eq!(proxy.vm.take_calls(), []);
 }
