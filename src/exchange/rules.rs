@@ -19,7 +19,7 @@ struct Sources(Vec<(Source, Vec<u8>)>);
 impl Exchange {
     /// Stores the callee by the rules of the configuration. Returns whether it is stored.
     pub(super) fn store_by_rules(&self, host: &impl Host) -> bool {
-        if self.rule_sources.is_empty() {
+        if self.config.callee.is_empty() {
             return false;
         }
         let read = |source: &Source| {

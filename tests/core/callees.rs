@@ -620,6 +620,20 @@ mod rules {
     }
 
     #[test]
+    fn a_rule_needs_no_reference() {
+        let exchange = exchange(r#"{"callee": [{"WORKLOAD_NAME": "pay", "NAMESPACE": "shop"}]}"#);
+        for cluster in ["c", "d"] {
+            let host = call(cluster, &json!({}));
+            round_trip(&exchange, &host);
+            let labels = json!({"service.istio.io/canonical-name": "pay"});
+            assert_named(
+                &host,
+                &json!({"name": "pay", "namespace": "shop", "labels": labels}),
+            );
+        }
+    }
+
+    #[test]
     fn a_rule_without_a_name_is_skipped_and_a_hostile_value_is_absent() {
         let exchange = exchange(
             r#"{"callee": [{"NAMESPACE": "${endpoint:/f/ns}"}, {"NAME": "${endpoint:/f/name}"}, {"NAME": "last"}]}"#,
