@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::ConfigError;
 use super::node::{self, Texts};
+use super::{ConfigError, raw};
 use crate::local::identity::Stated;
 use crate::template::{Allowed, Source};
 
@@ -53,8 +53,7 @@ pub(super) fn read(json: &Value) -> Result<Vec<Rule>, ConfigError> {
     let refused = || ConfigError::invalid("callee", json);
     let named = json.as_str();
     let preset = PRESETS.into_iter().find(|(name, _)| Some(*name) == named);
-    let preset =
-        preset.and_then(|(_, rules)| serde_json::from_slice::<Value>(rules.as_bytes()).ok());
+    let preset = preset.and_then(|(_, rules)| raw::read(rules.as_bytes()).ok());
     let rules = preset
         .as_ref()
         .unwrap_or(json)

@@ -13,7 +13,7 @@ pub enum ConfigError {
     NotJson(String),
     /// No such key.
     UnknownKey(String),
-    /// A key is repeated.
+    /// A key is repeated; with the keys that lead to it: `node.LABELS.app`.
     RepeatedKey(String),
     /// The value is not allowed.
     Invalid {

@@ -6,6 +6,7 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::direction::Direction;
 use crate::header_limits::HeaderLimits;
@@ -22,7 +23,7 @@ mod node;
 mod raw;
 
 pub use error::ConfigError;
-use raw::{ExternalClusters, Integer, Names, Raw, RawDirection, RawShare};
+use raw::{ExternalClusters, Integer, Names, RawDirection};
 
 /// Who exchanges metadata with the peers.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -207,11 +208,10 @@ impl Config {
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
         match json.trim_ascii() {
             [] => return Ok(Self::default()),
-            // Serde would also accept a list as an object without keys.
             [b'{', ..] => {}
             _ => return Err(ConfigError::NotJson("no {".to_owned())),
         }
-        let config = Self::validate(&serde_json::from_slice(json)?)?;
+        let config = Self::validate(&raw::read(json)?)?;
         config.check()?;
         Ok(config)
     }
@@ -252,9 +252,10 @@ impl Config {
         Err(ConfigError::Conflict(conflict))
     }
 
-    fn validate(raw: &Raw) -> Result<Self, ConfigError> {
+    fn validate(raw: &Value) -> Result<Self, ConfigError> {
         let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
-        if let Some((key, _)) = raw.0.iter().find(|(key, _)| !is_known(key)) {
+        let mut keys = raw.as_object().into_iter().flatten();
+        if let Some((key, _)) = keys.find(|(key, _)| !is_known(key)) {
             return Err(ConfigError::UnknownKey(key.clone()));
         }
         let mut config = Self::default();
@@ -323,7 +324,9 @@ impl Config {
         if let Some(json) = raw.get("callee") {
             config.callee = callee::read(json)?;
         }
-        set::<RawShare, _>(raw, "share", &mut config.share)?;
+        if let Some(json) = raw.get("share") {
+            config.share = raw::share(json).map_err(|_| ConfigError::invalid("share", json))?;
+        }
         set::<bool, _>(raw, "endpoint_fallback", &mut config.endpoint_fallback)?;
         Ok(config)
     }
@@ -331,7 +334,7 @@ impl Config {
 
 /// Sets the value of `key`, if the configuration has the key.
 fn set<R: DeserializeOwned + Into<T>, T>(
-    raw: &Raw,
+    raw: &Value,
     key: &'static str,
     configured: &mut T,
 ) -> Result<(), ConfigError> {
@@ -511,10 +514,6 @@ mod tests {
                 r#"{"node": {"id": "$POD_NAME"}}"#,
                 r#""node.id" is "$POD_NAME"; a $ begins a reference"#,
             ),
-            (
-                r#"{"trust": "any", "trust": "any"}"#,
-                r#"not a JSON object: "trust" stands twice"#,
-            ),
             ("[]", "not a JSON object: "),
             ("trust=any", "not a JSON object: "),
             ("{} x", "not a JSON object: trailing characters"),
@@ -523,6 +522,32 @@ mod tests {
             let error = error(json);
             assert!(error.starts_with(start), "{json}: {error}");
             assert!(!error.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_repeated_key_is_refused_at_any_depth() {
+        for (json, path) in [
+            (r#"{"trust": "any", "trust": "any"}"#, "trust"),
+            (
+                r#"{"node": {"NAME": "a", "id": "b", "NAME": "a"}}"#,
+                "node.NAME",
+            ),
+            (
+                r#"{"node": {"NAME": "a", "LABELS": {"app": "a", "app": "b"}}}"#,
+                "node.LABELS.app",
+            ),
+            (
+                r#"{"callee": [{"NAME": "a"}, {"NAME": "b", "NAME": "c"}]}"#,
+                "callee.NAME",
+            ),
+            (
+                r#"{"share": {"fields": [], "fields": ["NAME"]}}"#,
+                "share.fields",
+            ),
+        ] {
+            let expected = format!("not a JSON object: {path:?} stands twice");
+            assert_eq!(error(json), expected);
         }
     }
 

@@ -2,56 +2,96 @@
 
 use std::fmt;
 
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::direction::Direction;
 use crate::local::share::Share;
 use crate::pattern::Pattern;
 use crate::peer::Field;
 
-/// The keys of the configuration with their raw values, in the order of the text. Unlike a map of
-/// `serde_json`, it refuses a repeated key; and it is a fourth of the code that serde derives for a
-/// struct with a field for each key.
-#[derive(Debug)]
-pub(super) struct Raw(pub(super) Vec<(String, Value)>);
+/// Reads JSON. Unlike a `Value` of `serde_json`, it refuses a repeated key, and names it with the
+/// keys that lead to it: `node.LABELS.app`.
+pub(super) fn read(json: &[u8]) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut path = String::new();
+    let value = Json { path: &mut path }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
 
-impl Raw {
-    /// The value of a key, if present; unlike an `Option`, null is present.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        let mut values = self.0.iter();
-        values
-            .find(|(known, _)| known == key)
-            .map(|(_, value)| value)
+struct Json<'p> {
+    /// The keys that lead to it.
+    path: &'p mut String,
+}
+
+impl<'de> DeserializeSeed<'de> for Json<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Keys)
-    }
-}
-
-struct Keys;
-
-impl<'de> Visitor<'de> for Keys {
-    type Value = Raw;
+impl<'de> Visitor<'de> for Json<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+        f.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut raw = Raw(Vec::new());
-        while let Some(key) = map.next_key::<String>()? {
-            if raw.get(&key).is_some() {
-                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
-            }
-            let value = map.next_value()?;
-            raw.0.push((key, value));
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Json { path: self.path })? {
+            values.push(value);
         }
-        Ok(raw)
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut values = Map::new();
+        let end = self.path.len();
+        while let Some(key) = object.next_key::<String>()? {
+            if end > 0 {
+                self.path.push('.');
+            }
+            self.path.push_str(&key);
+            if values.contains_key(&key) {
+                return Err(A::Error::custom(format_args!(
+                    "duplicate field `{}`",
+                    self.path
+                )));
+            }
+            let value = object.next_value_seed(Json { path: self.path })?;
+            values.insert(key, value);
+            self.path.truncate(end);
+        }
+        Ok(Value::Object(values))
     }
 }
 
@@ -149,24 +189,28 @@ impl From<ExternalClusters> for bool {
     }
 }
 
-/// `share`
-#[derive(Deserialize)]
-#[serde(try_from = "Value")]
-pub(super) enum RawShare {
-    Preset(Preset),
-    Only(Only),
+/// Reads the value of `share`.
+pub(super) fn share(json: &Value) -> Result<Share, serde_json::Error> {
+    if json.is_object() {
+        let Only { fields, labels } = Only::deserialize(json)?;
+        return Ok(Share::Only { fields, labels });
+    }
+    Ok(match Preset::deserialize(json)? {
+        Preset::All => Share::All,
+        Preset::Minimal => Share::Minimal,
+    })
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Preset {
+enum Preset {
     All,
     Minimal,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Only {
+struct Only {
     #[serde(default, deserialize_with = "not_null")]
     fields: Option<Vec<Field>>,
     #[serde(default, deserialize_with = "not_null")]
@@ -177,26 +221,4 @@ fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
-}
-
-impl TryFrom<Value> for RawShare {
-    type Error = serde_json::Error;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        if value.is_object() {
-            Only::deserialize(value).map(Self::Only)
-        } else {
-            Preset::deserialize(value).map(Self::Preset)
-        }
-    }
-}
-
-impl From<RawShare> for Share {
-    fn from(share: RawShare) -> Self {
-        match share {
-            RawShare::Preset(Preset::All) => Self::All,
-            RawShare::Preset(Preset::Minimal) => Self::Minimal,
-            RawShare::Only(Only { fields, labels }) => Self::Only { fields, labels },
-        }
-    }
 }
