@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{any_port, socket_address};
 use crate::repository;
@@ -22,13 +22,55 @@ const LOGS: &str = "/var/log/envoy/";
 pub struct Example {
     file: &'static str,
     text: String,
+    is_named_by_environment: bool,
 }
 
 impl Example {
     /// Reads a file of the repository.
     pub fn read(file: &'static str) -> Result<Self> {
         let text = std::fs::read_to_string(repository(file)).context(file)?;
-        Ok(Self { file, text })
+        Ok(Self {
+            file,
+            text,
+            is_named_by_environment: false,
+        })
+    }
+
+    /// The same for proxies that only the environment names: their bootstrap has nothing of what it says here.
+    #[must_use]
+    pub fn named_by_environment(self) -> Self {
+        Self {
+            is_named_by_environment: true,
+            ..self
+        }
+    }
+
+    /// Who the proxy is, moved from the bootstrap into the environment, if only that is to name it.
+    pub(super) fn move_node(&self, bootstrap: &mut Value) -> Result<()> {
+        if !self.is_named_by_environment {
+            return Ok(());
+        }
+        let mut environment = Map::new();
+        let mut stated = json!({
+            "id": bootstrap["node"]["id"].take(),
+            "metadata": bootstrap["node"]["metadata"].take(),
+        });
+        refer_to(&mut environment, &mut stated);
+        let mut node = stated["metadata"].take();
+        node["id"] = stated["id"].take();
+        bootstrap["node"]["id"] = "nameless".into();
+        bootstrap["node"]["metadata"] = json!({});
+        for listener in ["inbound", "outbound"] {
+            let filter = &mut manager(bootstrap, listener)?["http_filters"][0];
+            let plugin = &mut filter["typed_config"]["config"];
+            plugin["vm_config"]["environment_variables"] = json!({ "key_values": environment });
+            let configuration = &mut plugin["configuration"]["value"];
+            let text = configuration.as_str().context("no configuration")?;
+            let mut keys: Value = serde_json::from_str(text)?;
+            keys["node"] = node.clone();
+            *configuration = keys.to_string().into();
+        }
+        Ok(())
     }
 
     /// What the top says under `key`, as in `# Envoy:  1.36 or newer`, up to the next key or an empty line.
@@ -99,6 +141,22 @@ impl Example {
     }
 }
 
+/// Moves each text into a variable of the environment, and refers to that in its place.
+fn refer_to(environment: &mut Map<String, Value>, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for value in fields.values_mut() {
+                refer_to(environment, value);
+            }
+        }
+        text => {
+            let name = format!("NODE_{}", environment.len());
+            let reference = format!("${{env:{name}}}").into();
+            environment.insert(name, std::mem::replace(text, reference));
+        }
+    }
+}
+
 /// The HTTP connection manager of the listener `name`.
 pub(crate) fn manager<'a>(bootstrap: &'a mut Value, name: &str) -> Result<&'a mut Value> {
     let mut listeners = list(&mut bootstrap["static_resources"]["listeners"]);
@@ -130,6 +188,7 @@ mod tests {
             file: "a.yaml",
             text: "# Shows a.\n#\n# Envoy:  1.37 or newer; not 1.36\n# Unsafe: b,\n#         c.\n# Start:  d\n#\n# e\nnode: {}\n"
                 .to_owned(),
+            is_named_by_environment: false,
         };
         assert_eq!(example.said("Unsafe")?, "b, c.");
         assert_eq!(example.said("Start")?, "d");

@@ -98,7 +98,11 @@ impl Consumer {
 
     /// Runs it with the Envoy of the lab.
     pub async fn run(self, lab: &Lab) -> Result<Row> {
-        let example = Example::read(self.file())?;
+        self.run_example(lab, &Example::read(self.file())?).await
+    }
+
+    /// Runs it with its bootstrap, which may differ from the file.
+    pub async fn run_example(self, lab: &Lab, example: &Example) -> Result<Row> {
         let envoy = lab.version().await?;
         let row = |outcome| Row {
             consumer: self,
@@ -112,19 +116,19 @@ impl Consumer {
             }));
         }
         let counts = match self {
-            Self::Policy => policy::run(lab, &example).await?,
-            Self::RateLimit => limits::run(lab, &example).await?,
-            Self::CallerHeader => headers::run(lab, &example).await?,
-            Self::JsonLog => logs::json(lab, &example).await?,
-            Self::OtlpLog => logs::otlp(lab, &example).await?,
-            Self::FluentdLog => logs::fluentd(lab, &example).await?,
+            Self::Policy => policy::run(lab, example).await?,
+            Self::RateLimit => limits::run(lab, example).await?,
+            Self::CallerHeader => headers::run(lab, example).await?,
+            Self::JsonLog => logs::json(lab, example).await?,
+            Self::OtlpLog => logs::otlp(lab, example).await?,
+            Self::FluentdLog => logs::fluentd(lab, example).await?,
             Self::FilterMetrics | Self::Metrics => {
                 let Some(program) = metrics::prometheus::program() else {
                     return Ok(row(Outcome::Skipped {
                         reason: metrics::prometheus::missing(),
                     }));
                 };
-                metrics::run(lab, &example, &program).await?
+                metrics::run(lab, example, &program).await?
             }
             Self::TracesOpenTelemetry | Self::TracesZipkin => {
                 let Some(jaeger) = Jaeger::by_environment().await? else {
@@ -136,7 +140,7 @@ impl Consumer {
                     Self::TracesZipkin => Protocol::Zipkin,
                     _ => Protocol::OpenTelemetry,
                 };
-                traces::run(lab, &example, &jaeger, protocol).await?
+                traces::run(lab, example, &jaeger, protocol).await?
             }
         };
         Ok(row(Outcome::Ran { counts }))

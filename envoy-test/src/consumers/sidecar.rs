@@ -63,6 +63,7 @@ impl<'a> Plan<'a> {
             bootstrap["node"] = node.to_json();
         }
         (self.change)(&mut bootstrap)?;
+        self.example.move_node(&mut bootstrap)?;
         let envoy = lab.start_envoy(&bootstrap).await?;
         let outbound = envoy.listener("outbound").await?;
         app.calls_through(outbound);

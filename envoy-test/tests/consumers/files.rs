@@ -96,8 +96,6 @@ fn each_is_the_sidecar_of_deploy_envoy_plus_what_its_consumer_needs() -> Result<
         let configuration = match consumer {
             _ if DECIDING.contains(&consumer) => SPIFFE,
             Consumer::FilterMetrics => r#"{"standard_metrics": true}"#,
-            // Its tags read the bootstrap's node.
-            Consumer::Metrics => "{}",
             _ => BOTH_SIDES,
         };
         assert_eq!(configurations(&bootstrap), [configuration; 2], "{file}");

@@ -33,6 +33,7 @@ envoy_test::stories!(
     the_service_account_keeps_a_spoofed_workload_out,
     the_removal_keeps_a_forged_header_out,
     the_unit_logs_to_a_file,
+    the_environment_alone_names_this_side,
 );
 
 /// Its consumer reports all calls that were made, and no others; or the file does not claim this Envoy, and Envoy
@@ -86,6 +87,26 @@ async fn is_refused(lab: &Lab, file: &'static str) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The bootstrap names nobody, so that logs, metrics and traces have the local side from `node` of the plugin.
+async fn the_environment_alone_names_this_side(lab: &Lab) -> Result<()> {
+    for consumer in Consumer::ALL {
+        if matches!(
+            consumer,
+            Consumer::Policy | Consumer::RateLimit | Consumer::CallerHeader
+        ) {
+            continue;
+        }
+        let example = Example::read(consumer.file())?.named_by_environment();
+        let row = consumer.run_example(lab, &example).await?;
+        assert_eq!(row.faults(), Vec::<String>::new(), "{consumer}");
+        if let Outcome::Skipped { reason } = row.outcome {
+            println!("SKIPPED {}: {reason}", row.file);
+            ensure!(std::env::var_os("NO_SKIPPING").is_none(), "skipped");
+        }
+    }
+    Ok(())
 }
 
 async fn policy(lab: &Lab) -> Result<()> {

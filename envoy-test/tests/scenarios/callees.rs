@@ -30,7 +30,7 @@ envoy_test::stories!(
 
 /// A filter that replies to requests with this header, instead of the filters
 /// behind it.
-fn replying_filter(header: &str) -> Value {
+pub(crate) fn replying_filter(header: &str) -> Value {
     lua_filter(&format!(
         r#"function envoy_on_request(handle)
             if handle:headers():get("{header}") then

@@ -3,7 +3,10 @@
 use anyhow::Result;
 use envoy_test::{Lab, Listener, Node, Side, Workload};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
+use crate::callees::replying_filter;
 use crate::{assert_no_peer, assert_peer, counter};
 
 envoy_test::stories!(the_environment_alone_names_a_proxy, a_mesh_of_equal_ids,);
@@ -73,6 +76,7 @@ async fn the_environment_alone_names_a_proxy(lab: &Lab) -> Result<()> {
     let path = lab.dir().join("local.log");
     let ratings = of_environment("ratings").listener("inbound", |listener| {
         listener.access_logs.push(local_log(&path));
+        listener.before.push(replying_filter("x-ahead"));
     });
     let mesh = lab.start([of_environment("productpage"), ratings]).await?;
 
@@ -82,7 +86,16 @@ async fn the_environment_alone_names_a_proxy(lab: &Lab) -> Result<()> {
     assert_peer(&outbound, Side::Upstream, &named("ratings"))?;
     let inbound = lab.entry("ratings/inbound", &reply.call).await?;
     assert_peer(&inbound, Side::Downstream, &named("productpage"))?;
-    assert_eq!(lab.first_line(&path).await?, "ratings-1 ratings");
+    // Also if a filter ahead of ours replies, so that ours sees only the end of the stream.
+    let refused = mesh
+        .call("productpage", "ratings")?
+        .header("x-ahead", "1")?;
+    refused.send().await?;
+    // Also if Envoy replies before any filter: a request without host.
+    let inbound = mesh.envoy("ratings")?.listener("inbound").await?;
+    let mut connection = TcpStream::connect(inbound).await?;
+    connection.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+    assert_eq!(lab.lines(&path, 3).await?, ["ratings-1 ratings"; 3]);
     let log = mesh.envoy("ratings")?.log().await?;
     assert!(
         log.contains(r#"this proxy is "ratings-1", LABELS={app="ratings""#),

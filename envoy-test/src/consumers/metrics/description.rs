@@ -57,6 +57,9 @@ pub const WORKLOAD: [(&str, &str); 7] = [
     ),
 ];
 
+/// The filter state that holds this proxy itself.
+const LOCAL_PEER: &str = "wasm.local_peer";
+
 const IS_GRPC: &str = "'content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc') ? 'grpc' : 'http'";
 
 impl Reporter {
@@ -77,32 +80,39 @@ impl Reporter {
         }
     }
 
-    /// The value of a label of a workload.
+    /// The value of a label of a workload. That of this proxy comes from `wasm.local_peer`, which also has what `node` in
+    /// the plugin configuration says; without it, because `local_peer` is not set or the filter does not run, from the
+    /// bootstrap.
     fn of_workload(self, is_peer: bool, key: &str) -> String {
-        let peer = self.peer();
-        let label = key.strip_prefix("LABELS/");
-        cel(&match (is_peer, label) {
-            (true, None) => {
+        let state = if is_peer { self.peer() } else { LOCAL_PEER };
+        let (is_known, value, node) = match key.strip_prefix("LABELS/") {
+            None => {
                 let field = match key {
                     "WORKLOAD_NAME" => "workload_name",
                     "NAMESPACE" => "namespace",
                     _ => "cluster_id",
                 };
-                let value = format!("filter_state['{peer}'].{field}");
-                format!("'{peer}' in filter_state && {value} != '' ? {value} : 'unknown'")
-            }
-            (true, Some(label)) => {
-                let labels = format!("filter_state['{peer}'].labels");
-                format!(
-                    "'{peer}' in filter_state && '{label}' in {labels} ? {labels}['{label}'].value : 'unknown'"
+                let value = format!("filter_state['{state}'].{field}");
+                (
+                    format!("{value} != ''"),
+                    value,
+                    known(&format!("xds.node.metadata.{key}")),
                 )
             }
-            (false, None) => known(&format!("xds.node.metadata.{key}")),
-            (false, Some(label)) => {
-                let labels = "xds.node.metadata.LABELS";
-                format!("'{label}' in {labels} ? {labels}['{label}'] : 'unknown'")
+            Some(label) => {
+                const NODE: &str = "xds.node.metadata.LABELS";
+                let labels = format!("filter_state['{state}'].labels");
+                (
+                    format!("'{label}' in {labels}"),
+                    format!("{labels}['{label}'].value"),
+                    format!("has({NODE}) && '{label}' in {NODE} ? {NODE}['{label}'] : 'unknown'"),
+                )
             }
-        })
+        };
+        let or = if is_peer { "'unknown'" } else { &node };
+        cel(&format!(
+            "'{state}' in filter_state && {is_known} ? {value} : {or}"
+        ))
     }
 
     /// The value of a label of the service that is called: from the cluster's metadata, as istiod gives them.
