@@ -95,6 +95,9 @@ codes! {
     AbsentSource = "absent_source",
     /// The configuration's `node` gives every proxy the same id and name.
     SameIdentity = "same_identity",
+    /// The bootstrap does not have what the configuration's `node` says, and `SkyWalking` reads the
+    /// bootstrap.
+    NodeNotInBootstrap = "node_not_in_bootstrap",
     /// Plugins with different environments share a VM.
     SharedEnvironment = "shared_environment",
     /// The node lacks part of what names its workload.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::direction::is_gateway;
 use super::facts::{Facts, Node};
 use super::finding::{Code, Finding};
+use super::logs::grpc_logs;
 use crate::encode::{self, Environment, metadata_of};
 use crate::naming::Naming;
 
@@ -60,6 +61,9 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         ));
     }
     findings.extend(no_naming_label(metadata));
+    if let Some(stated) = &stated {
+        findings.extend(not_in_bootstrap(facts, node.metadata, stated));
+    }
     findings.extend(too_long(metadata));
     findings.extend(value_types(node.metadata));
     findings.extend(role(facts));
@@ -172,6 +176,32 @@ fn no_naming_label(metadata: &Value) -> Option<Finding> {
                 NAMING_LABELS.join(", ")
             ),
             "add one of these labels to LABELS in node.metadata, on VMs as well",
+        )
+    })
+}
+
+/// `SkyWalking` takes the local side from the bootstrap, which the configuration's `node` does not
+/// change, and the peers from what the filter sends.
+fn not_in_bootstrap(facts: &Facts<'_>, bootstrap: &Value, stated: &Value) -> Option<Finding> {
+    let naming = Naming::default();
+    let name = |metadata: &Value| {
+        let (service, instance) = (naming.service(metadata), naming.instance(metadata));
+        format!("service {service}, instance {instance}")
+    };
+    let (drawn, meant) = (name(bootstrap), name(stated));
+    let mut logs = facts.managers.iter().flat_map(grpc_logs);
+    (drawn != meant && logs.any(|log| log.names_peers())).then(|| {
+        Finding::warning(
+            Code::NodeNotInBootstrap,
+            "node",
+            format!(
+                "SkyWalking draws this proxy as {drawn}, for its peers it is {meant}: SkyWalking \
+                 takes the local side from node.metadata of the bootstrap, which the key `node` of \
+                 the plugin configuration does not change"
+            ),
+            "put the same NAME, NAMESPACE and LABELS into node.metadata of the bootstrap; where the \
+             control plane does not let you, name this proxy by wasm.local_peer in other logs, \
+             metrics or traces",
         )
     })
 }

@@ -333,13 +333,22 @@ fn the_configuration_names_the_node() {
         "LABELS": { "app": "web" } } });
     let passed = json!({ "host_env_keys": ["POD_NAME"], "key_values": { "NAMESPACE": "shop" } });
     for (configuration, environment, expected) in [
-        (&stated, passed, vec![]),
+        (&stated, passed, vec![Code::NodeNotInBootstrap]),
         (
             &stated,
             json!({ "key_values": { "NAMESPACE": "shop" } }),
-            vec![Code::NoNodeMetadata, Code::AbsentSource, Code::SameIdentity],
+            vec![
+                Code::NoNodeMetadata,
+                Code::AbsentSource,
+                Code::SameIdentity,
+                Code::NodeNotInBootstrap,
+            ],
         ),
-        (&equal, Value::Null, vec![Code::SameIdentity]),
+        (
+            &equal,
+            Value::Null,
+            vec![Code::SameIdentity, Code::NodeNotInBootstrap],
+        ),
     ] {
         let mut dump = sidecar(&json!({}), |listener| {
             let mut filter = ours(configuration);
@@ -353,6 +362,51 @@ fn the_configuration_names_the_node() {
         found.sort_unstable();
         expected.sort_unstable();
         assert_eq!(found, expected, "{configuration} {environment}");
+    }
+}
+
+/// `SkyWalking` reads the bootstrap and the gRPC access log.
+#[test]
+fn a_node_that_only_the_configuration_names_is_found_where_skywalking_reads() {
+    let stated = json!({ "node": { "NAME": "${node:/id}", "NAMESPACE": "shop",
+        "LABELS": { "app": "web" } } });
+    let names = json!({ "NAME": "web-1", "NAMESPACE": "shop", "LABELS": { "app": "web" } });
+    let without = |key: &str| {
+        let mut names = names.clone();
+        names.as_object_mut().unwrap().remove(key);
+        names
+    };
+    for (bootstrap, has_log, drawn) in [
+        (json!({}), true, Some("service -.-, instance -")),
+        (without("NAME"), true, Some("service web.shop, instance -")),
+        (
+            without("LABELS"),
+            true,
+            Some("service -.shop, instance web-1"),
+        ),
+        (names.clone(), true, None),
+        (json!({}), false, None),
+    ] {
+        let mut dump = sidecar(&stated, |listener| {
+            if !has_log {
+                manager(listener)["access_log"] = json!([{ "typed_config": {
+                    "log_format": "%CEL(filter_state['wasm.downstream_peer'].name)%" } }]);
+            }
+        });
+        dump["configs"][0]["bootstrap"]["node"] = json!({ "id": "web-1", "metadata": bootstrap });
+        let findings = faults(&dump, &stats(), &Value::Null, FILTER).unwrap();
+        match (findings.as_slice(), drawn) {
+            ([], None) => {}
+            ([finding], Some(drawn)) => {
+                assert_eq!(finding.code, Code::NodeNotInBootstrap);
+                let message = format!(
+                    "SkyWalking draws this proxy as {drawn}, for its peers it is service \
+                     web.shop, instance web-1"
+                );
+                assert!(finding.message.starts_with(&message), "{finding:?}");
+            }
+            _ => panic!("{bootstrap}: {findings:?}"),
+        }
     }
 }
 
