@@ -22,27 +22,33 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         };
         for path in Path::ALL {
             bench.progress(format_args!("{}, {}", contender.name, path.name));
-            let mut points = Vec::new();
-            for &labels in labels {
+            let mut add = |labels: usize, name: &str, configuration: &str| -> Result<_> {
                 let [(_, header), _] = headers(&pod("productpage-v1", labels)?);
                 let Cost {
                     instructions,
                     host_calls,
-                } = cost(&module, &path, labels)?;
-                points.push((header.len() as f64, instructions as f64));
+                } = cost(&module, &path, labels, configuration)?;
                 rows.push(vec![
                     contender.name.as_str().into(),
-                    path.name.into(),
+                    name.into(),
                     labels.into(),
                     header.len().into(),
                     instructions.into(),
                     host_calls.into(),
                 ]);
+                Ok((header.len() as f64, instructions as f64))
+            };
+            let points = labels.iter().map(|labels| add(*labels, path.name, "{}"));
+            let points = points.collect::<Result<Vec<_>>>()?;
+            if contender.is_noop {
+                continue;
             }
-            if !contender.is_noop {
-                let name = format!("{}: {}", contender.name, path.name);
-                lines.push(Line { name, points });
+            for (source, configuration) in Path::SOURCES.iter().filter(|_| path.is_cached) {
+                let name = format!("{}; {source}", path.name);
+                add(USUAL_LABELS, &name, configuration)?;
             }
+            let name = format!("{}: {}", contender.name, path.name);
+            lines.push(Line { name, points });
         }
     }
     bench.add_chart(&Chart::Lines {
@@ -73,7 +79,12 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn cost(module: &Module, path: &Path, labels: usize) -> Result<Cost> {
+pub(crate) fn cost(
+    module: &Module,
+    path: &Path,
+    labels: usize,
+    configuration: &str,
+) -> Result<Cost> {
     let local = pod("local-v1", USUAL_LABELS)?;
     let local = wasm_host::Node::new(&local.id, &local.metadata);
     let settings = Settings {
@@ -81,7 +92,7 @@ pub(crate) fn cost(module: &Module, path: &Path, labels: usize) -> Result<Cost> 
         ..Settings::default()
     };
     let mut vm = Vm::start(module, settings)?;
-    let root = vm.configure("{}")?;
+    let root = vm.configure(configuration)?;
     let headers_of = |name: &str| -> Headers {
         // The sample is part of the program: it has labels.
         pod(name, labels).map_or_else(|_| Headers::new(), |pod| Headers::from(headers(&pod)))

@@ -2,6 +2,7 @@
 //! They are counted, so the same module gives the same figures everywhere.
 
 use crate::{Direction, Error, Headers, Properties, Root, Vm};
+use serde_json::json;
 
 /// A path of a stream through the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +28,29 @@ pub struct Cost {
 
 impl Path {
     /// Every path whose cost is measured.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::new("outbound, silent callee", Direction::Outbound, false, true),
         Self::new("inbound, peer cached", Direction::Inbound, true, true),
         Self::new("outbound, peer cached", Direction::Outbound, true, true),
         Self::new("inbound, peer new", Direction::Inbound, true, false),
         Self::new("outbound, peer new", Direction::Outbound, true, false),
+        Self::new("inbound, silent caller", Direction::Inbound, false, true),
+    ];
+
+    /// What names this proxy or silent peers beyond the defaults, and a configuration with it. The third is what the
+    /// fourth needs.
+    pub const SOURCES: [(&str, &str); 4] = [
+        ("local_peer", r#"{"local_peer": true}"#),
+        ("callee: kuma", r#"{"callee": "kuma"}"#),
+        (
+            "trust: mtls",
+            r#"{"trust": "mtls", "upstream_trust": "mtls"}"#,
+        ),
+        (
+            "trust: mtls, name_from_certificate",
+            r#"{"trust": "mtls", "upstream_trust": "mtls", "name_from_certificate": true,
+                "spiffe_patterns": ["spiffe://{MESH_ID}/{WORKLOAD_NAME}"]}"#,
+        ),
     ];
 
     const fn new(
@@ -78,16 +96,30 @@ impl Path {
         })
     }
 
-    /// A whole stream whose other side sends `headers`.
+    /// A whole stream whose other side sends `headers`. Kuma's certificates and its metadata of endpoints name it, too.
     fn stream(&self, vm: &mut Vm, root: &Root, headers: &Headers) -> Result<(), Error> {
         let [request, response] = match self.direction {
             Direction::Inbound => [headers.clone(), Headers::new()],
             _ => [Headers::new(), headers.clone()],
         };
-        let properties = Properties::new().direction(self.direction).bytes(
-            &["xds", "cluster_name"],
-            "outbound|9080||productpage.default.svc.cluster.local",
-        );
+        let uri_san = "spiffe://default/productpage";
+        let labels = json!({
+            "kuma.io/workload": "productpage", "kuma.io/mesh": "default", "kuma.io/zone": "zone-1",
+        });
+        let properties = Properties::new()
+            .direction(self.direction)
+            .bytes(
+                &["xds", "cluster_name"],
+                "outbound|9080||productpage.default.svc.cluster.local",
+            )
+            .metadata(
+                &["xds", "upstream_host_metadata"],
+                &json!({ "envoy.lb": { "version": "v1" }, "io.kuma.labels": labels }),
+            )
+            .flag(&["connection", "mtls"], true)
+            .bytes(&["connection", "uri_san_peer_certificate"], uri_san)
+            .bytes(&["upstream", "sha256_peer_certificate_digest"], "digest")
+            .bytes(&["upstream", "uri_san_peer_certificate"], uri_san);
         let stream = vm.open(root, properties);
         vm.request_headers(&stream, request)?;
         vm.response_headers(&stream, response)?;

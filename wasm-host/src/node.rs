@@ -4,6 +4,7 @@ use crate::{Status, pairs};
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use struct_json::struct_of_json;
 
 /// The parts of `envoy.config.core.v3.Node` that a bootstrap sets, and the list of extensions that a real Envoy adds.
@@ -24,6 +25,27 @@ pub struct Node {
     /// The extensions compiled into the proxy; about 60 KB in a real Envoy.
     #[prost(message, repeated, tag = "9")]
     pub extensions: Vec<Extension>,
+}
+
+/// `envoy.config.core.v3.Metadata`
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Metadata {
+    #[prost(btree_map = "string, message", tag = "1")]
+    filter_metadata: BTreeMap<String, Struct>,
+}
+
+impl Metadata {
+    /// The metadata of each filter; other than JSON objects are ignored.
+    pub(crate) fn new(filters: &Json) -> Self {
+        let filters = filters.as_object().into_iter().flatten();
+        let metadata = |(name, json): (&String, &Json)| {
+            let metadata = struct_of_json(json).ok()?;
+            Some((name.clone(), metadata))
+        };
+        Self {
+            filter_metadata: filters.filter_map(metadata).collect(),
+        }
+    }
 }
 
 /// An extension compiled into the proxy.

@@ -1,6 +1,9 @@
 //! Attributes of a proxy, a listener or a stream, for `proxy_get_property`.
 
+use crate::node::Metadata;
 use crate::{Node, Status, node, pairs};
+use prost::Message as _;
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
 /// The direction of a listener's traffic.
@@ -47,6 +50,12 @@ impl Properties {
     #[must_use]
     pub fn map(self, path: &[&str], value: &[(&str, &str)]) -> Self {
         self.bytes(path, pairs::encode(value))
+    }
+
+    /// The metadata of a listener, a route, a cluster or an endpoint, by filter.
+    #[must_use]
+    pub fn metadata(self, path: &[&str], filters: &Json) -> Self {
+        self.bytes(path, Metadata::new(filters).encode_to_vec())
     }
 
     /// An attribute that cannot be read.

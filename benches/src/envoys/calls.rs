@@ -242,7 +242,7 @@ mod tests {
             Direction::Outbound => "outbound, peer cached",
         };
         let path = Path::ALL.into_iter().find(|path| path.name == name);
-        let cost = cost(module, &path.unwrap(), USUAL_LABELS);
+        let cost = cost(module, &path.unwrap(), USUAL_LABELS, "{}");
         cost.unwrap().host_calls
     }
 
