@@ -43,6 +43,18 @@ examples: setup wasm ## Every consumer of peers in examples/, on every Envoy: ca
 	@cargo build --package envoy-test
 	@cargo run --quiet --package envoy-test -- examples $(ARGS)
 
+.PHONY: tcp
+tcp: setup wasm ## Real servers behind the network filter: whether every query is answered, and who is named (ARGS=--json)
+	$(call step,tcp)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- tcp $(ARGS)
+
+.PHONY: tcp-soak
+tcp-soak: setup wasm ## Random bytes through two sidecars, each byte compared: 3 minutes (ARGS='--bytes 10GB --without-filter --json')
+	$(call step,tcp-soak)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- tcp-soak $(ARGS)
+
 .PHONY: flood
 flood: setup wasm ## 100,000 made-up workloads call a sidecar with Istio's metrics: series and memory (ARGS='--workloads N --logger --unbounded --json')
 	$(call step,flood)

@@ -211,23 +211,39 @@ const WASM: &str = "envoy.extensions.filters.http.wasm.v3.Wasm";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 
 fn wasm_config(plugin: &Plugin, module: &Path) -> Value {
-    let module = plugin.module.as_deref().unwrap_or(module);
     json!({
         "@type": format!("type.googleapis.com/{WASM}"),
-        "config": {
-            "name": plugin.name,
-            "root_id": plugin.root_id,
-            "failure_policy": plugin.failure_policy.name(),
-            "vm_config": {
-                "vm_id": plugin.vm_id,
-                "runtime": "envoy.wasm.runtime.v8",
-                "code": { "local": { "filename": module } },
-                "environment_variables": plugin.environment,
-            },
-            "configuration": {
-                "@type": "type.googleapis.com/google.protobuf.StringValue",
-                "value": plugin.configuration.to_string(),
-            },
+        "config": plugin_config(plugin, module),
+    })
+}
+
+/// The plugin as a network filter.
+#[must_use]
+pub fn wasm_network_filter(plugin: &Plugin, module: &Path) -> Value {
+    json!({
+        "name": plugin.filter,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+            "config": plugin_config(plugin, module),
+        },
+    })
+}
+
+fn plugin_config(plugin: &Plugin, module: &Path) -> Value {
+    let module = plugin.module.as_deref().unwrap_or(module);
+    json!({
+        "name": plugin.name,
+        "root_id": plugin.root_id,
+        "failure_policy": plugin.failure_policy.name(),
+        "vm_config": {
+            "vm_id": plugin.vm_id,
+            "runtime": "envoy.wasm.runtime.v8",
+            "code": { "local": { "filename": module } },
+            "environment_variables": plugin.environment,
+        },
+        "configuration": {
+            "@type": "type.googleapis.com/google.protobuf.StringValue",
+            "value": plugin.configuration.to_string(),
         },
     })
 }
@@ -318,7 +334,7 @@ fn at(mut cluster: Value, name: &str, endpoint: &Endpoint, metadata: &Value) -> 
     cluster
 }
 
-fn load_assignment(name: &str, address: &Value, metadata: &Value) -> Value {
+pub(crate) fn load_assignment(name: &str, address: &Value, metadata: &Value) -> Value {
     json!({
         "cluster_name": name,
         "endpoints": [{
@@ -348,15 +364,30 @@ pub fn collector_log(log_name: &str, buffer_bytes: u32, keys: &[&str]) -> Value 
         "name": "envoy.access_loggers.http_grpc",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
-            "common_config": {
-                "log_name": log_name,
-                "transport_api_version": "V3",
-                "grpc_service": { "envoy_grpc": { "cluster_name": COLLECTOR } },
-                "buffer_size_bytes": buffer_bytes,
-                "filter_state_objects_to_log": keys,
-            },
+            "common_config": common_log_config(log_name, buffer_bytes, keys),
             "additional_request_headers_to_log": [CALL],
         },
+    })
+}
+
+/// The collector's access log of connections, with the filter state of `keys`.
+pub(crate) fn tcp_collector_log(log_name: &str, buffer_bytes: u32, keys: &[&str]) -> Value {
+    json!({
+        "name": "envoy.access_loggers.tcp_grpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig",
+            "common_config": common_log_config(log_name, buffer_bytes, keys),
+        },
+    })
+}
+
+fn common_log_config(log_name: &str, buffer_bytes: u32, keys: &[&str]) -> Value {
+    json!({
+        "log_name": log_name,
+        "transport_api_version": "V3",
+        "grpc_service": { "envoy_grpc": { "cluster_name": COLLECTOR } },
+        "buffer_size_bytes": buffer_bytes,
+        "filter_state_objects_to_log": keys,
     })
 }
 

@@ -1,12 +1,12 @@
 //! The access-log collector: a server of Envoy's gRPC Access Log Service v3,
-//! like `SkyWalking`'s. It keeps every HTTP entry with the node that sent it.
+//! like `SkyWalking`'s. It keeps every entry with the node that sent it.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use access_log::{Each, Limits, Protocol, Server, State};
+use access_log::{Each, Limits, Server, State};
 pub use access_log::{Reporter, Side};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
@@ -179,10 +179,6 @@ impl Store {
 
 fn serve(listener: TcpListener, store: &Arc<Store>) -> Result<Server> {
     let store = Arc::clone(store);
-    let each = Each(move |entry: &access_log::Entry| {
-        if entry.protocol == Protocol::Http {
-            store.add(Entry(entry.clone()));
-        }
-    });
+    let each = Each(move |entry: &access_log::Entry| store.add(Entry(entry.clone())));
     Server::start(listener, Limits::default(), each)
 }

@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use envoy_test::docker::{self, container};
 use envoy_test::report::Report;
 use envoy_test::traffic::Plan;
-use envoy_test::{Lab, Release, boutique, consumers, demo, istio, skywalking, soak};
+use envoy_test::{Lab, Release, boutique, consumers, demo, istio, skywalking, soak, tcp};
 use mxctl::render::{html, svg};
 use serde::Serialize;
 use serde_json::json;
@@ -77,6 +77,11 @@ enum Command {
     /// Workloads that are made up call the sidecar of examples/metrics/: the series and
     /// the memory of its Envoy.
     Flood(Flood),
+    /// Real servers behind two sidecars: whether every query is answered, and who is
+    /// named in the logs.
+    Tcp(Tcp),
+    /// Random bytes through two sidecars; compares every byte that arrives.
+    TcpSoak(TcpSoak),
     /// Writes the loggers of examples/metrics/ from their description.
     WriteMetrics,
     /// `deploy/istio`, loaded by a real Istio; upgrades under load.
@@ -89,6 +94,38 @@ struct Examples {
     #[arg(long)]
     json: bool,
     /// The Envoy binary, instead of all that `make setup` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Tcp {
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The Envoy binary, instead of the newest that `make setup` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct TcpSoak {
+    /// The bytes of both directions together, such as 500MB or 10GB.
+    #[arg(long, default_value = "10GB", value_parser = bytes)]
+    bytes: u64,
+    /// The seed of everything random.
+    #[arg(long, default_value_t = 4)]
+    seed: u64,
+    /// Connections at a time.
+    #[arg(long, default_value_t = 16)]
+    lanes: usize,
+    /// Run the sidecars without the filter.
+    #[arg(long)]
+    without_filter: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The Envoy binary, instead of the newest that `make setup` installs.
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
 }
@@ -217,6 +254,8 @@ async fn main() -> Result<ExitCode> {
         Command::Skywalking(stories) => unless_interrupted(Box::pin(stories.run())).await,
         Command::Examples(examples) => unless_interrupted(Box::pin(examples.run())).await,
         Command::Flood(flood) => unless_interrupted(Box::pin(flood.run())).await,
+        Command::Tcp(matrix) => unless_interrupted(Box::pin(matrix.run())).await,
+        Command::TcpSoak(soak) => unless_interrupted(Box::pin(soak.run())).await,
         Command::WriteMetrics => {
             consumers::metrics::description::write()?;
             Ok(ExitCode::SUCCESS)
@@ -366,6 +405,64 @@ impl Examples {
         let report = consumers::run(self.envoy.as_deref(), progress).await?;
         print_with_faults(&report, &report.faults(), self.json)
     }
+}
+
+impl Tcp {
+    async fn run(self) -> Result<ExitCode> {
+        let lab = lab(self.envoy).await?;
+        let progress = |step: &str| eprintln!("- {step}");
+        let is_supported = tcp::is_supported(&lab).await?;
+        let filters: &[bool] = if is_supported {
+            &[false, true]
+        } else {
+            &[false]
+        };
+        let mut report = tcp::matrix::run(&lab, &tcp::Server::ALL, filters, progress)
+            .await
+            .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+        if !is_supported {
+            report.without_filter = Some(NO_TCP.to_owned());
+        }
+        print_with_faults(&report, &report.faults(), self.json)
+    }
+}
+
+/// Why the sidecars are run without filter only.
+const NO_TCP: &str = "the module takes no configuration with \"protocol\": \"tcp\"";
+
+impl TcpSoak {
+    async fn run(self) -> Result<ExitCode> {
+        let lab = lab(self.envoy).await?;
+        let is_supported = tcp::is_supported(&lab).await?;
+        if !is_supported && !self.without_filter {
+            eprintln!("- without filter: {NO_TCP}");
+        }
+        let options = tcp::soak::Options {
+            bytes: self.bytes,
+            seed: self.seed,
+            lanes: self.lanes,
+            with_filter: is_supported && !self.without_filter,
+            ..tcp::soak::Options::default()
+        };
+        let report = tcp::soak::run(&lab, options, |step| eprintln!("- {step}"))
+            .await
+            .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
+        print_with_faults(&report, &report.faults(), self.json)
+    }
+}
+
+/// A number of bytes, with or without a decimal unit.
+fn bytes(text: &str) -> Result<u64> {
+    let units = [("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let unit = units.into_iter().find_map(|(unit, factor)| {
+        let number = text.strip_suffix(unit)?;
+        Some((number.trim(), factor))
+    });
+    let (number, factor) = unit.unwrap_or((text, 1));
+    let number: u64 = number
+        .parse()
+        .context("a number, or one with kB, MB or GB")?;
+    number.checked_mul(factor).context("too many bytes")
 }
 
 impl Istio {

@@ -198,11 +198,21 @@ impl Lab {
         environment: &BTreeMap<String, String>,
         bootstrap: &Value,
     ) -> Result<Envoy> {
+        self.start_envoy_of(1, environment, bootstrap).await
+    }
+
+    /// Starts an Envoy of so many workers.
+    pub(crate) async fn start_envoy_of(
+        &self,
+        workers: u32,
+        environment: &BTreeMap<String, String>,
+        bootstrap: &Value,
+    ) -> Result<Envoy> {
         // Two levels deep, like the directories of all Envoys.
         let dir = TempDir::with_prefix_in("envoy-", self.dir.path())?.keep();
         let dir = dir.join("bootstrap");
         fs::create_dir(&dir).await?;
-        Envoy::start(&self.envoy, &dir, 1, None, environment, bootstrap).await
+        Envoy::start(&self.envoy, &dir, workers, None, environment, bootstrap).await
     }
 
     /// Validates the bootstrap in the file `path` with Envoy.

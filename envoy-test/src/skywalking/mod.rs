@@ -5,7 +5,6 @@ mod drawn;
 mod expected;
 mod graphql;
 mod oap;
-mod postgres;
 mod recording;
 mod report;
 mod stories;

@@ -11,9 +11,9 @@ use hyper::StatusCode;
 use tempfile::TempDir;
 use tokio::fs;
 
-use super::postgres::Postgres;
 use crate::client::Call;
 use crate::ports;
+use crate::postgres::{self, Postgres};
 use crate::process::{Process, bound_to_us};
 use crate::wait::until_within;
 
@@ -232,6 +232,19 @@ impl Oap {
     }
 }
 
+/// The OAP's settings for its database.
+fn database(postgres: &Postgres) -> [(&'static str, String); 3] {
+    let (port, name) = (postgres.port, postgres::DATABASE);
+    [
+        (
+            "SW_JDBC_URL",
+            format!("jdbc:postgresql://127.0.0.1:{port}/{name}"),
+        ),
+        ("SW_DATA_SOURCE_USER", postgres::USER.to_owned()),
+        ("SW_DATA_SOURCE_PASSWORD", String::new()),
+    ]
+}
+
 impl Started {
     fn start(&mut self, grpc: SocketAddr, queries: SocketAddr) -> Result<()> {
         ensure!(self.process.is_none(), "the OAP runs already");
@@ -242,7 +255,7 @@ impl Started {
             .current_dir(log)
             .envs(ANALYSERS)
             .envs(&self.settings)
-            .envs(self.postgres.environment())
+            .envs(database(&self.postgres))
             .envs(settings(grpc, queries, self.telemetry))
             // It lives for minutes only: less compilation starts faster.
             .args([

@@ -1,0 +1,109 @@
+//! `MariaDB`: its server speaks first.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
+use super::{Dialogue, LARGE, LONG, program, value};
+use crate::daemon::Home;
+use crate::ports;
+use crate::process::{Process, run};
+
+const CLIENT: &str = "/usr/bin/mariadb";
+const INSTALL: &str = "/usr/bin/mariadb-install-db";
+const SERVER: [&str; 2] = ["/usr/sbin/mariadbd", "/usr/bin/mariadbd"];
+/// User, password and database.
+const NAME: &str = "lab";
+
+#[derive(Debug)]
+pub(in super::super) struct MariaDb {
+    /// Dropped before its folder.
+    _process: Process,
+    pub(super) port: u16,
+    _home: Home,
+}
+
+pub(super) fn is_there() -> bool {
+    program(&SERVER)
+        .and(program(&[CLIENT]))
+        .and(program(&[INSTALL]))
+        .is_ok()
+}
+
+impl MariaDb {
+    pub(super) async fn start() -> Result<Self> {
+        let home = Home::new("mariadb", "mysql")?;
+        let data = home.folder("data")?;
+        let at_data = format!("--datadir={}", data.display());
+        run(home
+            .command(&program(&[INSTALL])?, "KILL", &data)
+            .args(["--no-defaults", "--skip-test-db", "--skip-name-resolve"])
+            .args(["--auth-root-authentication-method=normal", &at_data]))?;
+        let first = home.file(
+            "first.sql",
+            &format!(
+                "CREATE DATABASE {NAME};\nCREATE USER '{NAME}'@'%' IDENTIFIED BY '{NAME}';\n\
+                 GRANT ALL ON {NAME}.* TO '{NAME}'@'%';\n"
+            ),
+        )?;
+        let port = ports::free()?;
+        let mut server = home.command(&program(&SERVER)?, "KILL", &data);
+        server
+            .args(["--no-defaults", &at_data, "--bind-address=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--socket={}", data.join("socket").display()))
+            .arg(format!("--pid-file={}", data.join("pid").display()))
+            .arg(format!("--init-file={}", first.display()))
+            // The data need not survive a crash.
+            .args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"])
+            .arg("--innodb-buffer-pool-size=16M");
+        let process = home.start("MariaDB", server, "KILL", port).await?;
+        Ok(Self {
+            _process: process,
+            port,
+            _home: home,
+        })
+    }
+}
+
+fn client(at: SocketAddr) -> Dialogue {
+    let (host, port) = (at.ip().to_string(), at.port().to_string());
+    let mut client = Dialogue::new(
+        CLIENT,
+        &["--no-defaults", "--protocol=tcp", "--host", &host],
+    );
+    let others = ["--port", &port, "--user", NAME, "--password=lab"];
+    client.arguments.extend(others.map(Into::into));
+    let others = ["--batch", "--skip-column-names", NAME];
+    client.arguments.extend(others.map(Into::into));
+    client
+}
+
+fn write_and_read(client: &mut Dialogue, space: &str, number: usize, length: usize) {
+    let value = value(space, number, length);
+    client.says(&format!(
+        "INSERT INTO {space} VALUES ({number}, '{value}');"
+    ));
+    client.says(&format!("SELECT v FROM {space} WHERE k = {number};"));
+    client.hears(&value);
+}
+
+pub(super) fn short(at: SocketAddr, space: &str, number: usize) -> Vec<Dialogue> {
+    let mut client = client(at);
+    write_and_read(&mut client, space, number, 20);
+    vec![client]
+}
+
+/// What goes before all connections, and the long one.
+pub(super) fn long(at: SocketAddr, space: &str) -> (Vec<Dialogue>, Vec<Dialogue>) {
+    let mut first = client(at);
+    first.says(&format!(
+        "CREATE TABLE {space} (k INT PRIMARY KEY, v LONGTEXT);"
+    ));
+    let mut long = client(at);
+    for number in 0..LONG {
+        write_and_read(&mut long, space, 1000 + number, number);
+    }
+    write_and_read(&mut long, space, 1000 + LONG, LARGE);
+    (vec![first], vec![long])
+}
