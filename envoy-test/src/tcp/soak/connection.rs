@@ -60,6 +60,7 @@ pub(super) async fn run(
             output: Content::new(output, pool),
             input: Content::new(input, pool),
             gates,
+            closes_first: is_client == plan.client_closes_first,
             expected: input.length,
             reset_after: reset_of(is_client),
         }
@@ -88,6 +89,7 @@ struct End<'p> {
     output: Content,
     input: Content,
     gates: &'p [Gate],
+    closes_first: bool,
     /// The bytes that the other end sends.
     expected: u64,
     reset_after: Option<u64>,
@@ -114,6 +116,7 @@ impl End<'_> {
             &mut output,
             &mut self.output,
             self.gates,
+            self.closes_first,
             arrivals,
             self.reset_after,
         );
@@ -180,6 +183,7 @@ async fn write(
     stream: &mut WriteHalf<'_>,
     content: &mut Content,
     gates: &[Gate],
+    closes_first: bool,
     mut arrivals: watch::Receiver<Arrived>,
     reset_after: Option<u64>,
 ) -> Result<(), Fault> {
@@ -207,6 +211,10 @@ async fn write(
         let written = timeout(PATIENCE, stream.write_all(rest)).await;
         written.map_err(|_| stuck("write", done))??;
         content.advance(count);
+    }
+    if !closes_first {
+        let wait = arrivals.wait_for(|arrived| arrived.has_ended);
+        wait.await.map_err(|_| stuck("wait", content.done))?;
     }
     stream.shutdown().await?;
     Ok(())
@@ -251,6 +259,7 @@ mod tests {
             client: direction(1),
             server: direction(2),
             gates: [vec![], vec![]],
+            client_closes_first: true,
             reset,
         }
     }

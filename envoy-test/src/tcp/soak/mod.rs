@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use access_log::Direction;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -55,18 +55,27 @@ impl Default for Options {
     }
 }
 
-/// The links, of which connections take turns.
-const LINKS: [(&str, bool); 2] = [("soak-plain", false), ("soak-tls", true)];
+/// A link for each lane, half of them over mutual TLS.
+///
+/// Lanes share none: Envoy gives a connection that waits the first that is ready of those that it opens to a cluster, so
+/// that two clients of one link may be led to each other's server.
+fn links(lanes: usize, to: SocketAddr) -> Vec<Link> {
+    let link = |lane: usize| {
+        let is_mutual_tls = lane % 8 >= 4;
+        let tls = if is_mutual_tls { "tls" } else { "plain" };
+        Link {
+            name: format!("lane{lane}-{tls}"),
+            is_mutual_tls,
+            to,
+        }
+    };
+    (0..lanes).map(link).collect()
+}
 
 /// Runs until `options.bytes` have arrived, and reports. `progress` receives a line now and then.
 pub async fn run(lab: &Lab, options: Options, progress: impl Fn(&str)) -> Result<Report> {
     let server = TcpListener::bind("127.0.0.1:0").await?;
-    let to = server.local_addr()?;
-    let links = LINKS.map(|(name, is_mutual_tls)| Link {
-        name: name.to_owned(),
-        is_mutual_tls,
-        to,
-    });
+    let links = links(options.lanes, server.local_addr()?);
     let pair = PairOptions {
         with_filter: options.with_filter,
         module: None,
@@ -91,7 +100,6 @@ pub async fn run(lab: &Lab, options: Options, progress: impl Fn(&str)) -> Result
     let resident_before = resident(&pair).await?;
     let begin = Instant::now();
     let work = Arc::new(Work {
-        addresses: [pair.address(LINKS[0].0)?, pair.address(LINKS[1].0)?],
         server: Mutex::new(server),
         pool: Pool::new(options.seed),
         options,
@@ -100,8 +108,8 @@ pub async fn run(lab: &Lab, options: Options, progress: impl Fn(&str)) -> Result
         arrived: AtomicU64::new(0),
     });
     let mut lanes = JoinSet::new();
-    for _ in 0..options.lanes {
-        lanes.spawn(Arc::clone(&work).lane());
+    for link in &links {
+        lanes.spawn(Arc::clone(&work).lane(pair.address(&link.name)?));
     }
     let mut tally = Tally::default();
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
@@ -161,7 +169,6 @@ async fn errors(envoy: &Envoy) -> Result<Vec<String>> {
 
 /// What all lanes share.
 struct Work {
-    addresses: [SocketAddr; 2],
     /// The server accepts the connection that a lane has just opened: one is opened at a time.
     server: Mutex<TcpListener>,
     pool: Arc<Pool>,
@@ -172,7 +179,7 @@ struct Work {
 }
 
 impl Work {
-    async fn lane(self: Arc<Self>) -> Result<Tally> {
+    async fn lane(self: Arc<Self>, to: SocketAddr) -> Result<Tally> {
         let mut tally = Tally::default();
         while self.planned.load(Ordering::Relaxed) < self.options.bytes {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -182,7 +189,7 @@ impl Work {
             if plan.reset.is_none() {
                 self.planned.fetch_add(length, Ordering::Relaxed);
             }
-            let (client, server) = self.connect(number).await?;
+            let (client, server) = self.connect(to).await?;
             let done = connection::run(&plan, &self.pool, client, server).await;
             self.arrived
                 .fetch_add(done.to_client + done.to_server, Ordering::Relaxed);
@@ -192,15 +199,13 @@ impl Work {
     }
 
     /// Both ends of a new connection. The sidecars connect to the server before the client has sent anything.
-    async fn connect(&self, number: u64) -> Result<(TcpStream, TcpStream)> {
+    async fn connect(&self, to: SocketAddr) -> Result<(TcpStream, TcpStream)> {
         let server = self.server.lock().await;
-        let link = usize::try_from(number % 2)?;
-        let client = TcpStream::connect(self.addresses[link]).await?;
+        let client = TcpStream::connect(to).await?;
         let accepted = timeout(PATIENCE, server.accept()).await;
         let (server, _) = accepted.context("a connection does not reach the server")??;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        ensure!(client.local_addr()? != server.local_addr()?, "not one end");
         Ok((client, server))
     }
 }

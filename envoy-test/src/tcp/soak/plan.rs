@@ -17,6 +17,11 @@ pub(super) struct Plan {
     pub(super) server: Direction,
     /// When the client goes on, and the server.
     pub(super) gates: [Vec<Gate>; 2],
+    /// The end that closes its direction first, if that is the client; the other one does it once it has heard of it.
+    ///
+    /// If both cross, Envoy itself may lose the end of what the client has sent: it ends the connection to the server
+    /// without writing what it still holds.
+    pub(super) client_closes_first: bool,
     pub(super) reset: Option<Reset>,
 }
 
@@ -115,6 +120,14 @@ impl Plan {
                 [first, second]
             }
         };
+        let client_closes_first = match order {
+            Order::ServerAfterEnd => true,
+            Order::ClientAfterEnd => false,
+            // The other end waits for a byte, or for this.
+            Order::ClientFirst if client.length == 0 => true,
+            Order::ServerFirst if server.length == 0 => false,
+            _ => random.random_bool(0.5),
+        };
         let reset = is_reset.then(|| {
             let by_client = random.random_bool(0.5);
             let length = if by_client {
@@ -132,6 +145,7 @@ impl Plan {
             client,
             server,
             gates,
+            client_closes_first,
             reset,
         }
     }
@@ -225,6 +239,20 @@ mod tests {
         assert_eq!(text(4, 7), text(4, 7));
         assert_ne!(text(4, 7), text(4, 8));
         assert_ne!(text(4, 7), text(5, 7));
+    }
+
+    #[test]
+    fn no_end_waits_for_what_does_not_come() {
+        for plan in (0..10_000).map(|number| Plan::new(4, number)) {
+            let ends = [
+                (&plan.client, &plan.gates[1], plan.client_closes_first),
+                (&plan.server, &plan.gates[0], !plan.client_closes_first),
+            ];
+            for (sender, gates_of_other, closes_first) in ends {
+                let comes = |gate: &Gate| gate.until <= sender.length || closes_first;
+                assert!(gates_of_other.iter().all(comes), "{plan:?}");
+            }
+        }
     }
 
     #[test]
