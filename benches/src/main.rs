@@ -29,7 +29,7 @@ use clap::{Parser, ValueEnum};
 use envoy_test::{Lab, Release};
 
 use bench::{Bench, end_progress};
-use envoys::{consumers, first_request, load, on_log, start, wire_bytes};
+use envoys::{consumers, first_request, load, on_log, start, tcp, wire_bytes};
 use report::{Environment, Report};
 
 /// What the filter costs: counted, and measured in real Envoys against none and
@@ -73,6 +73,8 @@ enum Subject {
     FirstRequest,
     /// Bytes between two sidecars
     WireBytes,
+    /// Envoy's CPU per TCP connection and per megabyte
+    Tcp,
     /// Memory and time to ready by number of workers
     Start,
     /// Hit ratio and memory by number of peers
@@ -88,6 +90,7 @@ impl Subject {
             Self::Consumers => "consumers",
             Self::FirstRequest => "first-request",
             Self::WireBytes => "wire-bytes",
+            Self::Tcp => "tcp",
             Self::Start => "start",
             Self::Popularity => "popularity",
         }
@@ -101,6 +104,7 @@ impl Subject {
             Self::Consumers => consumers::run(bench).await,
             Self::FirstRequest => first_request::run(bench).await,
             Self::WireBytes => wire_bytes::run(bench).await,
+            Self::Tcp => tcp::run(bench).await,
             Self::Start => start::run(bench).await,
             Self::Popularity => popularity::run(bench),
         }

@@ -9,5 +9,6 @@ pub(crate) mod load;
 pub(crate) mod on_log;
 pub(crate) mod sidecar;
 pub(crate) mod start;
+pub(crate) mod tcp;
 pub(crate) mod turns;
 pub(crate) mod wire_bytes;

@@ -32,21 +32,34 @@ pub(crate) async fn take(
         lane.send(requests).await?;
         lanes.push(lane);
     }
-    let mut times = vec![Vec::new(); turns.len()];
-    for round in 0..rounds {
-        for step in 0..turns.len() {
-            // Who is first changes, too.
-            let number = (round + step) % turns.len();
-            let envoy = turns[number].sidecar.envoy()?;
-            let before = envoy.cpu_time().await?;
-            lanes[number].send(requests).await?;
-            let spent = envoy.cpu_time().await?.saturating_sub(before);
-            times[number].push(spent.as_secs_f64() * 1e6 / requests as f64);
-        }
-    }
+    let times = in_turns(turns.len(), rounds, async |number| {
+        let envoy = turns[number].sidecar.envoy()?;
+        let before = envoy.cpu_time().await?;
+        lanes[number].send(requests).await?;
+        let spent = envoy.cpu_time().await?.saturating_sub(before);
+        Ok(spent.as_secs_f64() * 1e6 / requests as f64)
+    })
+    .await?;
     let sent = ((1 + rounds) * requests) as u64;
     for turn in &turns {
         turn.sidecar.has_stored(turn.direction, sent).await?;
     }
     Ok(times)
+}
+
+/// Measures each of `count` once a round, and returns what was measured of each.
+pub(crate) async fn in_turns<T>(
+    count: usize,
+    rounds: usize,
+    mut measure: impl AsyncFnMut(usize) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut measured: Vec<Vec<T>> = (0..count).map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        for step in 0..count {
+            // Who is first changes, too.
+            let number = (round + step) % count;
+            measured[number].push(measure(number).await?);
+        }
+    }
+    Ok(measured)
 }
