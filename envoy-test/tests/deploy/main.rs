@@ -12,6 +12,7 @@ mod istio;
 mod manifests;
 mod plain;
 mod skywalking;
+mod tcp;
 mod vm;
 
 use std::path::{Path, PathBuf};

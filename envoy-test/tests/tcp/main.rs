@@ -24,7 +24,6 @@ mod with_filter {
     use super::{Lab, Result};
 
     envoy_test::stories!(
-        ignored "the module has no network filter yet";
         every_query_is_answered_and_both_sides_are_named,
         every_byte_arrives_and_both_sides_are_named,
     );
