@@ -107,13 +107,15 @@ impl Table {
     }
 
     /// Access logs, a group of VMs, and the headers of the whole mesh; the canary has
-    /// a story of its own.
+    /// a story of its own, and those for TCP are only validated.
     pub(super) async fn prepare(&mut self, cluster: &Cluster) -> Result<()> {
-        for name in ["skywalking", "vm", "headers", "wasmplugin-canary"] {
+        for name in ["wasmplugin-canary", "tcp-wasmplugin", "tcp-envoyfilter"] {
+            self.validate(cluster, [(name, &Overlay::render(name)?)])
+                .await?;
+        }
+        for name in ["skywalking", "vm", "headers"] {
             let overlay = Overlay::render(name)?;
-            if name != "wasmplugin-canary" {
-                overlay.apply(cluster).await?;
-            }
+            overlay.apply(cluster).await?;
             self.validate(cluster, [(name, &overlay)]).await?;
             if name == "headers" {
                 let sidecars = PODS.into_iter().filter(|pod| pod.kind != Kind::Gateway);

@@ -152,6 +152,8 @@ fn every_overlay_has_its_plugin_configuration() -> Result<()> {
     const EDGE: &str = r#"{"trust": "none"}"#;
     // The default, spelt out: istiod's debug page cannot print an empty one.
     const SIDECAR: &str = r#"{"mode": "exchange"}"#;
+    // Nobody is sent a frame until the user says who expects one.
+    const TCP: &str = r#"{"protocol": "tcp", "tcp_clusters": []}"#;
     for (overlay, expected) in [
         ("wasmplugin", &[SIDECAR][..]),
         ("wasmplugin-canary", &[SIDECAR]),
@@ -160,6 +162,8 @@ fn every_overlay_has_its_plugin_configuration() -> Result<()> {
         ("envoyfilter", &["{}", EDGE]),
         ("envoyfilter-inner-gateway", &["{}", INNER]),
         ("observe", &[r#"{"mode": "observe"}"#]),
+        ("tcp-wasmplugin", &[TCP]),
+        ("tcp-envoyfilter", &[TCP]),
         ("headers", &[]),
         ("skywalking", &[]),
         ("vm", &[]),
@@ -285,7 +289,8 @@ fn overlays_can_be_applied_together() -> Result<()> {
                 return false;
             }
             let is_filter = !["headers", "skywalking", "vm"].contains(&name.as_str());
-            !is_filter || name.starts_with(family)
+            let http = name.strip_prefix("tcp-").unwrap_or(name);
+            !is_filter || http.starts_with(family)
         };
         for overlay in overlays()?.into_iter().filter(beside) {
             for object in render(&overlay)? {
@@ -321,21 +326,22 @@ fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
     let [telemetry] = of_kind(&rendered, "Telemetry")[..] else {
         panic!("not one Telemetry");
     };
-    let provider = &telemetry["spec"]["accessLogging"][0]["providers"][0]["name"];
+    let providers = &telemetry["spec"]["accessLogging"][0]["providers"];
     let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
+    let log = json!({
+        "service": "skywalking-oap.skywalking.svc.cluster.local",
+        "port": 11800,
+        "filterStateObjectsToLog": keys.concat(),
+    });
     let expected = json!({
         "meshConfig": {
             "defaultConfig": {
                 "proxyStatsMatcher": { "inclusionPrefixes": ["extension_config_discovery"] },
             },
-            "extensionProviders": [{
-                "name": provider,
-                "envoyHttpAls": {
-                    "service": "skywalking-oap.skywalking.svc.cluster.local",
-                    "port": 11800,
-                    "filterStateObjectsToLog": keys.concat(),
-                },
-            }],
+            "extensionProviders": [
+                { "name": providers[0]["name"], "envoyHttpAls": log },
+                { "name": providers[1]["name"], "envoyTcpAls": log },
+            ],
         },
     });
     assert_eq!(values, expected);
