@@ -31,6 +31,12 @@ docker-demo: $(if $(filter local,$(ENVOY_IMAGE)),setup) wasm ## The same in cont
 	@cargo build --package envoy-test --target $(STATIC_TARGET)
 	@cargo run --quiet --package envoy-test --target $(STATIC_TARGET) -- docker-demo $(ARGS)
 
+.PHONY: compose
+compose: $(if $(filter local,$(ENVOY_IMAGE)),setup) wasm ## deploy/compose in containers: a line of each sidecar, which its environment names (ENVOY_IMAGE=local as above)
+	$(call step,compose)
+	@cargo build --package envoy-test
+	@cargo run --quiet --package envoy-test -- compose
+
 .PHONY: boutique
 boutique: setup wasm ## Run a whole mesh, the Online Boutique, and draw its topology from access logs (ARGS='--json --logs-to ADDRESS')
 	$(call step,boutique)

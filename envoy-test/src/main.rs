@@ -45,6 +45,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// `deploy/compose` in containers: prints a line of each sidecar; needs Docker and Compose.
+    Compose,
     /// The app of a workload, in a container of the Docker demonstration.
     #[command(hide = true)]
     App {
@@ -240,6 +242,12 @@ async fn main() -> Result<ExitCode> {
             // It handles signals itself, because it has containers to remove.
             let report = docker::run(|step| eprintln!("- {step}")).await?;
             print(&report, json)
+        }
+        Command::Compose => {
+            for line in docker::start::run(|step| eprintln!("- {step}")).await? {
+                println!("{line}");
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::App { listen, outbound } => {
             unless_interrupted(container::app(listen, &outbound)).await?;

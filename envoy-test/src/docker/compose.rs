@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::fs;
 use tokio::process::Command;
@@ -24,9 +25,36 @@ const LOCAL: &str = "local";
 /// The label with which Compose marks the containers and networks of a project.
 const PROJECT_LABEL: &str = "com.docker.compose.project";
 
+/// What is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// The demonstration.
+    Demo,
+    /// `deploy/compose`, as users start it.
+    Start,
+}
+
+impl Setup {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Demo => "envoy-test/docker-compose.yaml",
+            Self::Start => "deploy/compose/docker-compose.yaml",
+        }
+    }
+
+    /// What the name of a project begins with.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demo => "docker-demo-",
+            Self::Start => "docker-start-",
+        }
+    }
+}
+
 /// A Compose project with a unique name.
 #[derive(Debug)]
 pub(super) struct Project {
+    setup: Setup,
     name: String,
     /// The files that the containers mount and the images are built from.
     dir: TempDir,
@@ -45,7 +73,7 @@ enum EnvoyImage {
 
 impl Project {
     /// Checks the prerequisites; creates nothing in Docker yet.
-    pub(super) async fn new() -> Result<Self> {
+    pub(super) async fn new(setup: Setup) -> Result<Self> {
         const INSTEAD: &str = "`make demo` shows the exchange without Docker";
         let engine = command(&["docker", "info", "--format", "{{.ServerVersion}}"]);
         output(engine)
@@ -58,9 +86,10 @@ impl Project {
         };
         let target = repository("target");
         fs::create_dir_all(&target).await?;
-        let dir = TempDir::with_prefix_in("docker-demo-", target.canonicalize()?)?;
+        let dir = TempDir::with_prefix_in(setup.name(), target.canonicalize()?)?;
         let name = dir.path().file_name().context("a folder without name")?;
         Ok(Self {
+            setup,
             name: name.to_string_lossy().to_lowercase(),
             compose: compose().await.context(INSTEAD)?,
             dir,
@@ -79,12 +108,36 @@ impl Project {
         let root = dir.join("image-harness");
         files::harness(&root).await?;
         self.build("harness").await?;
-        if let EnvoyImage::Local(binary) = &self.envoy_image {
-            let root = dir.join("image-envoy");
-            files::envoy(&root, binary).await?;
-            self.build("envoy").await?;
-        }
+        self.build_envoy().await?;
         Ok(module_bytes)
+    }
+
+    async fn build_envoy(&self) -> Result<bool> {
+        let EnvoyImage::Local(binary) = &self.envoy_image else {
+            return Ok(false);
+        };
+        let root = self.dir.path().join("image-envoy");
+        files::envoy(&root, binary).await?;
+        self.build("envoy").await?;
+        Ok(true)
+    }
+
+    /// Builds the images of [`Setup::Start`], unless they are pulled.
+    pub(super) async fn prepare_start(&self) -> Result<()> {
+        let mut changes = json!({});
+        if self.build_envoy().await? {
+            files::busybox(&self.dir.path().join("image-busybox")).await?;
+            self.build("busybox").await?;
+            let app = json!({ "image": self.image("busybox"), "entrypoint": ["/bin/busybox"] });
+            changes = json!({ "web-app": app, "ratings-app": app });
+        }
+        let changes = json!({ "services": changes });
+        Ok(fs::write(self.changes(), changes.to_string()).await?)
+    }
+
+    /// What goes over the file of [`Setup::Start`].
+    fn changes(&self) -> PathBuf {
+        self.dir.path().join("changes.json")
     }
 
     /// Creates and starts all containers.
@@ -131,6 +184,12 @@ impl Project {
         let ended = output(command(&ended)).await?;
         ensure!(ended.is_empty(), "a container has ended: {ended}");
         Ok(())
+    }
+
+    /// All that the container of a service has printed.
+    pub(super) async fn printed(&self, service: &str) -> Result<String> {
+        let id = self.compose(&["ps", "--quiet", service]).await?;
+        output(command(&["docker", "logs", &id])).await
     }
 
     /// The containers' output.
@@ -211,7 +270,11 @@ impl Project {
             .arg("--project-name")
             .arg(&self.name)
             .arg("--file")
-            .arg(repository("envoy-test/docker-compose.yaml"))
+            .arg(repository(self.setup.file()));
+        if self.setup == Setup::Start && self.changes().exists() {
+            command.arg("--file").arg(self.changes());
+        }
+        command
             .args(arguments)
             .env("DEMO_DIR", self.dir.path())
             .env("HARNESS_IMAGE", self.image("harness"));

@@ -82,6 +82,23 @@ pub(super) async fn envoy(root: &Path, binary: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Lays out the image of this machine's busybox in `root`, for apps that are shell scripts.
+pub(super) async fn busybox(root: &Path) -> Result<()> {
+    const BUSYBOX: &str = "bin/busybox";
+    let binary = Path::new("/").join(BUSYBOX);
+    put(&binary, &root.join(BUSYBOX))
+        .await
+        .context("on Debian: apt-get install busybox-static")?;
+    for library in libraries(&binary)? {
+        put(&library, &root.join(library.strip_prefix("/")?)).await?;
+    }
+    for applet in ["sh", "sleep", "wget", "httpd"] {
+        fs::symlink("busybox", root.join("bin").join(applet)).await?;
+    }
+    fs::create_dir(root.join("tmp")).await?;
+    Ok(())
+}
+
 async fn put(file: &Path, target: &Path) -> Result<()> {
     let dir = target.parent().context("a file without folder")?;
     fs::create_dir_all(dir).await?;

@@ -4,6 +4,7 @@
 mod compose;
 pub mod container;
 mod files;
+pub mod start;
 
 use anyhow::{Context as _, Result, ensure};
 use hyper::StatusCode;
@@ -15,7 +16,7 @@ use crate::demo::{Member, both_logs};
 use crate::node::Node;
 use crate::report::Report;
 use crate::wait::until;
-use compose::Project;
+use compose::{Project, Setup};
 
 /// The ports on which the containers listen.
 const INBOUND: u16 = 15006;
@@ -37,24 +38,33 @@ pub async fn run(progress: impl Fn(&str)) -> Result<Report> {
             node: Node::vm_server()?,
         },
     ];
-    let mut interrupts = Interrupts::new()?;
-    let project = Project::new().await?;
+    let interrupts = Interrupts::new()?;
+    let project = Project::new(Setup::Demo).await?;
+    let is_well = |report: &Report| report.faults().next().is_none();
+    let report = run_in(&project, &members, &progress);
+    removed_afterwards(interrupts, &project, &progress, report, is_well).await
+}
+
+/// Removes everything of the project after `run`, also if it fails or is interrupted.
+async fn removed_afterwards<T>(
+    mut interrupts: Interrupts,
+    project: &Project,
+    progress: &impl Fn(&str),
+    run: impl Future<Output = Result<T>>,
+    is_well: impl Fn(&T) -> bool,
+) -> Result<T> {
     let outcome = tokio::select! {
-        outcome = run_in(&project, &members, &progress) => outcome,
+        outcome = run => outcome,
         name = interrupts.next() => Err(anyhow::anyhow!("interrupted by {name}")),
     };
-    let unwell = match &outcome {
-        Ok(report) => report.faults().next().is_some(),
-        Err(_) => true,
-    };
-    if unwell {
+    if !outcome.as_ref().is_ok_and(is_well) {
         eprintln!("{}", project.logs().await);
     }
     progress("removing everything");
     let down = project.down().await;
-    let report = outcome?;
+    let outcome = outcome?;
     down?;
-    Ok(report)
+    Ok(outcome)
 }
 
 async fn run_in(
