@@ -1,5 +1,5 @@
-//! `deploy/kuma`, `deploy/envoy-gateway` and `deploy/consul`: the filter accepts every configuration, and it names the
-//! proxies whose nodes were recorded.
+//! `deploy/kuma`, `deploy/envoy-gateway`, `deploy/consul` and the configurations in `deploy/README.md`: the filter accepts
+//! each, and it names the proxies whose nodes were recorded, or read in a control plane's source code.
 
 use anyhow::{Context as _, Result};
 use envoy_test::repository;
@@ -121,6 +121,45 @@ fn consuls_services_are_believed_by_their_certificate() -> Result<()> {
     assert_eq!(
         named(&inbound, &node, &[])?,
         json!({"NAME": "web-sidecar-proxy", "NAMESPACE": "default", "WORKLOAD_NAME": "web", "LABELS": {"app": "web"}})
+    );
+    Ok(())
+}
+
+/// With nodes as those control planes' source code has them.
+#[test]
+fn gateways_without_a_folder_are_named_by_the_configurations_of_the_page() -> Result<()> {
+    let page = std::fs::read_to_string(repository("deploy/README.md"))?;
+    let blocks = page.split("```json\n").skip(1);
+    let configs = blocks.map(|block| {
+        let (json, _) = block.split_once("\n```").context("no end")?;
+        Ok(Config::parse(json.as_bytes())?)
+    });
+    let configs = configs.collect::<Result<Vec<_>>>()?;
+    let [kgateway, contour, emissary] = configs.try_into().ok().context("not three")?;
+    let node = |id: &str, cluster: &str| Node {
+        id: id.into(),
+        cluster: cluster.into(),
+        ..Node::default()
+    };
+    let of_pod = [("POD_NAME", "edge-1"), ("POD_NAMESPACE", "shop")];
+    let edge = |name: &str, namespace: &str, workload: &str| json!({"NAME": name, "NAMESPACE": namespace, "WORKLOAD_NAME": workload, "LABELS": {"app": workload}});
+    assert_eq!(
+        named(&kgateway, &node("edge-1.shop", "edge.shop"), &of_pod)?,
+        edge("edge-1", "shop", "edge.shop")
+    );
+    assert_eq!(
+        named(&contour, &node("envoy-x7k2p", "projectcontour"), &[])?,
+        edge("envoy-x7k2p", "projectcontour", "ingress")
+    );
+    let hostname = [("HOSTNAME", "emissary-1")];
+    let mut expected = edge("emissary-1", "", "ingress");
+    expected
+        .as_object_mut()
+        .context("none")?
+        .remove("NAMESPACE");
+    assert_eq!(
+        named(&emissary, &node("test-id", "node-1"), &hostname)?,
+        expected
     );
     Ok(())
 }
