@@ -60,6 +60,15 @@ pub struct Entry {
     /// The callee's address.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub upstream_address: String,
+    /// The id that all entries of a TCP connection have; empty for requests, and if it was not logged.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stream_id: String,
+    /// The bytes that a TCP connection has received from the caller so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub received_bytes: u64,
+    /// The bytes that a TCP connection has sent to the caller so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent_bytes: u64,
     /// Whether it is one of several entries of a stream, and not the last.
     #[serde(default, skip_serializing_if = "is_false")]
     pub intermediate: bool,
@@ -77,6 +86,11 @@ pub struct Entry {
 #[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde needs.
 fn is_false(bool: &bool) -> bool {
     !bool
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde needs.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What an entry is about.

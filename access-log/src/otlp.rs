@@ -1,4 +1,5 @@
 //! OpenTelemetry log records, as the file `examples/otlp-log` has Envoy send them, as entries of the gRPC access log.
+//! A record of a connection has the attribute `network.transport`, `tcp`, and no method.
 //!
 //! The messages are a part of OpenTelemetry's `logs.proto`, which has been stable since 1.0: fields that are not read are
 //! skipped.
@@ -7,10 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::{Node, RequestMethod};
 use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties,
+    AccessLogCommon, AccessLogType, ConnectionProperties, HttpAccessLogEntry,
+    HttpRequestProperties, HttpResponseProperties, TcpAccessLogEntry,
 };
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-    HttpAccessLogEntries, Identifier, LogEntries,
+    HttpAccessLogEntries, Identifier, LogEntries, TcpAccessLogEntries,
 };
 use envoy_types::pb::google::protobuf::{Any, BytesValue, Duration, Timestamp, UInt32Value};
 use envoy_types::pb::opentelemetry::proto::common::v1::{KeyValue, any_value};
@@ -78,7 +80,7 @@ pub(crate) fn entries(logs: ResourceLogs) -> Vec<(Identifier, LogEntries)> {
     let resource = texts(logs.resource.unwrap_or_default().attributes);
     let text = |key: &str| resource.get(key).cloned().unwrap_or_default();
     let (log_name, id) = (text("log_name"), text("node_name"));
-    let mut by_node: Vec<(Value, HttpAccessLogEntries)> = Vec::new();
+    let mut by_node: Vec<(Value, HttpAccessLogEntries, TcpAccessLogEntries)> = Vec::new();
     let records = logs
         .scope_logs
         .into_iter()
@@ -91,18 +93,26 @@ pub(crate) fn entries(logs: ResourceLogs) -> Vec<(Identifier, LogEntries)> {
             _ => ("destination", "source", Side::Downstream),
         };
         let node = metadata(&attributes, local);
-        let entry = entry(&attributes, time, peer, side);
-        match by_node.iter_mut().find(|(other, _)| *other == node) {
-            Some((_, entries)) => entries.log_entry.push(entry),
-            None => by_node.push((
+        let common = common(&attributes, time, peer, side);
+        let known = by_node.iter().position(|(other, ..)| *other == node);
+        let index = known.unwrap_or_else(|| {
+            by_node.push((
                 node,
-                HttpAccessLogEntries {
-                    log_entry: vec![entry],
-                },
-            )),
+                HttpAccessLogEntries::default(),
+                TcpAccessLogEntries::default(),
+            ));
+            by_node.len() - 1
+        });
+        if let Some((_, requests, connections)) = by_node.get_mut(index) {
+            if is_connection(&attributes) {
+                connections.log_entry.push(connection(&attributes, common));
+            } else {
+                requests.log_entry.push(request(&attributes, common));
+            }
         }
     }
-    let identified = |(metadata, entries): (Value, HttpAccessLogEntries)| {
+    let mut all = Vec::new();
+    for (metadata, requests, connections) in by_node {
         let metadata = struct_of_json(&metadata).ok();
         let node = Node {
             id: id.clone(),
@@ -113,9 +123,14 @@ pub(crate) fn entries(logs: ResourceLogs) -> Vec<(Identifier, LogEntries)> {
             node: Some(node),
             log_name: log_name.clone(),
         };
-        (identifier, LogEntries::HttpLogs(entries))
-    };
-    by_node.into_iter().map(identified).collect()
+        if !requests.log_entry.is_empty() {
+            all.push((identifier.clone(), LogEntries::HttpLogs(requests)));
+        }
+        if !connections.log_entry.is_empty() {
+            all.push((identifier, LogEntries::TcpLogs(connections)));
+        }
+    }
+    all
 }
 
 const SERVICE: &str = "service.istio.io/canonical-name";
@@ -165,13 +180,21 @@ fn peer(attributes: &Attributes, end: &str) -> Peer {
     }
 }
 
-fn entry(attributes: &Attributes, time: u64, end: &str, side: Side) -> HttpAccessLogEntry {
-    let text = |key: &str| attributes.get(key).cloned().unwrap_or_default();
-    let number = |key: &str| {
-        attributes
-            .get(key)
-            .and_then(|text| text.parse::<u64>().ok())
-    };
+fn is_connection(attributes: &Attributes) -> bool {
+    let transport = attributes.get("network.transport");
+    transport.is_some_and(|transport| transport == "tcp")
+        && !attributes.contains_key("http.request.method")
+}
+
+fn text(attributes: &Attributes, key: &str) -> String {
+    attributes.get(key).cloned().unwrap_or_default()
+}
+
+fn number(attributes: &Attributes, key: &str) -> Option<u64> {
+    attributes.get(key)?.parse().ok()
+}
+
+fn common(attributes: &Attributes, time: u64, end: &str, side: Side) -> AccessLogCommon {
     let peer = peer(attributes, end);
     let mut state = HashMap::new();
     if peer.names_workload() {
@@ -184,28 +207,33 @@ fn entry(attributes: &Attributes, time: u64, end: &str, side: Side) -> HttpAcces
         };
         state.insert(side.peer_key().to_owned(), any);
     }
-    let milliseconds = number("envoy.duration");
-    let code = number("http.response.status_code").and_then(|code| u32::try_from(code).ok());
-    let method = RequestMethod::from_str_name(&text("http.request.method"));
-    HttpAccessLogEntry {
-        common_properties: Some(AccessLogCommon {
-            start_time: (time > 0).then(|| Timestamp {
-                seconds: i64::try_from(time / 1_000_000_000).unwrap_or_default(),
-                nanos: i32::try_from(time % 1_000_000_000).unwrap_or_default(),
-            }),
-            duration: milliseconds.map(|milliseconds| Duration {
-                seconds: i64::try_from(milliseconds / 1000).unwrap_or_default(),
-                nanos: i32::try_from(milliseconds % 1000 * 1_000_000).unwrap_or_default(),
-            }),
-            upstream_cluster: text("envoy.upstream_cluster"),
-            response_flags: Some(response_flags(&text("envoy.response_flags"))),
-            filter_state_objects: state,
-            ..AccessLogCommon::default()
+    let milliseconds = number(attributes, "envoy.duration");
+    AccessLogCommon {
+        start_time: (time > 0).then(|| Timestamp {
+            seconds: i64::try_from(time / 1_000_000_000).unwrap_or_default(),
+            nanos: i32::try_from(time % 1_000_000_000).unwrap_or_default(),
         }),
+        duration: milliseconds.map(|milliseconds| Duration {
+            seconds: i64::try_from(milliseconds / 1000).unwrap_or_default(),
+            nanos: i32::try_from(milliseconds % 1000 * 1_000_000).unwrap_or_default(),
+        }),
+        upstream_cluster: text(attributes, "envoy.upstream_cluster"),
+        response_flags: Some(response_flags(&text(attributes, "envoy.response_flags"))),
+        filter_state_objects: state,
+        ..AccessLogCommon::default()
+    }
+}
+
+fn request(attributes: &Attributes, common: AccessLogCommon) -> HttpAccessLogEntry {
+    let code = number(attributes, "http.response.status_code");
+    let code = code.and_then(|code| u32::try_from(code).ok());
+    let method = RequestMethod::from_str_name(&text(attributes, "http.request.method"));
+    HttpAccessLogEntry {
+        common_properties: Some(common),
         request: Some(HttpRequestProperties {
             request_method: method.unwrap_or_default().into(),
-            authority: text("server.address"),
-            path: text("url.path"),
+            authority: text(attributes, "server.address"),
+            path: text(attributes, "url.path"),
             ..HttpRequestProperties::default()
         }),
         response: Some(HttpResponseProperties {
@@ -213,6 +241,22 @@ fn entry(attributes: &Attributes, time: u64, end: &str, side: Side) -> HttpAcces
             ..HttpResponseProperties::default()
         }),
         ..HttpAccessLogEntry::default()
+    }
+}
+
+fn connection(attributes: &Attributes, common: AccessLogCommon) -> TcpAccessLogEntry {
+    let kind = AccessLogType::from_str_name(&text(attributes, "envoy.access_log_type"));
+    let bytes = |key: &str| number(attributes, key).unwrap_or_default();
+    TcpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            stream_id: text(attributes, "envoy.stream_id"),
+            access_log_type: kind.unwrap_or_default().into(),
+            ..common
+        }),
+        connection_properties: Some(ConnectionProperties {
+            received_bytes: bytes("envoy.bytes_received"),
+            sent_bytes: bytes("envoy.bytes_sent"),
+        }),
     }
 }
 
@@ -289,6 +333,48 @@ mod tests {
         assert_eq!(entries[0].status, 503);
         assert!(entries[1].peer(Side::Upstream).is_none());
         assert_eq!(entries[1].status, 0);
+    }
+
+    #[test]
+    fn a_record_of_a_connection_has_its_bytes() {
+        let request: &[(&str, &str)] = &[
+            ("network.transport", "tcp"),
+            ("http.request.method", "GET"),
+            ("http.response.status_code", "200"),
+        ];
+        let connection: &[(&str, &str)] = &[
+            ("istio.destination_workload", "db"),
+            ("istio.source_workload", "a"),
+            ("network.transport", "tcp"),
+            ("envoy.access_log_type", "TcpPeriodic"),
+            ("envoy.stream_id", "one"),
+            ("envoy.bytes_received", "5"),
+            ("envoy.bytes_sent", "7"),
+            ("envoy.response_flags", "UF"),
+        ];
+        let read = |records: &[&[(&str, &str)]]| {
+            let mut all = Vec::new();
+            for (identifier, entries) in super::entries(logs(records)) {
+                let reporter = Arc::new(Reporter::from(identifier));
+                all.extend(crate::read::entries(&reporter, entries));
+            }
+            all
+        };
+        let entries = read(&[connection, request, &connection[..3]]);
+        let [periodic, end, request] = entries.as_slice() else {
+            panic!("{entries:?}");
+        };
+        assert_eq!(request.protocol, crate::Protocol::Http);
+        assert_eq!(request.status, 200);
+        for entry in [periodic, end] {
+            assert_eq!(entry.protocol, crate::Protocol::Tcp);
+            let caller = entry.peer(Side::Downstream).unwrap();
+            assert_eq!(caller.metadata["WORKLOAD_NAME"], "a");
+        }
+        assert_eq!(periodic.stream_id, "one");
+        assert_eq!((periodic.received_bytes, periodic.sent_bytes), (5, 7));
+        assert_eq!(periodic.flags, ["UF"]);
+        assert!(periodic.intermediate && !end.intermediate);
     }
 
     #[test]

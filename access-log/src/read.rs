@@ -42,6 +42,9 @@ impl Entry {
             flags: common.response_flags.as_ref().map_or_else(Vec::new, flags),
             downstream_address: address(common.downstream_remote_address),
             upstream_address: address(common.upstream_remote_address),
+            stream_id: String::new(),
+            received_bytes: 0,
+            sent_bytes: 0,
             bare,
             state: state
                 .map(|(key, any)| (key.clone(), state_of(key, any)))
@@ -69,7 +72,15 @@ impl Entry {
     }
 
     fn of_tcp(reporter: Arc<Reporter>, entry: TcpAccessLogEntry) -> Self {
-        Self::new(reporter, Protocol::Tcp, entry.common_properties)
+        let common = entry.common_properties;
+        let stream_id = common.as_ref().map(|common| common.stream_id.clone());
+        let connection = entry.connection_properties.unwrap_or_default();
+        Self {
+            stream_id: stream_id.unwrap_or_default(),
+            received_bytes: connection.received_bytes,
+            sent_bytes: connection.sent_bytes,
+            ..Self::new(reporter, Protocol::Tcp, common)
+        }
     }
 }
 
@@ -207,7 +218,51 @@ fn flags(flags: &ResponseFlags) -> Vec<Cow<'static, str>> {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::data::accesslog::v3::ConnectionProperties;
+    use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::TcpAccessLogEntries;
+
     use super::*;
+
+    #[test]
+    fn a_connection_has_an_id_bytes_and_one_last_entry() {
+        let logged = |kind: AccessLogType| {
+            let common = AccessLogCommon {
+                stream_id: "one".to_owned(),
+                access_log_type: kind.into(),
+                ..AccessLogCommon::default()
+            };
+            let connection = ConnectionProperties {
+                received_bytes: 5,
+                sent_bytes: 7,
+            };
+            TcpAccessLogEntry {
+                common_properties: Some(common),
+                connection_properties: Some(connection),
+            }
+        };
+        let kinds = [
+            AccessLogType::TcpConnectionStart,
+            AccessLogType::TcpUpstreamConnected,
+            AccessLogType::TcpPeriodic,
+            AccessLogType::TcpConnectionEnd,
+            // Of Envoys that do not know types.
+            AccessLogType::NotSet,
+        ];
+        let log_entry = kinds.into_iter().map(logged).collect();
+        let logs = LogEntries::TcpLogs(TcpAccessLogEntries { log_entry });
+        let entries = entries(&Arc::default(), logs);
+        for entry in &entries {
+            assert_eq!(entry.stream_id, "one");
+            assert_eq!((entry.received_bytes, entry.sent_bytes), (5, 7));
+            let again = Entry::of_line(&entry.to_line()).unwrap();
+            assert_eq!(again.to_line(), entry.to_line());
+        }
+        let intermediate = entries.iter().map(|entry| entry.intermediate);
+        assert_eq!(
+            intermediate.collect::<Vec<_>>(),
+            [true, true, true, false, false]
+        );
+    }
 
     #[test]
     fn flags_are_read_by_the_names_that_are_written() {

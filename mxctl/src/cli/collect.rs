@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::{Limits, Mapping, live, plain_json, say};
 use crate::escape::visible;
 use crate::naming::Naming;
+use crate::render::bytes;
 use crate::topology::sides::{Sides, host_of_cluster};
 use crate::topology::{UNKNOWN_REPORTER, names};
 use access_log::{Entry, Named, Protocol, Side};
@@ -284,7 +285,13 @@ fn human(entry: &Entry, naming: &Naming) -> String {
     let time = time.map_or("-", |(_, time)| time.get(..12).unwrap_or(time));
     let (call, reporter) = sides(entry, naming);
     let what = match entry.protocol {
-        Protocol::Tcp => format!("TCP {}", entry.upstream_address),
+        Protocol::Tcp => format!(
+            "TCP {}{}  received {}, sent {}",
+            entry.upstream_address,
+            if entry.intermediate { "  open" } else { "" },
+            bytes(entry.received_bytes),
+            bytes(entry.sent_bytes)
+        ),
         Protocol::Http => format!("{} {}  {}", entry.method, entry.path, entry.status),
     };
     let mut line = format!("{time}  {call}  {what}");
@@ -404,6 +411,27 @@ mod tests {
         assert_eq!(
             line(gateway, "outbound|80||b.n.svc"),
             "-  ? -> gw-1.n -> b.n.svc  GET /  200  (edge)"
+        );
+    }
+
+    #[test]
+    fn a_connection_has_its_bytes() {
+        let line = |more: &str| {
+            let entry = format!(
+                r#"{{"version":1,"reporter":{{"log":"a/outbound","metadata":{{"NAMESPACE":"n","LABELS":{{"app":"a"}}}}}},
+                    "protocol":"tcp","received_bytes":1200,"sent_bytes":7,"upstream_address":"10.0.0.7:5432",{more}
+                    "upstream_cluster":"outbound|5432||db"}}"#
+            );
+            human(&Entry::of_line(&entry).unwrap(), &Naming::default())
+        };
+        assert_eq!(
+            line(r#""duration_us":2500,"#),
+            "-  a.n -> db  TCP 10.0.0.7:5432  received 1.20 kB, sent 7 B  2.5 ms  (a/outbound)"
+        );
+        let open = line(r#""intermediate":true,"#);
+        assert!(
+            open.contains("TCP 10.0.0.7:5432  open  received 1.20 kB"),
+            "{open}"
         );
     }
 

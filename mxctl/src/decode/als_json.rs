@@ -4,6 +4,8 @@
 //! Reads the fields that an entry consists of. Field names are declared or JSON
 //! names, `http_logs` or `httpLogs`.
 
+use std::str::FromStr;
+
 use access_log::convert;
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
@@ -12,8 +14,8 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, Node, Pipe, RequestMethod, SocketAddress};
 use envoy_types::pb::envoy::data::accesslog::v3::response_flags::Unauthorized;
 use envoy_types::pb::envoy::data::accesslog::v3::{
-    AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpRequestProperties,
-    HttpResponseProperties, ResponseFlags, TcpAccessLogEntry,
+    AccessLogCommon, AccessLogType, ConnectionProperties, HttpAccessLogEntry,
+    HttpRequestProperties, HttpResponseProperties, ResponseFlags, TcpAccessLogEntry,
 };
 use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
@@ -126,7 +128,12 @@ fn tcp(value: &Value) -> Result<TcpAccessLogEntry> {
         common_properties: present(value, "common_properties")
             .map(common)
             .transpose()?,
-        ..TcpAccessLogEntry::default()
+        connection_properties: present(value, "connection_properties").map(|connection| {
+            ConnectionProperties {
+                received_bytes: unsigned(&connection["received_bytes"]).unwrap_or_default(),
+                sent_bytes: unsigned(&connection["sent_bytes"]).unwrap_or_default(),
+            }
+        }),
     })
 }
 
@@ -150,6 +157,7 @@ fn common(value: &Value) -> Result<AccessLogCommon> {
             .transpose()?,
         duration: present(value, "duration").map(duration).transpose()?,
         upstream_cluster: text(value, "upstream_cluster"),
+        stream_id: text(value, "stream_id"),
         response_flags: present(value, "response_flags").map(flags).transpose()?,
         filter_state_objects: objects.collect::<Result<_>>()?,
         access_log_type: kind.unwrap_or_default(),
@@ -272,10 +280,10 @@ fn duration(value: &Value) -> Result<Duration> {
 }
 
 /// A number, which JSON may write as a string or in a wrapper.
-fn unsigned(value: &Value) -> Option<u32> {
+fn unsigned<N: TryFrom<u64> + FromStr>(value: &Value) -> Option<N> {
     let number = match value {
         Value::Object(wrapper) => wrapper.get("value")?.as_u64(),
-        Value::String(text) => text.parse().ok(),
+        Value::String(text) => return text.parse().ok(),
         number => number.as_u64(),
     };
     number?.try_into().ok()

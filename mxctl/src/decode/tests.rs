@@ -211,6 +211,18 @@ fn an_als_message_may_be_json() {
     let tcp = json!({ "tcpLogs": { "logEntry": [{ "commonProperties": {} }] } });
     let decoded = decode(Form::Als, tcp.to_string().as_bytes()).unwrap();
     assert_eq!(decoded["entries"][0]["protocol"], json!("tcp"));
+    // 64-bit numbers are strings in Protobuf's JSON.
+    let connection = json!({ "receivedBytes": "5000000000", "sentBytes": 7 });
+    let common = json!({ "streamId": "one", "accessLogType": "TcpPeriodic" });
+    let tcp = json!({ "tcpLogs": { "logEntry": [
+        { "commonProperties": common, "connectionProperties": connection },
+    ] } });
+    let decoded = decode(Form::Als, tcp.to_string().as_bytes()).unwrap();
+    let entry = &decoded["entries"][0];
+    assert_eq!(entry["stream_id"], json!("one"));
+    assert_eq!(entry["received_bytes"], json!(5_000_000_000_u64));
+    assert_eq!(entry["sent_bytes"], json!(7));
+    assert_eq!(entry["intermediate"], json!(true));
     for (wrong, expected) in [
         (json!({ "startTime": "yesterday" }), "RFC 3339"),
         (json!({ "duration": 5 }), "a duration"),

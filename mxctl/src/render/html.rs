@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::layout::{COLUMNS, Layout};
-use super::{is_failing, labels, svg};
+use super::{is_failing, labels, svg, tcp_figures};
 use crate::escape;
 use crate::topology::Snapshot;
 
@@ -45,6 +45,8 @@ pub fn data(snapshot: &Snapshot) -> Result<String> {
             "text": label,
             "failing": edge.main().is_some_and(is_failing),
             "seen_by": edge.seen_by(),
+            "connections": edge.has_connections().then(|| tcp_figures(edge)),
+            "requests": edge.has_requests(),
         })
     });
     let stacked = COLUMNS.map(|columns| Layout::stacked(snapshot, &labels, columns));
@@ -89,7 +91,8 @@ fn document(data: &str, is_live: bool) -> String {
          graph\">fit</button> <button id=\"larger\" title=\"larger\">+</button></p><div \
          id=\"graph\"></div></div><aside id=\"details\"><p>A click on a workload shows its \
          metadata and its edges.</p></aside></main>\n<section><h2>Edges</h2><div \
-         class=\"wide\"><table id=\"edges\"></table></div><ul \
+         class=\"wide\"><table id=\"edges\"></table></div><div \
+         class=\"wide\"><table id=\"connections\"></table></div><ul \
          id=\"notes\"></ul></section>\n<script type=\"application/json\" \
          id=\"data\">{data}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )

@@ -27,7 +27,8 @@
       `${graph.workloads.length} workloads, ${graph.edges.length} edges of ${graph.entries} entries` +
       (graph.reading === "skywalking" ? ", as SkyWalking reads them" : "");
     byId("graph").replaceChildren(picture(graph, drawn));
-    byId("edges").replaceChildren(...edgeRows(graph, drawn, () => true));
+    byId("edges").replaceChildren(...edgeRows(graph, drawn));
+    byId("connections").replaceChildren(...connectionRows(graph, drawn));
     byId("notes").replaceChildren(...graph.notes.map((note) => make("li", {}, `${note.count} x ${note.note}`)));
     details();
   }
@@ -68,12 +69,26 @@
   const figure = (tally, name) => (tally ? String(tally[name]) : "-");
   const milliseconds = (tally, name) => (tally && tally.latency_ms ? tally.latency_ms[name].toFixed(2) : "-");
 
-  function edgeRows(graph, drawn, isShown) {
-    const head = ["caller", "callee", "seen by", "calls", "errors", "4xx", "p50 ms", "p90 ms", "p99 ms"];
-    const cell = (tag, text, column) => make(tag, column > 2 ? { class: "figure" } : {}, text);
-    const rows = [make("tr", {}, ...head.map((text, column) => cell("th", text, column)))];
+  const row = (tag, texts) =>
+    make("tr", {}, ...texts.map((text, column) => make(tag, column > 2 ? { class: "figure" } : {}, text)));
+
+  function connectionRows(graph, drawn) {
+    const head = ["caller", "callee", "seen by", "protocol", "connections", "open", "errors", "received", "sent"];
+    const rows = [];
     graph.edges.forEach((edge, number) => {
-      if (!isShown(edge)) return;
+      const { seen_by: seenBy, connections } = drawn.edges[number];
+      if (!connections) return;
+      if (!rows.length) rows.push(row("th", head));
+      rows.push(row("td", [graph.workloads[edge.from].name, graph.workloads[edge.to].name, seenBy, ...connections]));
+    });
+    return rows;
+  }
+
+  function edgeRows(graph, drawn) {
+    const head = ["caller", "callee", "seen by", "calls", "errors", "4xx", "p50 ms", "p90 ms", "p99 ms"];
+    const rows = [row("th", head)];
+    graph.edges.forEach((edge, number) => {
+      if (!drawn.edges[number].requests) return;
       const { client, server } = edge;
       const sides = (name) => (client && server && client[name] !== server[name]
         ? `${figure(client, name)} / ${figure(server, name)}` : figure(client || server, name));
@@ -81,7 +96,7 @@
       const texts = [graph.workloads[edge.from].name, graph.workloads[edge.to].name, drawn.edges[number].seen_by,
         sides("calls"), sides("errors"), sides("client_errors"),
         milliseconds(main, "p50"), milliseconds(main, "p90"), milliseconds(main, "p99")];
-      rows.push(make("tr", {}, ...texts.map((text, column) => cell("td", text, column))));
+      rows.push(row("td", texts));
     });
     return rows;
   }

@@ -4,13 +4,30 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::{counted, milliseconds};
+use super::{counted, milliseconds, sides, tcp_figures};
 use crate::escape::visible;
-use crate::topology::{EdgeView, Reading, Snapshot, TallyView, WorkloadView};
+use crate::topology::{EdgeView, Reading, Snapshot, WorkloadView};
 
 const COLUMNS: [&str; 10] = [
     "caller", "callee", "seen by", "calls", SUCCESS, "errors", "4xx", "p50", "p90", "p99",
 ];
+/// The columns of TCP connections.
+const TCP_COLUMNS: [&str; 9] = [
+    "caller",
+    "callee",
+    "seen by",
+    "protocol",
+    CONNECTIONS,
+    OPEN,
+    ERRORS,
+    "received",
+    "sent",
+];
+/// What only this tool's own rules count.
+const CONNECTIONS: &str = "connections";
+const ERRORS: &str = "errors";
+/// The column of open connections, only if the log tells of any.
+const OPEN: &str = "open";
 /// The column of `SkyWalking`'s success rate, only with its rules.
 const SUCCESS: &str = "success";
 /// The first numeric column.
@@ -19,24 +36,30 @@ const FIRST_FIGURE: usize = 3;
 /// Renders the table in lines of at most `width`.
 #[must_use]
 pub fn table(snapshot: &Snapshot, width: Option<u16>) -> String {
-    let mut table = Table::new();
-    let below_header = LineStyle::none().fill('─').junction('─');
-    table.load_style(TableStyle::new().header_separator(below_header));
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
+    let is_mesh = snapshot.reading == Reading::Mesh;
+    let edges = || snapshot.edges.iter();
+    let requests: Vec<_> = edges().filter(|edge| edge.has_requests()).collect();
+    let connections: Vec<_> = edges().filter(|edge| edge.has_connections()).collect();
+    let mut tables = Vec::new();
+    if connections.is_empty() || !requests.is_empty() {
+        let rows = requests.iter().map(|edge| row(snapshot, edge));
+        let is_shown = |column: &str| column != SUCCESS || !is_mesh;
+        tables.push(table_of(COLUMNS, rows, is_shown, width));
     }
-    let is_shown = |column: &&str| *column != SUCCESS || snapshot.reading == Reading::Skywalking;
-    table.set_header(COLUMNS.into_iter().filter(is_shown));
-    for edge in &snapshot.edges {
-        let cells = COLUMNS.iter().zip(row(snapshot, edge));
-        let cells = cells.filter(|(column, _)| is_shown(column));
-        table.add_row(cells.map(|(_, cell)| cell));
+    if !connections.is_empty() {
+        let tells_open = connections.iter().any(|edge| {
+            let mut sides = [&edge.client, &edge.server].into_iter().flatten();
+            sides.any(|tally| tally.tcp.is_some_and(|tcp| tcp.open.is_some()))
+        });
+        let is_shown = |column: &str| match column {
+            OPEN => tells_open,
+            CONNECTIONS | ERRORS => is_mesh,
+            _ => true,
+        };
+        let rows = connections.iter().map(|edge| tcp_row(snapshot, edge));
+        tables.push(table_of(TCP_COLUMNS, rows, is_shown, width));
     }
-    for column in table.column_iter_mut().skip(FIRST_FIGURE) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut text = table.trim_fmt();
+    let mut text = tables.join("\n\n");
     let entries = snapshot.entries;
     let entries_word = if entries == 1 { "entry" } else { "entries" };
     // Writing to a String cannot fail.
@@ -52,13 +75,52 @@ pub fn table(snapshot: &Snapshot, width: Option<u16>) -> String {
     text
 }
 
+fn table_of<const N: usize>(
+    columns: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    is_shown: impl Fn(&str) -> bool,
+    width: Option<u16>,
+) -> String {
+    let mut table = Table::new();
+    let below_header = LineStyle::none().fill('─').junction('─');
+    table.load_style(TableStyle::new().header_separator(below_header));
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
+    }
+    table.set_header(columns.into_iter().filter(|column| is_shown(column)));
+    for row in rows {
+        let cells = columns.into_iter().zip(row);
+        let cells = cells.filter(|(column, _)| is_shown(column));
+        table.add_row(cells.map(|(_, cell)| cell));
+    }
+    for column in table.column_iter_mut().skip(FIRST_FIGURE) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.trim_fmt()
+}
+
+fn name_of(snapshot: &Snapshot, number: usize) -> String {
+    let workload = snapshot.workloads.get(number);
+    workload.map_or_else(String::new, name)
+}
+
+fn tcp_row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 9] {
+    let [protocol, connections, open, errors, received, sent] = tcp_figures(edge);
+    [
+        name_of(snapshot, edge.from),
+        name_of(snapshot, edge.to),
+        edge.seen_by().to_owned(),
+        protocol,
+        connections,
+        open,
+        errors,
+        received,
+        sent,
+    ]
+}
+
 fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 10] {
-    let name = |number: usize| {
-        snapshot
-            .workloads
-            .get(number)
-            .map_or_else(String::new, name)
-    };
     let tallies = [&edge.client, &edge.server];
     let main = edge.main();
     let latency = |of: fn(&crate::topology::LatencyView) -> f64| {
@@ -66,8 +128,8 @@ fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 10] {
         latency.map_or_else(String::new, |latency| milliseconds(of(latency)))
     };
     [
-        name(edge.from),
-        name(edge.to),
+        name_of(snapshot, edge.from),
+        name_of(snapshot, edge.to),
         edge.seen_by().to_owned(),
         sides(tallies, |tally| Some(tally.calls.to_string())),
         sides(tallies, |tally| {
@@ -79,16 +141,6 @@ fn row(snapshot: &Snapshot, edge: &EdgeView) -> [String; 10] {
         latency(|latency| latency.p90),
         latency(|latency| latency.p99),
     ]
-}
-
-/// A figure: a single number if the sides agree or only one saw the edge, else
-/// the client's and the server's.
-fn sides(tallies: [&Option<TallyView>; 2], of: fn(&TallyView) -> Option<String>) -> String {
-    match tallies.map(|tally| tally.as_ref().and_then(of)) {
-        [Some(client), Some(server)] if client != server => format!("{client} / {server}"),
-        [Some(figure), _] | [None, Some(figure)] => figure,
-        [None, None] => String::new(),
-    }
 }
 
 fn name(workload: &WorkloadView) -> String {

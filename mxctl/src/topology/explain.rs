@@ -13,6 +13,7 @@ use super::graph::{End, Seen};
 use super::skywalking::{self, Drawn, UNKNOWN, local};
 use crate::escape::visible;
 use crate::naming::Naming;
+use crate::render::bytes;
 
 /// The most distinct reasons that are kept.
 const MAX_REASONS: usize = 100;
@@ -73,6 +74,8 @@ struct Sides {
 struct Count {
     calls: u64,
     connections: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
     /// Calls without a response, which count as success.
     code_0: u64,
 }
@@ -184,7 +187,11 @@ impl Explanation {
             Seen::Server => &mut self.drawn.server,
         };
         match entry.protocol {
-            Protocol::Tcp => count.connections += 1,
+            Protocol::Tcp => {
+                count.connections += 1;
+                count.received_bytes = count.received_bytes.saturating_add(entry.received_bytes);
+                count.sent_bytes = count.sent_bytes.saturating_add(entry.sent_bytes);
+            }
             Protocol::Http => {
                 count.calls += 1;
                 count.code_0 += u64::from(entry.status == 0);
@@ -218,10 +225,10 @@ impl Explanation {
         } else {
             ""
         };
-        let midst = if entry.intermediate {
-            "; an entry in mid-stream counts as another call"
-        } else {
-            ""
+        let midst = match entry.protocol {
+            _ if !entry.intermediate => "",
+            Protocol::Http => "; an entry in mid-stream counts as another call",
+            Protocol::Tcp => "; the bytes of an open connection are added again",
         };
         format!(
             "{seen}: {key}, its service named by {peer_by}; the local one by {local_by} ({} of \
@@ -300,14 +307,18 @@ impl Explanation {
                 !seen(client),
                 format!("no proxy of {caller} has reported it, or none has named {callee}"),
             );
-            let connections = client.connections + server.connections;
-            note(
-                connections > 0,
-                format!(
-                    "{connections} connections: they have bytes, but no calls and no success \
-                         rate"
-                ),
-            );
+            for (whose, side) in [("client", client), ("server", server)] {
+                note(
+                    side.connections > 0,
+                    format!(
+                        "{whose}: {} of connections have {} received and {} sent, but no calls and \
+                         no success rate",
+                        entries(side.connections),
+                        bytes(side.received_bytes),
+                        bytes(side.sent_bytes)
+                    ),
+                );
+            }
             let code_0 = client.code_0 + server.code_0;
             note(
                 code_0 > 0,
@@ -336,6 +347,11 @@ fn is_namesake(name: &str, wanted: &str) -> bool {
             .map(|(_, namespace)| namespace.to_owned())
     };
     name != wanted && name.starts_with("-.") && namespace(name) == namespace(wanted)
+}
+
+fn entries(count: u64) -> String {
+    let word = if count == 1 { "entry" } else { "entries" };
+    format!("{count} {word}")
 }
 
 /// The log of an entry.

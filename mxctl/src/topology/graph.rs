@@ -4,14 +4,14 @@
 //! edge keeps both apart and never adds them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use access_log::{Entry, Named};
 use serde_json::Value;
 
 use super::snapshot::{EdgeView, NoteView, Reading, Snapshot, WorkloadView};
 pub(super) use super::tally::Seen;
-use super::tally::Tally;
+use super::tally::{Bytes, Tally};
 use super::workload::{Workload, cut, is_cut};
 use crate::naming::Naming;
 
@@ -21,6 +21,8 @@ const MAX_WORKLOADS: usize = 2048;
 const MAX_EDGES: usize = 8192;
 /// The most instances that are kept, over all workloads.
 const MAX_ALL_INSTANCES: usize = 16_384;
+/// The most open connections that are kept.
+const MAX_OPEN: usize = 16_384;
 /// The most distinct notes that are kept.
 const MAX_NOTES: usize = 64;
 
@@ -78,7 +80,16 @@ pub(super) struct Graph {
     edges: BTreeMap<(Key, Key), Edge>,
     /// Services by the host of the Envoy cluster.
     answering: BTreeMap<String, Answering>,
+    /// Open connections, by their ids and the ends that have logged them.
+    open: BTreeMap<(String, Seen), Open>,
     notes: BTreeMap<String, u64>,
+}
+
+/// An open connection, as its latest entry states it.
+#[derive(Debug)]
+struct Open {
+    edge: (Key, Key),
+    bytes: Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +108,7 @@ impl Graph {
             instances: 0,
             edges: BTreeMap::new(),
             answering: BTreeMap::new(),
+            open: BTreeMap::new(),
             notes: BTreeMap::new(),
         }
     }
@@ -157,8 +169,49 @@ impl Graph {
         }
     }
 
+    /// Adds a connection that has not ended, or updates it.
+    pub(super) fn open(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen, entry: &Entry) {
+        let id = (cut(&entry.stream_id).into_owned(), seen);
+        self.close(&id);
+        if self.open.len() >= MAX_OPEN {
+            self.note("more than 16384 open connections: further ones count once they have ended");
+            return;
+        }
+        let bytes = Bytes::of(entry);
+        if let Some((edge, tally)) = self.edge_of(from, to, seen) {
+            tally.add_open(bytes);
+            self.open.insert(id, Open { edge, bytes });
+        }
+    }
+
+    /// Forgets that a connection is open.
+    pub(super) fn ended(&mut self, id: &str) {
+        for seen in [Seen::Client, Seen::Server] {
+            self.close(&(cut(id).into_owned(), seen));
+        }
+    }
+
+    fn close(&mut self, id: &(String, Seen)) {
+        let Some(Open { edge, bytes }) = self.open.remove(id) else {
+            return;
+        };
+        let edge = self.edges.get_mut(&edge);
+        if let Some(tally) = edge.and_then(|edge| edge.side(id.1).as_mut()) {
+            tally.remove_open(bytes);
+        }
+    }
+
     /// What one side saw of an edge so far, if there is room for it.
     pub(super) fn tally(&mut self, from: &End<'_>, to: &End<'_>, seen: Seen) -> Option<&mut Tally> {
+        self.edge_of(from, to, seen).map(|(_, tally)| tally)
+    }
+
+    fn edge_of(
+        &mut self,
+        from: &End<'_>,
+        to: &End<'_>,
+        seen: Seen,
+    ) -> Option<((Key, Key), &mut Tally)> {
         let (Some(from), Some(to)) = (self.workload(from), self.workload(to)) else {
             self.note("more than 2048 workloads: further ones are left out");
             return None;
@@ -168,12 +221,8 @@ impl Graph {
             self.note("more than 8192 edges: further ones are left out");
             return None;
         }
-        let edge = self.edges.entry(key).or_default();
-        let tally = match seen {
-            Seen::Client => &mut edge.client,
-            Seen::Server => &mut edge.server,
-        };
-        Some(tally.get_or_insert_with(Tally::new))
+        let edge = self.edges.entry(key.clone()).or_default();
+        Some((key, edge.side(seen).get_or_insert_with(Tally::new)))
     }
 
     fn workload(&mut self, end: &End<'_>) -> Option<Key> {
@@ -213,17 +262,31 @@ impl Graph {
         Some(key)
     }
 
+    /// Workloads that only an open connection had, whose later entries name others.
+    fn unseen(&self) -> BTreeSet<&Key> {
+        let ends = |is_empty: bool| {
+            let edges = self.edges.iter();
+            let edges = edges.filter(move |(_, edge)| edge.is_empty() == is_empty);
+            edges.flat_map(|((from, to), _)| [from, to])
+        };
+        let seen: BTreeSet<_> = ends(false).collect();
+        ends(true).filter(|key| !seen.contains(key)).collect()
+    }
+
     /// The graph as it is now.
     pub(super) fn snapshot(&self, reading: Reading) -> Snapshot {
         // Known workloads come first, so that an unresolved one does not hide
         // them.
         let mut workloads: BTreeMap<Key, &Workload> = BTreeMap::new();
+        let unseen = self.unseen();
         for (key, workload) in &self.workloads {
-            workloads.entry(self.resolved(key)).or_insert(workload);
+            if !unseen.contains(key) {
+                workloads.entry(self.resolved(key)).or_insert(workload);
+            }
         }
         let numbers: BTreeMap<&Key, usize> = workloads.keys().zip(0..).collect();
         let mut edges: BTreeMap<(usize, usize), Sum<'_>> = BTreeMap::new();
-        for ((from, to), edge) in &self.edges {
+        for ((from, to), edge) in self.edges.iter().filter(|(_, edge)| !edge.is_empty()) {
             let ends = [from, to].map(|end| numbers[&self.resolved(end)]);
             edges.entry((ends[0], ends[1])).or_default().add(edge);
         }
@@ -253,6 +316,20 @@ impl Graph {
     }
 }
 
+impl Edge {
+    fn side(&mut self, seen: Seen) -> &mut Option<Tally> {
+        match seen {
+            Seen::Client => &mut self.client,
+            Seen::Server => &mut self.server,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let mut sides = [&self.client, &self.server].into_iter().flatten();
+        sides.all(Tally::is_empty)
+    }
+}
+
 /// Edges between the same ends.
 #[derive(Default)]
 struct Sum<'t> {
@@ -268,6 +345,7 @@ impl<'t> Sum<'t> {
         ];
         for (sum, tally) in sides {
             match (sum, tally) {
+                (_, Some(tally)) if tally.is_empty() => {}
                 (Some(sum), Some(tally)) => sum.to_mut().add_all(tally),
                 (sum @ None, Some(tally)) => *sum = Some(Cow::Borrowed(tally)),
                 (_, None) => {}

@@ -1,6 +1,6 @@
 //! Edges as the entries state them.
 
-use access_log::{Entry, Named, State};
+use access_log::{Entry, Named, Protocol, State};
 
 use super::graph::{End, Graph, Seen};
 use super::names;
@@ -14,9 +14,18 @@ pub(crate) const UNKNOWN_REPORTER: &str = "unknown reporter";
 
 /// Adds the edges of an entry.
 pub(super) fn record(graph: &mut Graph, entry: &Entry) {
-    if entry.intermediate {
+    let has_id = entry.protocol == Protocol::Tcp && !entry.stream_id.is_empty();
+    if entry.intermediate && !has_id {
         return graph.note("an entry that is not its stream's last: not counted");
     }
+    if has_id && !entry.intermediate {
+        graph.ended(&entry.stream_id);
+    }
+    let add = if entry.intermediate {
+        Graph::open
+    } else {
+        Graph::edge
+    };
     for (key, state) in &entry.state {
         if let State::Broken { reason, .. } = state {
             graph.note(&format!("{key} is not a peer: {reason}"));
@@ -32,7 +41,7 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
             Some(caller) => end(graph.naming(), caller, UNKNOWN),
             None => End::Unknown(UNKNOWN),
         };
-        graph.edge(&caller, &local, Seen::Server, entry);
+        add(graph, &caller, &local, Seen::Server, entry);
     }
     if is_client {
         let host = host_of_cluster(&entry.upstream_cluster);
@@ -47,7 +56,7 @@ pub(super) fn record(graph: &mut Graph, entry: &Entry) {
             (None, Some(host)) if entry.is_unanswered() => End::Unresolved(host),
             (None, host) => End::Unknown(host.unwrap_or(UNKNOWN)),
         };
-        graph.edge(&local, &callee, Seen::Client, entry);
+        add(graph, &local, &callee, Seen::Client, entry);
     }
     if !is_client && !is_server {
         graph.note(

@@ -22,7 +22,8 @@ mod workload;
 pub use kind::{Kind, Role, kind_of};
 pub(crate) use mesh::UNKNOWN_REPORTER;
 pub use snapshot::{
-    EdgeView, InstanceView, LatencyView, NoteView, Reading, Snapshot, TallyView, WorkloadView,
+    EdgeView, InstanceView, LatencyView, NoteView, Reading, Snapshot, TallyView, TcpView,
+    WorkloadView,
 };
 
 /// The graph of the entries so far.

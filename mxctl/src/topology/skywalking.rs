@@ -107,7 +107,10 @@ pub(super) fn read(entry: &Entry) -> Outcome<'_> {
     if outcome.edges.is_empty() {
         outcome.note("dropped: filter state without a peer, and not from a gateway");
     } else if entry.intermediate {
-        outcome.note("an entry that is not its stream's last: counted as another call");
+        outcome.note(match entry.protocol {
+            Protocol::Http => "an entry that is not its stream's last: counted as another call",
+            Protocol::Tcp => "an entry of an open connection: its bytes so far are added again",
+        });
     }
     outcome
 }

@@ -74,20 +74,38 @@ pub struct EdgeView {
 /// What one side saw.
 #[derive(Clone, Debug, Serialize)]
 pub struct TallyView {
-    /// Requests and connections; with `SkyWalking`'s rules, requests only.
+    /// Requests.
     pub calls: u64,
     /// `SkyWalking`'s success rate of the requests in percent, only with its rules. Its failures are not [`Self::errors`]: on the client's side, status 400 and above fails, on the server's 500 and above, and a request without a response, code 0, succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success_rate: Option<f64>,
-    /// Requests without a response or with status 500 and above, and connections with a response
-    /// flag.
+    /// Requests without a response or with status 500 and above.
     pub errors: u64,
     /// Requests with status 400 to 499.
     pub client_errors: u64,
-    /// How many of the calls are TCP connections.
-    pub connections: u64,
     /// Latencies of requests, up to the last byte sent to the caller.
     pub latency_ms: Option<LatencyView>,
+    /// TCP connections, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpView>,
+}
+
+/// TCP connections; with `SkyWalking`'s rules, only their bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TcpView {
+    /// Those that have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// Those that are open, if the log has entries of open connections, with their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<u64>,
+    /// Those that have ended with a response flag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<u64>,
+    /// The bytes that the proxy has received from the caller.
+    pub received_bytes: u64,
+    /// The bytes that it has sent to the caller.
+    pub sent_bytes: u64,
 }
 
 /// Percentiles, in milliseconds.
@@ -121,14 +139,38 @@ impl EdgeView {
         }
     }
 
+    /// Whether there were requests. An edge of neither protocol counts as one of requests.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        let mut sides = [&self.client, &self.server].into_iter().flatten();
+        sides.any(|tally| tally.calls > 0) || !self.has_connections()
+    }
+
+    /// Whether there were TCP connections.
+    #[must_use]
+    pub fn has_connections(&self) -> bool {
+        let mut sides = [&self.client, &self.server].into_iter().flatten();
+        sides.any(|tally| tally.tcp.is_some())
+    }
+
     /// The tally to show where there is room for only one: the caller's, or the callee's if the
     /// caller has none or saw fewer calls.
     #[must_use]
     pub fn main(&self) -> Option<&TallyView> {
         match (&self.client, &self.server) {
-            (Some(client), Some(server)) if server.calls > client.calls => Some(server),
+            (Some(client), Some(server)) if server.count() > client.count() => Some(server),
             (Some(client), _) => Some(client),
             (None, server) => server.as_ref(),
         }
+    }
+}
+
+impl TallyView {
+    /// Requests and connections.
+    fn count(&self) -> u64 {
+        let connections = self.tcp.map_or(0, |tcp| {
+            tcp.connections.unwrap_or_default() + tcp.open.unwrap_or_default()
+        });
+        self.calls + connections
     }
 }

@@ -338,8 +338,120 @@ fn connections_have_no_latency_and_intermediate_entries_do_not_count() {
     periodic.intermediate = true;
     let snapshot = graph(Reading::Mesh, &[connection, periodic]);
     let tally = snapshot.edges[0].main().unwrap();
-    assert_eq!((tally.calls, tally.connections, tally.errors), (1, 1, 1));
+    let tcp = tally.tcp.unwrap();
+    assert_eq!((tally.calls, tally.errors), (0, 0));
+    assert_eq!((tcp.connections, tcp.errors), (Some(1), Some(1)));
+    // No entry of an open connection has an id.
+    assert_eq!(tcp.open, None);
     assert!(tally.latency_ms.is_none());
+}
+
+/// An entry of the connection `id`, with its bytes so far.
+fn connection(id: &str, is_end: bool, [received, sent]: [u64; 2], callee: Option<&str>) -> Entry {
+    let state = callee.map_or_else(|| json!({}), |callee| peer("wasm.upstream_peer", callee));
+    let mut entry = entry("a/outbound", &sidecar("a"), "a", &state);
+    (entry.protocol, entry.status) = (Protocol::Tcp, 0);
+    entry.upstream_cluster = "outbound|5432||db".to_owned();
+    (entry.stream_id, entry.intermediate) = (id.to_owned(), !is_end);
+    (entry.received_bytes, entry.sent_bytes) = (received, sent);
+    entry
+}
+
+/// `from -> to: connections/open, received/sent` of the client
+fn connections(snapshot: &Snapshot) -> Vec<String> {
+    let name = |number: usize| &snapshot.workloads[number].name;
+    let line = |edge: &EdgeView| {
+        let tcp = edge.client.as_ref().unwrap().tcp.unwrap();
+        let number = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
+        format!(
+            "{} -> {}: {}/{}, {}/{}",
+            name(edge.from),
+            name(edge.to),
+            number(tcp.connections),
+            number(tcp.open),
+            tcp.received_bytes,
+            tcp.sent_bytes
+        )
+    };
+    snapshot.edges.iter().map(line).collect()
+}
+
+#[test]
+fn a_connection_counts_once_however_often_it_is_logged() {
+    let all = [
+        // Connected, before anything names the callee.
+        connection("one", false, [0, 0], None),
+        connection("one", false, [5, 50], Some("b")),
+        connection("two", false, [0, 0], None),
+        connection("one", false, [7, 70], Some("b")),
+        connection("one", true, [10, 100], Some("b")),
+        connection("two", false, [1, 2], Some("b")),
+        // An old Envoy logs neither ids nor types.
+        connection("", true, [1000, 2000], Some("b")),
+    ];
+    let after = |count: usize| connections(&graph(Reading::Mesh, &all[..count]));
+    assert_eq!(after(1), ["a.shop -> db: 0/1, 0/0"]);
+    assert_eq!(after(2), ["a.shop -> b.shop: 0/1, 5/50"]);
+    assert_eq!(
+        after(3),
+        ["a.shop -> b.shop: 0/1, 5/50", "a.shop -> db: 0/1, 0/0"]
+    );
+    assert_eq!(
+        after(5),
+        ["a.shop -> b.shop: 1/0, 10/100", "a.shop -> db: 0/1, 0/0"]
+    );
+    assert_eq!(after(6), ["a.shop -> b.shop: 1/1, 11/102"]);
+    let last = graph(Reading::Mesh, &all);
+    assert_eq!(connections(&last), ["a.shop -> b.shop: 2/1, 1011/2102"]);
+    let names: Vec<_> = last.workloads.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["a.shop", "b.shop"]);
+    assert_eq!(edges(&last), ["a.shop -> b.shop 0/0"]);
+    assert_eq!(notes(&last), "");
+}
+
+/// As in its `TCPLogEntry2MetricsAdapter`: of each entry, whether the connection has ended or not.
+#[test]
+fn skywalking_adds_the_bytes_of_every_entry() {
+    let all = [
+        connection("one", false, [5, 50], Some("b")),
+        connection("one", true, [10, 100], Some("b")),
+    ];
+    let snapshot = graph(Reading::Skywalking, &all);
+    assert_eq!(connections(&snapshot), ["a.shop -> b.shop: -/-, 15/150"]);
+    let note = "1 x an entry of an open connection: its bytes so far are added again";
+    assert!(notes(&snapshot).contains(note), "{}", notes(&snapshot));
+}
+
+#[test]
+fn requests_and_connections_of_an_edge_are_not_mixed() {
+    let call = entry(
+        "a/outbound",
+        &sidecar("a"),
+        "a",
+        &peer("wasm.upstream_peer", "b"),
+    );
+    let all = [connection("", true, [10, 100], Some("b")), call];
+    let snapshot = graph(Reading::Mesh, &all);
+    let tally = snapshot.edges[0].main().unwrap();
+    let tcp = tally.tcp.unwrap();
+    assert_eq!((tally.calls, tcp.connections), (1, Some(1)));
+    assert_eq!((tcp.received_bytes, tcp.sent_bytes), (10, 100));
+    assert!(tally.latency_ms.is_some());
+}
+
+#[test]
+fn unlimited_open_connections_use_limited_memory() {
+    let mut topology = Topology::new(Naming::default(), Reading::Mesh);
+    for number in 0..17_000 {
+        topology.record(&connection(&number.to_string(), false, [1, 1], Some("b")));
+    }
+    let snapshot = topology.snapshot();
+    assert_eq!(
+        connections(&snapshot),
+        ["a.shop -> b.shop: 0/16384, 16384/16384"]
+    );
+    let note = "616 x more than 16384 open connections";
+    assert!(notes(&snapshot).starts_with(note), "{}", notes(&snapshot));
 }
 
 #[test]
@@ -560,9 +672,13 @@ fn skywalking_does_not_count_connections_as_calls() {
     let mut connection = entry("x", &sidecar("a"), "a", &peer("wasm.upstream_peer", "b"));
     connection.protocol = Protocol::Tcp;
     let entries = [connection];
-    let read = |reading| edges(&graph(reading, &entries));
-    assert_eq!(read(Reading::Mesh), ["a.shop -> b.shop 1/0"]);
-    assert_eq!(read(Reading::Skywalking), ["a.shop -> b.shop 0/0"]);
+    for (reading, count) in [(Reading::Mesh, Some(1)), (Reading::Skywalking, None)] {
+        let snapshot = graph(reading, &entries);
+        assert_eq!(edges(&snapshot), ["a.shop -> b.shop 0/0"]);
+        let client = snapshot.edges[0].client.as_ref().unwrap();
+        assert_eq!(client.tcp.unwrap().connections, count);
+        assert_eq!(client.success_rate, None);
+    }
 }
 
 /// There, an entry in mid-stream counts as a call, and one without a start time
