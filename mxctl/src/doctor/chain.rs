@@ -1,13 +1,13 @@
 //! The position of the filter among the HTTP filters.
 
-use metadata_exchange::config::Mode;
+use metadata_exchange::config::{Mode, Protocol};
 use metadata_exchange::direction::Direction;
 use serde_json::Value;
 
-use super::direction::{Hint, effective, hint};
+use super::direction::{Listener, effective, is_contradicted};
 use super::dump::Manager;
 use super::facts::Facts;
-use super::filter::{HttpFilter, Kind, Sees, disables_within, is_stand_in};
+use super::filter::{Filter, Kind, Sees, disables_within, is_stand_in};
 use super::finding::{Code, Finding};
 use super::json::text;
 
@@ -91,13 +91,19 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
             return;
         }
     };
-    let direction = effective(facts, manager, configuration);
-    if let Some(Hint {
-        direction: other, ..
-    }) = hint(facts, manager)
-        && other != direction
-        && direction != Direction::Gateway
-    {
+    if configuration.protocol == Protocol::Tcp {
+        findings.push(Finding::error(
+            Code::FilterIdle,
+            place,
+            "the filter is loaded as an HTTP filter, and its configuration has \"protocol\": \
+             \"tcp\": it is idle here",
+            "give the HTTP filter its own configuration, without \"protocol\", and another root_id \
+             than that of the network filter",
+        ));
+        return;
+    }
+    let direction = effective(facts, manager.direction, configuration);
+    if is_contradicted(facts, &Listener::of_manager(manager), direction) {
         // The right order depends on the direction, which is wrong.
         return;
     }
@@ -110,7 +116,7 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
 
 fn missing(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Finding> {
     let place = manager.listener;
-    let has_stand_in = |filter: &HttpFilter<'_>| matches!(filter.kind, Kind::StandIn);
+    let has_stand_in = |filter: &Filter<'_>| matches!(filter.kind, Kind::StandIn);
     if manager.filters.iter().any(has_stand_in) || facts.is_waypoint() {
         // Already reported.
         return None;
@@ -167,7 +173,7 @@ impl Facts<'_> {
 }
 
 /// Requests that bypass the filter.
-fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<Finding>) {
+fn bypasses(manager: &Manager<'_>, filter: &Filter<'_>, findings: &mut Vec<Finding>) {
     let place = manager.listener;
     if filter.sees == Sees::Some {
         findings.push(Finding::warning(
@@ -207,8 +213,8 @@ fn bypasses(manager: &Manager<'_>, filter: &HttpFilter<'_>, findings: &mut Vec<F
 fn exchange_order(
     place: &str,
     direction: Direction,
-    ahead: &[HttpFilter<'_>],
-    behind: &[HttpFilter<'_>],
+    ahead: &[Filter<'_>],
+    behind: &[Filter<'_>],
 ) -> Option<Finding> {
     if let Some(native) = ahead.iter().chain(behind).find(|one| one.is_native()) {
         return Some(Finding::error(
@@ -254,10 +260,10 @@ fn exchange_order(
 fn observe_order(
     place: &str,
     direction: Direction,
-    ahead: &[HttpFilter<'_>],
-    behind: &[HttpFilter<'_>],
+    ahead: &[Filter<'_>],
+    behind: &[Filter<'_>],
 ) -> Option<Finding> {
-    let has_native = |filters: &[HttpFilter<'_>]| filters.iter().any(HttpFilter::is_native);
+    let has_native = |filters: &[Filter<'_>]| filters.iter().any(Filter::is_native);
     let (right, wrong, remedy) = if direction == Direction::Inbound {
         (behind, ahead, "put the filter first")
     } else {

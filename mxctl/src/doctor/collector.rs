@@ -9,11 +9,8 @@ use super::logs::grpc_logs;
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     let mut names: Vec<&str> = Vec::new();
-    let ours = facts
-        .managers
-        .iter()
-        .filter(|manager| manager.filters.iter().any(|one| one.ours().is_some()));
-    for log in ours.flat_map(grpc_logs) {
+    let ours = facts.all_logs().filter(|logs| logs.has_filter);
+    for log in ours.flat_map(|logs| grpc_logs(&logs)) {
         if let Some(name) = log.cluster()
             && !names.contains(&name)
         {

@@ -1,11 +1,11 @@
 //! Checks each listener's direction against where it routes to.
 
-use metadata_exchange::config::Config;
+use metadata_exchange::config::{Config, Protocol};
 use metadata_exchange::direction::Direction;
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
 
-use super::dump::Manager;
+use super::dump::{Manager, TcpChain};
 use super::facts::Facts;
 use super::finding::{Code, Finding};
 use super::json::text;
@@ -22,13 +22,13 @@ pub(super) struct Hint {
 /// The direction that the filter assumes for the listener.
 pub(super) fn effective(
     facts: &Facts<'_>,
-    manager: &Manager<'_>,
+    marked: Option<Direction>,
     configuration: &Config,
 ) -> Direction {
     let listeners = || {
         // A waypoint's listener is marked INBOUND but routes to other
         // workloads.
-        let direction = manager.direction.filter(|_| !facts.is_waypoint());
+        let direction = marked.filter(|_| !facts.is_waypoint());
         direction.unwrap_or(Direction::Gateway)
     };
     configuration.direction.unwrap_or_else(listeners)
@@ -50,26 +50,78 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
         let plugin = manager.filters.iter().find_map(|filter| filter.ours());
         let configuration = plugin.and_then(|plugin| plugin.configuration.as_ref().ok());
         if let Some(configuration) = configuration {
-            examine_manager(facts, manager, configuration, findings);
+            let listener = Listener::of_manager(manager);
+            examine_listener(facts, &listener, configuration, findings);
+            let direction = effective(facts, manager.direction, configuration);
+            if direction == Direction::Inbound && !is_contradicted(facts, &listener, direction) {
+                findings.extend(headers_not_removed(manager));
+            }
+        }
+    }
+    for chain in &facts.tcp_chains {
+        let configuration = chain.ours().map(|plugin| &plugin.configuration);
+        if let Some(Ok(configuration)) = configuration {
+            examine_listener(facts, &Listener::of_tcp(chain), configuration, findings);
         }
     }
 }
 
-fn examine_manager(
+/// A listener with the filter, for HTTP or TCP.
+pub(super) struct Listener<'a> {
+    name: &'a str,
+    direction: Option<Direction>,
+    clusters: Vec<&'a str>,
+    is_open: bool,
+    protocol: Protocol,
+}
+
+impl<'a> Listener<'a> {
+    pub(super) fn of_manager(manager: &Manager<'a>) -> Self {
+        Self {
+            name: manager.listener,
+            direction: manager.direction,
+            clusters: manager.clusters(),
+            is_open: manager.is_open,
+            protocol: Protocol::Http,
+        }
+    }
+
+    pub(super) fn of_tcp(chain: &TcpChain<'a>) -> Self {
+        Self {
+            name: chain.listener,
+            direction: chain.direction,
+            clusters: chain.clusters(),
+            is_open: chain.is_open,
+            protocol: Protocol::Tcp,
+        }
+    }
+}
+
+/// Whether names contradict a direction other than a gateway's.
+pub(super) fn is_contradicted(
     facts: &Facts<'_>,
-    manager: &Manager<'_>,
+    listener: &Listener<'_>,
+    direction: Direction,
+) -> bool {
+    let hint = hint(facts, listener);
+    direction != Direction::Gateway && hint.is_some_and(|hint| hint.direction != direction)
+}
+
+fn examine_listener(
+    facts: &Facts<'_>,
+    listener: &Listener<'_>,
     configuration: &Config,
     findings: &mut Vec<Finding>,
 ) {
-    let place = manager.listener;
-    let direction = effective(facts, manager, configuration);
-    let hint = hint(facts, manager);
-    let is_marked = configuration.direction.is_some() || manager.direction.is_some();
+    let place = listener.name;
+    let direction = effective(facts, listener.direction, configuration);
+    let hint = hint(facts, listener);
+    let is_marked = configuration.direction.is_some() || listener.direction.is_some();
     if !is_marked && !facts.is_waypoint() {
-        findings.push(no_direction(place, hint.as_ref()));
+        findings.push(no_direction(listener, hint.as_ref()));
     } else if let Some(finding) = hint
         .as_ref()
-        .and_then(|hint| wrong(place, direction, configuration, hint))
+        .and_then(|hint| wrong(listener, direction, configuration, hint))
     {
         findings.push(finding);
         return;
@@ -77,7 +129,7 @@ fn examine_manager(
     // Without direction, only callers with a certificate are believed.
     let is_stated = configuration.direction.is_some() || facts.is_waypoint();
     let is_believed = configuration.trust == Trust::Any && is_stated;
-    if direction == Direction::Gateway && is_believed && manager.is_open {
+    if direction == Direction::Gateway && is_believed && listener.is_open {
         findings.push(Finding::warning(
             Code::StrangersBelieved,
             place,
@@ -88,13 +140,17 @@ fn examine_manager(
              inside it, with \"trust\": \"mtls\" or \"spiffe\"",
         ));
     }
-    if direction == Direction::Inbound {
-        findings.extend(headers_not_removed(manager));
-    }
 }
 
-fn no_direction(place: &str, hint: Option<&Hint>) -> Finding {
+fn no_direction(listener: &Listener<'_>, hint: Option<&Hint>) -> Finding {
     let (message, remedy) = match hint {
+        _ if listener.protocol == Protocol::Tcp => (
+            "it has no traffic_direction, so the filter treats it as a gateway that neither \
+             believes nor answers callers without a certificate, and may send frames to the server"
+                .to_owned(),
+            "set traffic_direction to INBOUND or OUTBOUND, or configure the filter with \
+             \"direction\"",
+        ),
         Some(hint) if hint.direction == Direction::Inbound => (
             format!(
                 "it has no traffic_direction, so the filter treats it as a gateway and sends the \
@@ -112,11 +168,11 @@ fn no_direction(place: &str, hint: Option<&Hint>) -> Finding {
              \"direction\": \"gateway\", or \"outbound\" at the edge of the mesh",
         ),
     };
-    Finding::error(Code::NoDirection, place, message, remedy)
+    Finding::error(Code::NoDirection, listener.name, message, remedy)
 }
 
 fn wrong(
-    place: &str,
+    listener: &Listener<'_>,
     direction: Direction,
     configuration: &Config,
     hint: &Hint,
@@ -127,6 +183,10 @@ fn wrong(
         "marked"
     };
     let reason = &hint.reason;
+    let leak = match listener.protocol {
+        Protocol::Http => "the filter sends the headers to the app",
+        Protocol::Tcp => "the filter does not remove the frames of callers, which reach the app",
+    };
     let (message, remedy) = match (direction, hint.direction) {
         (Direction::Inbound, Direction::Outbound) => (
             format!(
@@ -139,8 +199,7 @@ fn wrong(
         ),
         (Direction::Outbound | Direction::Gateway, Direction::Inbound) => (
             format!(
-                "it is {by} as {}, but judging by {reason} it leads to the app: the filter sends \
-                 the headers to the app",
+                "it is {by} as {}, but judging by {reason} it leads to the app: {leak}",
                 if direction == Direction::Gateway {
                     "a gateway"
                 } else {
@@ -152,14 +211,19 @@ fn wrong(
         ),
         _ => return None,
     };
-    Some(Finding::error(Code::WrongDirection, place, message, remedy))
+    Some(Finding::error(
+        Code::WrongDirection,
+        listener.name,
+        message,
+        remedy,
+    ))
 }
 
 /// What names indicate: clusters first, then the node, then the listener.
-pub(super) fn hint(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Hint> {
-    let clusters = manager.clusters();
+pub(super) fn hint(facts: &Facts<'_>, listener: &Listener<'_>) -> Option<Hint> {
     let by_cluster = || {
-        let hints = clusters
+        let hints = listener
+            .clusters
             .iter()
             .filter_map(|cluster| Some((cluster, of_cluster(cluster)?)));
         let hints: Vec<_> = hints.collect();
@@ -179,7 +243,7 @@ pub(super) fn hint(facts: &Facts<'_>, manager: &Manager<'_>) -> Option<Hint> {
     };
     let by_listener = || {
         Some(Hint {
-            direction: of_listener(manager.listener)?,
+            direction: of_listener(listener.name)?,
             reason: "its name".to_owned(),
         })
     };

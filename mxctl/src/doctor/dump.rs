@@ -1,9 +1,10 @@
 //! The listeners of an Envoy, as far as the exchange is concerned.
 
+use metadata_exchange::config::Protocol;
 use metadata_exchange::direction::Direction;
 use serde_json::Value;
 
-use super::filter::{HttpFilter, Sees};
+use super::filter::{Filter, Kind, Plugin, Sees};
 use super::input::Resources;
 use super::json::{list, text, typed};
 
@@ -14,7 +15,7 @@ pub(super) struct Manager<'a> {
     /// The listener's direction, if it has one.
     pub(super) direction: Option<Direction>,
     /// The HTTP filters that see requests, in their order.
-    pub(super) filters: Vec<HttpFilter<'a>>,
+    pub(super) filters: Vec<Filter<'a>>,
     /// Whether the metadata exchange is among the disabled filters.
     pub(super) is_disabled: bool,
     /// Its configuration.
@@ -28,7 +29,56 @@ pub(super) struct Manager<'a> {
     /// Whether other hosts can connect without a certificate.
     pub(super) is_open: bool,
     /// The filter lists of its upgrades.
-    pub(super) upgrades: Vec<(&'a str, Vec<HttpFilter<'a>>)>,
+    pub(super) upgrades: Vec<(&'a str, Vec<Filter<'a>>)>,
+}
+
+/// A filter chain that leads TCP connections.
+pub(super) struct TcpChain<'a> {
+    /// The name of its listener.
+    pub(super) listener: &'a str,
+    /// The listener's direction, if it has one.
+    pub(super) direction: Option<Direction>,
+    /// The network filters, in their order.
+    pub(super) filters: Vec<Filter<'a>>,
+    /// The access logs of `tcp_proxy` and of the listener.
+    pub(super) access_logs: Vec<&'a Value>,
+    /// Whether other hosts can connect without a certificate.
+    pub(super) is_open: bool,
+}
+
+impl<'a> TcpChain<'a> {
+    /// The metadata exchange, if it is among the filters.
+    pub(super) fn ours(&self) -> Option<&Plugin<'a>> {
+        self.filters.iter().find_map(Filter::ours)
+    }
+
+    /// The configuration of `tcp_proxy`.
+    pub(super) fn proxy(&self) -> Option<&'a Value> {
+        let mut filters = self.filters.iter();
+        let proxy = filters.find(|filter| matches!(filter.kind, Kind::TcpProxy));
+        proxy.map(|filter| filter.config)
+    }
+
+    /// The clusters that it leads to.
+    pub(super) fn clusters(&self) -> Vec<&'a str> {
+        let proxy = self.proxy().unwrap_or(&Value::Null);
+        let weighted = list(&proxy["weighted_clusters"]["clusters"]);
+        let weighted = weighted.filter_map(|one| one["name"].as_str());
+        proxy["cluster"]
+            .as_str()
+            .into_iter()
+            .chain(weighted)
+            .collect()
+    }
+
+    /// Whether connections are logged before they end.
+    pub(super) fn logs_in_progress(&self) -> Option<&'static str> {
+        const SETTING: &str = "access_log_flush_interval";
+        let proxy = self.proxy()?;
+        let mut all = [proxy.get(SETTING), proxy["access_log_options"].get(SETTING)].into_iter();
+        all.any(|value| value.is_some_and(|value| !value.is_null()))
+            .then_some(SETTING)
+    }
 }
 
 /// The setting by which a connection manager logs requests in progress, in the current or a
@@ -56,6 +106,33 @@ pub(super) fn managers<'a>(resources: &Resources<'a>, filter: &str) -> Vec<Manag
         .collect()
 }
 
+/// The filter chains of all listeners that end in `tcp_proxy` or have the metadata exchange among their network filters.
+pub(super) fn tcp_chains<'a>(resources: &Resources<'a>, filter: &str) -> Vec<TcpChain<'a>> {
+    let reader = Reader { filter, resources };
+    let listeners = resources.listeners.iter().flatten();
+    listeners
+        .flat_map(|listener| reader.tcp_chains(listener))
+        .collect()
+}
+
+fn direction(listener: &Value) -> Option<Direction> {
+    match listener["traffic_direction"].as_str() {
+        Some("INBOUND") => Some(Direction::Inbound),
+        Some("OUTBOUND") => Some(Direction::Outbound),
+        _ => None,
+    }
+}
+
+fn chains(listener: &Value) -> impl Iterator<Item = &Value> {
+    list(&listener["filter_chains"]).chain(listener.get("default_filter_chain"))
+}
+
+/// Whether other hosts can connect to a filter chain without a certificate.
+fn is_open(listener: &Value, chain: &Value) -> bool {
+    let tls = typed(&chain["transport_socket"]["typed_config"]).1;
+    is_reachable(&listener["address"]) && tls["require_client_certificate"] != true
+}
+
 struct Reader<'r, 'a> {
     /// A name of the filter.
     filter: &'r str,
@@ -64,16 +141,9 @@ struct Reader<'r, 'a> {
 
 impl<'a> Reader<'_, 'a> {
     fn managers(&self, listener: &'a Value) -> Vec<Manager<'a>> {
-        let direction = match listener["traffic_direction"].as_str() {
-            Some("INBOUND") => Some(Direction::Inbound),
-            Some("OUTBOUND") => Some(Direction::Outbound),
-            _ => None,
-        };
-        let is_reachable = is_reachable(&listener["address"]);
-        let chains = list(&listener["filter_chains"]).chain(listener.get("default_filter_chain"));
-        let managers = chains.flat_map(|chain| {
-            let tls = typed(&chain["transport_socket"]["typed_config"]).1;
-            let is_open = is_reachable && tls["require_client_certificate"] != true;
+        let direction = direction(listener);
+        let managers = chains(listener).flat_map(|chain| {
+            let is_open = is_open(listener, chain);
             list(&chain["filters"]).map(move |filter| (typed(&filter["typed_config"]), is_open))
         });
         managers
@@ -106,13 +176,35 @@ impl<'a> Reader<'_, 'a> {
             .collect()
     }
 
+    fn tcp_chains(&self, listener: &'a Value) -> Vec<TcpChain<'a>> {
+        let discovered = self.resources.known_extensions();
+        let chains = chains(listener).map(|chain| {
+            let filters = list(&chain["filters"])
+                .map(|one| Filter::read(one, Protocol::Tcp, self.filter, discovered, &[]));
+            let mut chain = TcpChain {
+                listener: text(&listener["name"]),
+                direction: direction(listener),
+                filters: filters.collect(),
+                access_logs: list(&listener["access_log"]).collect(),
+                is_open: is_open(listener, chain),
+            };
+            let logs = chain.proxy().map(|proxy| list(&proxy["access_log"]));
+            chain.access_logs.extend(logs.into_iter().flatten());
+            chain
+        });
+        let is_one = |chain: &TcpChain<'_>| chain.ours().is_some() || chain.proxy().is_some();
+        chains.filter(is_one).collect()
+    }
+
     fn filters<'r>(
         &'r self,
         filters: &'a Value,
         routes: &'r [&'a Value],
-    ) -> impl Iterator<Item = HttpFilter<'a>> + 'r {
+    ) -> impl Iterator<Item = Filter<'a>> + 'r {
         let discovered = self.resources.known_extensions();
-        list(filters).map(move |filter| HttpFilter::read(filter, self.filter, discovered, routes))
+        list(filters).map(move |filter| {
+            Filter::read(filter, Protocol::Http, self.filter, discovered, routes)
+        })
     }
 
     /// The routes of a connection manager. If their name is unknown, as with scoped routes, they

@@ -1,11 +1,12 @@
 //! The parsed evidence, which the rules query.
 
 use anyhow::{Result, bail};
+use metadata_exchange::config::Protocol;
 use serde_json::Value;
 
-use super::dump::{Manager, managers};
+use super::dump::{Manager, TcpChain, managers, tcp_chains};
 use super::evidence::Evidence;
-use super::filter::{HttpFilter, Plugin};
+use super::filter::{Filter, Plugin};
 use super::input::Resources;
 use super::json::text;
 use super::statistics::Stats;
@@ -16,6 +17,7 @@ pub(super) struct Facts<'a> {
     pub(super) filter: &'a str,
     pub(super) resources: Resources<'a>,
     pub(super) managers: Vec<Manager<'a>>,
+    pub(super) tcp_chains: Vec<TcpChain<'a>>,
     /// The node; `None` if no document has it.
     pub(super) node: Option<Node<'a>>,
     /// Major and minor version of Envoy.
@@ -24,6 +26,16 @@ pub(super) struct Facts<'a> {
     pub(super) later: Option<Stats<'a>>,
     /// `cluster_statuses` of `/clusters`.
     pub(super) clusters: Option<&'a Value>,
+}
+
+/// The metadata exchange in a filter chain.
+pub(super) struct Placed<'f, 'a> {
+    /// The name of the listener.
+    pub(super) listener: &'a str,
+    /// What its filter chain is for.
+    pub(super) protocol: Protocol,
+    pub(super) filter: &'f Filter<'a>,
+    pub(super) plugin: &'f Plugin<'a>,
 }
 
 /// The node of an Envoy.
@@ -44,6 +56,7 @@ impl<'a> Facts<'a> {
             );
         }
         let managers = managers(&resources, filter);
+        let tcp_chains = tcp_chains(&resources, filter);
         let stats = |answer: &'a Option<Value>| answer.as_ref().map(Stats::read).transpose();
         let running = evidence.server_info.as_ref().map(|info| &info["node"]);
         let node = resources.node().map(|node| Node {
@@ -69,17 +82,27 @@ impl<'a> Facts<'a> {
                 .map(|all| &all["cluster_statuses"]),
             resources,
             managers,
+            tcp_chains,
             node,
         })
     }
 
-    /// The metadata exchange filters with their connection managers.
-    pub(super) fn ours(
-        &self,
-    ) -> impl Iterator<Item = (&Manager<'a>, &HttpFilter<'a>, &Plugin<'a>)> {
-        self.managers.iter().flat_map(|manager| {
-            let filters = manager.filters.iter();
-            filters.filter_map(move |filter| Some((manager, filter, filter.ours()?)))
+    /// The metadata exchange filters, of HTTP and of TCP.
+    pub(super) fn ours(&self) -> impl Iterator<Item = Placed<'_, 'a>> {
+        let managers = self.managers.iter();
+        let managers = managers.map(|one| (one.listener, Protocol::Http, &one.filters));
+        let chains = self.tcp_chains.iter();
+        let chains = chains.map(|one| (one.listener, Protocol::Tcp, &one.filters));
+        let all = managers.chain(chains);
+        all.flat_map(|(listener, protocol, filters)| {
+            filters.iter().filter_map(move |filter| {
+                Some(Placed {
+                    listener,
+                    protocol,
+                    filter,
+                    plugin: filter.ours()?,
+                })
+            })
         })
     }
 

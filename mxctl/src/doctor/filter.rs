@@ -1,15 +1,15 @@
-//! The HTTP filters of a connection manager, and which of them are the metadata
-//! exchange.
+//! The HTTP filters of a connection manager and the network filters of a chain, and which of them
+//! are the metadata exchange.
 
 use base64::{DecodeError, Engine as _};
-use metadata_exchange::config::Config;
+use metadata_exchange::config::{Config, Protocol};
 use serde_json::{Value, json};
 
 use super::json::{list, text, type_of, typed};
 use crate::decode::BASE64;
 
-/// An HTTP filter.
-pub(super) struct HttpFilter<'a> {
+/// An HTTP filter, or a network filter.
+pub(super) struct Filter<'a> {
     /// Its name.
     pub(super) name: &'a str,
     /// What it is.
@@ -22,7 +22,7 @@ pub(super) struct HttpFilter<'a> {
     pub(super) config: &'a Value,
 }
 
-/// What an HTTP filter is.
+/// What a filter is.
 pub(super) enum Kind<'a> {
     /// The metadata exchange.
     Ours(Box<Plugin<'a>>),
@@ -31,10 +31,13 @@ pub(super) enum Kind<'a> {
     StandIn,
     /// Istio's own exchange.
     Native,
-    /// One that neither answers requests nor changes their route.
+    /// One that neither answers requests nor changes their route; a network filter that does not
+    /// read bytes.
     Passive,
     /// The router.
     Router,
+    /// `tcp_proxy`.
+    TcpProxy,
     /// A policy.
     Rbac,
     /// Any other.
@@ -74,10 +77,11 @@ pub(super) enum Sees {
 }
 
 /// Types of Istio's own exchange; the second is its type since it moved to
-/// Envoy.
-pub(super) const NATIVE_TYPES: [&str; 2] = [
+/// Envoy, the last that of its network filter.
+pub(super) const NATIVE_TYPES: [&str; 3] = [
     "io.istio.http.peer_metadata.Config",
     "envoy.extensions.filters.http.peer_metadata.v3.Config",
+    "envoy.tcp.metadataexchange.config.MetadataExchange",
 ];
 
 /// Names of Istio's own exchange.
@@ -105,13 +109,25 @@ const PASSIVE_NAMES: [&str; 5] = [
 ];
 
 /// Types of such filters, for those whose names vary.
-const PASSIVE_TYPES: [&str; 3] = [".Compressor", ".Decompressor", ".GrpcWeb"];
+const PASSIVE_TYPES: [&str; 10] = [
+    ".Compressor",
+    ".Decompressor",
+    ".GrpcWeb",
+    ".network.connection_limit.v3.ConnectionLimit",
+    ".network.ext_authz.v3.ExtAuthz",
+    ".network.local_ratelimit.v3.LocalRateLimit",
+    ".network.ratelimit.v3.RateLimit",
+    ".network.set_filter_state.v3.Config",
+    ".network.sni_cluster.v3.SniCluster",
+    ".network.sni_dynamic_forward_proxy.v3.FilterConfig",
+];
 
-impl<'a> HttpFilter<'a> {
-    /// Reads one of the list `http_filters`. The filter is ours if it has the name
+impl<'a> Filter<'a> {
+    /// Reads one of the filters of a list for `protocol`. The filter is ours if it has the name
     /// `ours`; `discovered` are the extension configurations, if they are known.
     pub(super) fn read(
         filter: &'a Value,
+        protocol: Protocol,
         ours: &str,
         discovered: Option<&[&'a Value]>,
         routes: &[&Value],
@@ -131,7 +147,10 @@ impl<'a> HttpFilter<'a> {
         if let Kind::Ours(plugin) = &mut kind
             && is_unknown
         {
-            plugin.configuration = Ok(Config::default());
+            plugin.configuration = Ok(Config {
+                protocol,
+                ..Config::default()
+            });
         }
         Self {
             name,
@@ -192,6 +211,8 @@ impl<'a> Kind<'a> {
             Self::Native
         } else if kind.ends_with(".router.v3.Router") {
             Self::Router
+        } else if kind.ends_with(".tcp_proxy.v3.TcpProxy") {
+            Self::TcpProxy
         } else if kind.ends_with(".rbac.v3.RBAC") {
             Self::Rbac
         } else if PASSIVE_NAMES.contains(&name)
@@ -234,7 +255,7 @@ pub(super) fn is_stand_in(extension: &Value, ours: &str) -> bool {
     config["rules_stat_prefix"] == STAND_IN && names_filter(text(&extension["name"]), ours)
 }
 
-/// Whether `name` names the filter `filter`. Istio writes
+/// Whether `name` names the filter `filter`, or the one for TCP, which ends in `_tcp`. Istio writes
 /// `extensions.istio.io/wasmplugin/istio-system.metadata-exchange`, since 1.30
 /// with a suffix.
 fn names_filter(name: &str, filter: &str) -> bool {
@@ -248,7 +269,8 @@ fn names_filter(name: &str, filter: &str) -> bool {
     let filter = alike(filter);
     [name, plain, resource, plugin, last]
         .into_iter()
-        .any(|name| alike(name) == filter)
+        .map(alike)
+        .any(|name| name == filter || name.strip_suffix("_tcp") == Some(&filter))
 }
 
 /// A disabled filter sees the requests of routes that configure it, even with

@@ -69,6 +69,10 @@ codes! {
     WrongOrder = "wrong_order",
     /// Istio's own exchange and this one.
     NativeExchange = "native_exchange",
+    /// `tcp_clusters` names a cluster that does not exist.
+    UnknownCluster = "unknown_cluster",
+    /// A cluster that expects a frame, and is sent none because it is outside the mesh.
+    FrameNotSent = "frame_not_sent",
     /// Nothing to observe.
     NothingToObserve = "nothing_to_observe",
     /// The proxy is a waypoint.
@@ -132,6 +136,8 @@ codes! {
     LateWasm = "late_wasm",
     /// Peers were refused.
     PeersRefused = "peers_refused",
+    /// Bytes that looked like the beginning of a frame were passed on.
+    FrameTimedOut = "frame_timed_out",
     /// Headers exceeded a limit.
     HeaderLimit = "header_limit",
     /// Host calls of the filter failed.

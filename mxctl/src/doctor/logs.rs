@@ -5,9 +5,9 @@ use metadata_exchange::direction::Direction;
 use serde_json::Value;
 
 use super::direction::effective;
-use super::dump::Manager;
+use super::dump::{Manager, TcpChain};
 use super::facts::Facts;
-use super::filter::{HttpFilter, Plugin};
+use super::filter::{Filter, Plugin};
 use super::finding::{Code, Finding};
 use super::json::{any_text, list, text, typed};
 use access_log::Side;
@@ -38,43 +38,102 @@ impl<'a> GrpcLog<'a> {
     }
 }
 
-/// The gRPC access logs of a listener.
-pub(super) fn grpc_logs<'a>(manager: &Manager<'a>) -> Vec<GrpcLog<'a>> {
-    let logs = manager.access_logs.iter();
-    let logs = logs.map(|log| typed(&log["typed_config"]));
-    let grpc = logs.filter(|(kind, _)| kind.ends_with(".HttpGrpcAccessLogConfig"));
+/// The access logs of a connection manager or of a TCP filter chain, and whatever else reads peers there.
+pub(super) struct Logs<'a> {
+    listener: &'a str,
+    logs: Vec<&'a Value>,
+    /// Whether the metadata exchange is there.
+    pub(super) has_filter: bool,
+    readers: Vec<&'a Value>,
+    records_metrics: bool,
+}
+
+impl<'a> Logs<'a> {
+    fn of_manager(manager: &Manager<'a>) -> Self {
+        let mut ours = manager.filters.iter().filter_map(Filter::ours);
+        let filters = manager.filters.iter().map(|filter| filter.config);
+        let readers = filters.chain(manager.routes.iter().copied());
+        Self {
+            listener: manager.listener,
+            logs: manager.access_logs.iter().collect(),
+            readers: readers.chain([manager.config]).collect(),
+            has_filter: manager.filters.iter().any(|one| one.ours().is_some()),
+            records_metrics: ours.any(Plugin::records_metrics),
+        }
+    }
+
+    fn of_tcp(chain: &TcpChain<'a>) -> Self {
+        let filters = chain.filters.iter().map(|filter| filter.config);
+        Self {
+            listener: chain.listener,
+            readers: filters.chain(chain.access_logs.iter().copied()).collect(),
+            logs: chain.access_logs.clone(),
+            has_filter: chain.ours().is_some(),
+            records_metrics: false,
+        }
+    }
+
+    /// Whether anything reads the peer on that side: a log, a policy, a header, the tags of a span, the
+    /// filter's own metrics.
+    fn read(&self, side: Side) -> bool {
+        let mut readers = self.readers.iter();
+        self.records_metrics
+            || readers.any(|one| any_text(one, &mut |text| text.contains(side.peer_key())))
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// The access logs of all connection managers and TCP filter chains.
+    pub(super) fn all_logs(&self) -> impl Iterator<Item = Logs<'a>> {
+        let managers = self.managers.iter().map(Logs::of_manager);
+        managers.chain(self.tcp_chains.iter().map(Logs::of_tcp))
+    }
+}
+
+/// The gRPC access logs among them.
+pub(super) fn grpc_logs<'a>(logs: &Logs<'a>) -> Vec<GrpcLog<'a>> {
+    let logs = logs.logs.iter().map(|log| typed(&log["typed_config"]));
+    let grpc = logs.filter(|(kind, _)| {
+        kind.ends_with(".HttpGrpcAccessLogConfig") || kind.ends_with(".TcpGrpcAccessLogConfig")
+    });
     grpc.map(|(_, config)| GrpcLog { config }).collect()
 }
 
-/// Whether anything reads the peer on that side: a log, a policy, a header, the tags of a span, the
-/// filter's own metrics.
-fn is_read(manager: &Manager<'_>, side: Side) -> bool {
-    let mut ours = manager.filters.iter().filter_map(HttpFilter::ours);
-    if ours.any(Plugin::records_metrics) {
-        return true;
+pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
+    let default = Config::default();
+    for manager in &facts.managers {
+        if let Some(plugin) = manager.filters.iter().find_map(|filter| filter.ours()) {
+            let configuration = plugin.configuration.as_ref().unwrap_or(&default);
+            let direction = effective(facts, manager.direction, configuration);
+            let logs = Logs::of_manager(manager);
+            examine_logs(facts, &logs, configuration, direction, findings);
+            findings.extend(in_progress(&logs, manager.logs_in_progress, REQUESTS));
+        }
     }
-    let filters = manager.filters.iter().map(|filter| filter.config);
-    let all = filters.chain(manager.routes.iter().copied());
-    all.chain([manager.config])
-        .any(|config| any_text(config, &mut |text| text.contains(side.peer_key())))
+    for chain in &facts.tcp_chains {
+        if let Some(plugin) = chain.ours() {
+            let configuration = plugin.configuration.as_ref().unwrap_or(&default);
+            let direction = effective(facts, chain.direction, configuration);
+            let logs = Logs::of_tcp(chain);
+            examine_logs(facts, &logs, configuration, direction, findings);
+            findings.extend(in_progress(&logs, chain.logs_in_progress(), CONNECTIONS));
+        }
+    }
 }
 
-pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for manager in &facts.managers {
-        let Some(plugin) = manager.filters.iter().find_map(|filter| filter.ours()) else {
-            continue;
-        };
-        let default = Config::default();
-        let configuration = plugin.configuration.as_ref().unwrap_or(&default);
-        let direction = effective(facts, manager, configuration);
-        let grpc = grpc_logs(manager);
-        findings.extend(keys_not_logged(facts, manager, direction, &grpc));
-        findings.extend(both_keys(manager.listener, &grpc));
-        findings.extend(logged_twice(facts, manager.listener, &grpc));
-        findings.extend(in_progress(manager, &grpc));
-        if configuration.record_local_node {
-            findings.extend(local_node(manager.listener, &grpc));
-        }
+fn examine_logs(
+    facts: &Facts<'_>,
+    logs: &Logs<'_>,
+    configuration: &Config,
+    direction: Direction,
+    findings: &mut Vec<Finding>,
+) {
+    let grpc = grpc_logs(logs);
+    findings.extend(keys_not_logged(facts, logs, direction, &grpc));
+    findings.extend(both_keys(logs.listener, &grpc));
+    findings.extend(logged_twice(facts, logs.listener, &grpc));
+    if configuration.record_local_node {
+        findings.extend(local_node(logs.listener, &grpc));
     }
 }
 
@@ -82,13 +141,13 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
 /// log can make up for what it lacks. If there is none, any other reader is enough.
 fn keys_not_logged(
     facts: &Facts<'_>,
-    manager: &Manager<'_>,
+    logs: &Logs<'_>,
     direction: Direction,
     grpc: &[GrpcLog<'_>],
 ) -> Option<Finding> {
     const REMEDY: &str = "list all four wasm.* keys in filter_state_objects_to_log of the gRPC \
                           access log; with Istio in filterStateObjectsToLog of the provider";
-    let place = manager.listener;
+    let place = logs.listener;
     // The filter stores no peer under the other side's keys.
     let sides: &[Side] = match direction {
         Direction::Inbound => &[Side::Downstream],
@@ -103,17 +162,17 @@ fn keys_not_logged(
     });
     let error = |message: String| Some(Finding::error(Code::KeysNotLogged, place, message, REMEDY));
     let Some((peers, ids)) = missing.min_by_key(|(peers, ids)| (peers.len(), ids.len())) else {
-        if sides.iter().any(|side| is_read(manager, *side)) {
+        if sides.iter().any(|side| logs.read(*side)) {
             return None;
         }
         let keys: Vec<&str> = sides.iter().map(|side| side.peer_key()).collect();
         let message = format!("no access log names {}", keys.join(" or "));
         // A proxy without gRPC log whose peers are read elsewhere has a policy, say, of callers alone.
-        let mut others = facts.managers.iter();
-        let is_elsewhere = |other: &Manager<'_>| {
+        let mut others = facts.all_logs();
+        let is_elsewhere = |other: Logs<'_>| {
             other.listener != place
-                && grpc_logs(other).is_empty()
-                && SIDES.iter().any(|side| is_read(other, *side))
+                && grpc_logs(&other).is_empty()
+                && SIDES.iter().any(|side| other.read(*side))
         };
         return if others.any(is_elsewhere) {
             Some(Finding::info(
@@ -142,18 +201,19 @@ fn keys_not_logged(
     })
 }
 
+/// What `SkyWalking` does with entries in progress.
+const REQUESTS: &str = "counts each entry of a request in progress as another call";
+const CONNECTIONS: &str = "adds the bytes of a connection again with each entry";
+
 /// `SkyWalking` ignores the type of an entry.
-fn in_progress(manager: &Manager<'_>, grpc: &[GrpcLog<'_>]) -> Option<Finding> {
-    let setting = manager.logs_in_progress?;
-    let is_read = grpc.iter().any(GrpcLog::names_peers);
+fn in_progress(logs: &Logs<'_>, setting: Option<&str>, does: &str) -> Option<Finding> {
+    let setting = setting?;
+    let is_read = grpc_logs(logs).iter().any(GrpcLog::names_peers);
     is_read.then(|| {
         Finding::warning(
             Code::LoggedInProgress,
-            manager.listener,
-            format!(
-                "{setting} is set, and the gRPC access log names peers: SkyWalking counts each \
-                 entry of a request in progress as another call"
-            ),
+            logs.listener,
+            format!("{setting} is set, and the gRPC access log names peers: SkyWalking {does}"),
             "remove it from access_log_options where SkyWalking reads the log",
         )
     })
@@ -195,9 +255,9 @@ fn logged_twice(facts: &Facts<'_>, place: &str, grpc: &[GrpcLog<'_>]) -> Option<
                 place,
                 format!(
                     "two gRPC access logs name peers and go to the same collector, {cluster}: it \
-                     counts every request twice"
+                     counts every request or connection twice"
                 ),
-                "keep one gRPC access log for each connection manager; in Istio, look for a second \
+                "keep one gRPC access log for each connection manager or tcp_proxy; in Istio, look for a second \
                  provider under accessLogging, or an EnvoyFilter that adds a log",
             ));
         }

@@ -3,8 +3,8 @@
 //! [`Evidence`] is what an Envoy or a file provides. `input` finds the
 //! resources in it, `dump` and `filter` parse the listeners, `statistics` the
 //! statistics, and `facts` holds the result. Each of the other modules holds
-//! the rules about one subject: `chain` the order of filters, `direction` the
-//! listeners' directions, `routes` virtual hosts, `logs` access logs,
+//! the rules about one subject: `chain` the order of HTTP filters, `tcp` the
+//! network filter, `direction` the listeners' directions, `routes` virtual hosts, `logs` access logs,
 //! `collector` their destination, `node` the node, `policy` what decides by a
 //! peer, `releases` what an Envoy lacks, `wasm` the VM, and `stats` the
 //! statistics.
@@ -27,6 +27,7 @@ mod releases;
 mod routes;
 mod statistics;
 mod stats;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod wasm;
@@ -76,6 +77,7 @@ pub fn examine(evidence: &Evidence, filter: &str) -> Result<Vec<Finding>> {
     }
     node::examine(&facts, &mut findings);
     chain::examine(&facts, &mut findings);
+    tcp::examine(&facts, &mut findings);
     direction::examine(&facts, &mut findings);
     logs::examine(&facts, &mut findings);
     collector::examine(&facts, &mut findings);

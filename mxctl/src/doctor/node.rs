@@ -84,7 +84,7 @@ fn names(metadata: &Value) -> impl Iterator<Item = &Value> {
 
 /// The first valid configuration of the filter, with its environment.
 fn configured<'f>(facts: &'f Facts<'_>) -> Option<(&'f Config, Vec<(String, String)>)> {
-    let mut plugins = facts.ours().map(|(.., plugin)| plugin);
+    let mut plugins = facts.ours().map(|placed| placed.plugin);
     plugins.find_map(|plugin| {
         let configuration = plugin.configuration.as_ref().ok()?;
         Some((configuration, plugin.environment()))
@@ -189,7 +189,7 @@ fn not_in_bootstrap(facts: &Facts<'_>, bootstrap: &Value, stated: &Value) -> Opt
         format!("service {service}, instance {instance}")
     };
     let (drawn, meant) = (name(bootstrap), name(stated));
-    let mut logs = facts.managers.iter().flat_map(grpc_logs);
+    let mut logs = facts.all_logs().flat_map(|logs| grpc_logs(&logs));
     (drawn != meant && logs.any(|log| log.names_peers())).then(|| {
         Finding::warning(
             Code::NodeNotInBootstrap,
@@ -288,8 +288,8 @@ fn role(facts: &Facts<'_>) -> Option<Finding> {
     let id = facts.node_id();
     let mut ours = facts.ours();
     let is_one = is_gateway(facts)
-        || ours.any(|(_, _, plugin)| {
-            let configuration = plugin.configuration.as_ref().ok();
+        || ours.any(|placed| {
+            let configuration = placed.plugin.configuration.as_ref().ok();
             configuration.is_some_and(|one| one.direction == Some(Direction::Gateway))
         });
     // An unknown id may come from the command line.

@@ -67,7 +67,7 @@ pub(super) fn stats_loggers<'a>(manager: &Manager<'a>) -> impl Iterator<Item = &
 /// The labels of the filter's metrics are in their names, from which the bootstrap has to take them.
 fn metrics_without_tags(facts: &Facts<'_>) -> Option<Finding> {
     let mut ours = facts.ours();
-    let (manager, ..) = ours.find(|(.., plugin)| plugin.records_metrics())?;
+    let placed = ours.find(|placed| placed.plugin.records_metrics())?;
     let tags = &facts.resources.bootstrap?["stats_config"]["stats_tags"];
     let mut tags = list(tags);
     if tags.any(|tag| text(&tag["regex"]).contains("reporter=")) {
@@ -75,7 +75,7 @@ fn metrics_without_tags(facts: &Facts<'_>) -> Option<Finding> {
     }
     Some(Finding::error(
         Code::MetricsWithoutTags,
-        manager.listener,
+        placed.listener,
         "the filter records metrics, and the bootstrap has no stats_tags that make labels of their \
          names: Prometheus sees one metric for each set of labels",
         "copy stats_config from examples/metrics/filter.yaml",

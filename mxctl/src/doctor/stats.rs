@@ -1,9 +1,10 @@
 //! Problems that the statistics show.
 
+use metadata_exchange::config::Protocol;
 use serde_json::Value;
 
-use super::facts::Facts;
-use super::filter::HttpFilter;
+use super::facts::{Facts, Placed};
+use super::filter::Filter;
 use super::finding::{Code, Finding};
 use super::statistics::Stats;
 
@@ -26,11 +27,11 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
     }
     findings.extend(stats.of_header_limits());
     let mut is_configured = false;
-    for (_, filter, plugin) in facts.ours() {
-        findings.extend(stats.refused_configurations(filter));
-        findings.extend(stats.dropped(filter));
-        findings.extend(stats.reloads(filter.name, plugin.name));
-        is_configured |= plugin.configuration.is_ok();
+    for placed in facts.ours() {
+        findings.extend(stats.refused_configurations(&placed));
+        findings.extend(stats.dropped(placed.filter));
+        findings.extend(stats.reloads(placed.filter.name, placed.plugin.name));
+        is_configured |= placed.plugin.configuration.is_ok();
     }
     if !is_configured {
         return;
@@ -100,11 +101,19 @@ impl Stats<'_> {
 
     /// Envoy's dump shows the last configuration, refused or not. If that one is valid, the count
     /// is of earlier ones, or of other resources.
-    fn refused_configurations(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
-        if !filter.is_discovered || filter.ours()?.configuration.is_err() {
+    fn refused_configurations(&self, placed: &Placed<'_, '_>) -> Option<Finding> {
+        let Placed { filter, plugin, .. } = placed;
+        if !filter.is_discovered || plugin.configuration.is_err() {
             return None;
         }
-        let refused = self.get(&format!("{}{}.update_rejected", DISCOVERY, filter.name));
+        let kind = match placed.protocol {
+            Protocol::Http => "http_filter",
+            Protocol::Tcp => "network_filter",
+        };
+        let refused = self.get(&format!(
+            "{DISCOVERY}{kind}.{}.update_rejected",
+            filter.name
+        ));
         (refused > 0).then(|| {
             Finding::warning(
                 Code::ConfigurationRefused,
@@ -120,7 +129,7 @@ impl Stats<'_> {
     }
 
     /// Whether Envoy drops the statistics that [`Self::refused_configurations`] reads.
-    fn dropped(&self, filter: &HttpFilter<'_>) -> Option<Finding> {
+    fn dropped(&self, filter: &Filter<'_>) -> Option<Finding> {
         let is_kept = self.0.iter().any(|(name, _)| name.starts_with(DISCOVERY));
         (filter.is_discovered && !is_kept).then(|| {
             Finding::info(
@@ -178,7 +187,7 @@ impl Stats<'_> {
 }
 
 /// The prefix of Envoy's counters for discovered filters.
-const DISCOVERY: &str = "extension_config_discovery.http_filter.";
+const DISCOVERY: &str = "extension_config_discovery.";
 
 /// Envoy's counter of modules that it could not fetch.
 const FETCH_FAILURES: &str = "wasm.remote_load_fetch_failures";
@@ -213,11 +222,22 @@ fn of_counter(name: &str, place: &str, count: u64) -> Option<Finding> {
              then max_request_headers_kb, max_request_headers_count and those of responses in the \
              plugin's configuration",
         ),
+        "frame_timed_out" => Finding::warning(
+            Code::FrameTimedOut,
+            place,
+            format!(
+                "the first bytes of {count} connections looked like the beginning of a frame for 5 \
+                 seconds, and were then passed on as they are: their callers are unknown"
+            ),
+            "find out who sends them: a proxy that stops within its frame, or a client whose \
+             protocol begins with the same bytes (`=#`) and then waits for the server",
+        ),
         "configuration_idle" => Finding::error(
             Code::FilterIdle,
             place,
-            "the filter is idle because its first configuration was invalid: requests are served, \
-             and no peer is sent, stored or answered",
+            "the filter is idle because its first configuration was invalid, or its \"protocol\" is \
+             not that of its filter chain: requests are served and bytes pass, and no peer is sent, \
+             stored or answered",
             "correct the configuration, which takes effect at once; Envoy's log says what is \
              wrong, and `mxctl check-config` checks it before a rollout",
         ),

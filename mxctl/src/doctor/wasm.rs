@@ -1,9 +1,9 @@
 //! Checks the configuration of the VM.
 
+use metadata_exchange::config::Protocol;
 use serde_json::Value;
 
-use super::facts::Facts;
-use super::filter::{HttpFilter, Plugin};
+use super::facts::{Facts, Placed};
 use super::finding::{Code, Finding};
 use super::json::{any_text, text};
 
@@ -14,24 +14,32 @@ const FIRST_SAFE: (u64, u64) = (1, 38);
 const LOADERS: [&str; 2] = [".wasm.v3.Wasm", ".wasm.v3.WasmService"];
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
-    for (_, filter, plugin) in facts.ours() {
-        findings.extend(not_fail_open(filter, plugin));
+    for placed in facts.ours() {
+        findings.extend(not_fail_open(&placed));
     }
     findings.extend(shared_names(facts));
     findings.extend(shared_environments(facts));
     findings.extend(late_wasm(facts));
 }
 
-fn not_fail_open(filter: &HttpFilter<'_>, plugin: &Plugin<'_>) -> Option<Finding> {
+fn not_fail_open(placed: &Placed<'_, '_>) -> Option<Finding> {
+    let Placed { filter, plugin, .. } = placed;
     // Nothing is known of a discovered filter without a configuration.
     let is_known = plugin.config.is_object();
     (is_known && !plugin.is_fail_open()).then(|| {
         let policy = text(&plugin.config["failure_policy"]);
-        let message = if policy == "FAIL_RELOAD" {
-            "its failure_policy is FAIL_RELOAD: if its VM dies, requests get 503 until a new one \
-             is loaded"
-        } else {
-            "its failure_policy is not FAIL_OPEN: if its VM dies, every request gets 503"
+        let message = match (placed.protocol, policy) {
+            (Protocol::Http, "FAIL_RELOAD") => {
+                "its failure_policy is FAIL_RELOAD: if its VM dies, requests get 503 until a new \
+                 one is loaded"
+            }
+            (Protocol::Http, _) => {
+                "its failure_policy is not FAIL_OPEN: if its VM dies, every request gets 503"
+            }
+            (Protocol::Tcp, _) => {
+                "its failure_policy is not FAIL_OPEN: if its VM dies, new TCP connections are \
+                 closed as well"
+            }
         };
         Finding::warning(
             Code::NotFailOpen,
@@ -49,20 +57,23 @@ fn shared_names(facts: &Facts<'_>) -> Vec<Finding> {
     type Seen<'a> = (&'a str, &'a str, &'a Value, &'a str);
     let mut seen: Vec<Seen<'_>> = Vec::new();
     let mut findings = Vec::new();
-    for (manager, _, plugin) in facts.ours() {
+    for Placed {
+        listener, plugin, ..
+    } in facts.ours()
+    {
         let (name, vm_id) = (plugin.name, plugin.vm_id());
         let first = seen
             .iter()
             .find(|(other, id, ..)| *other == name && *id == vm_id);
         match first {
-            None => seen.push((name, vm_id, plugin.text, manager.listener)),
+            None => seen.push((name, vm_id, plugin.text, listener)),
             Some((_, _, text, _)) if *text == plugin.text => {}
-            Some((.., listener)) => findings.push(Finding::warning(
+            Some((.., other)) => findings.push(Finding::warning(
                 Code::SharedPluginName,
-                manager.listener,
+                listener,
                 format!(
                     "its plugin shares the name {name:?} and the vm_id {vm_id:?} with that on \
-                     {listener}, but not the configuration: an invalid configuration of one counts \
+                     {other}, but not the configuration: an invalid configuration of one counts \
                      as an update of the other, and is refused"
                 ),
                 "give plugins with different configurations different names (`name` of the \
@@ -80,7 +91,10 @@ fn shared_environments(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let mut seen: Vec<(&str, &Value, &Value)> = Vec::new();
     let mut findings = Vec::new();
-    for (manager, _, plugin) in facts.ours() {
+    for Placed {
+        listener, plugin, ..
+    } in facts.ours()
+    {
         let vm = &plugin.config["vm_config"];
         let (vm_id, code, environment) =
             (plugin.vm_id(), &vm["code"], &vm["environment_variables"]);
@@ -92,7 +106,7 @@ fn shared_environments(facts: &Facts<'_>) -> Vec<Finding> {
             Some((.., first)) if *first == environment => {}
             Some(_) => findings.push(Finding::warning(
                 Code::SharedEnvironment,
-                manager.listener,
+                listener,
                 format!(
                     "its plugin shares the vm_id {vm_id:?} with another one, whose \
                      environment_variables differ: both have those of the one that Envoy loads first"

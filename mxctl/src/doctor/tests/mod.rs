@@ -2,6 +2,7 @@
 
 mod causes;
 mod recorded;
+mod tcp;
 
 use serde_json::json;
 
