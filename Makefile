@@ -118,7 +118,7 @@ bench: setup wasm ## Measure the cost, counted and in real Envoys: a quarter of 
 	@cargo build --quiet --release --package noop --target wasm32-wasip1
 	@cargo run --profile $(PROFILE) --package bench -- $(ARGS)
 
-FUZZ_TARGETS := header wire peer flat config node
+FUZZ_TARGETS := header wire frame peer flat config node
 SECONDS_EACH ?= 600
 
 .PHONY: fuzz

@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod flat;
+pub mod frame;
 pub mod header;
 pub mod node;
 pub mod peer;

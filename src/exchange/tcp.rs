@@ -111,6 +111,12 @@ impl Connection {
     }
 }
 
+/// Whether Envoy has connected to the server.
+fn is_connected(host: &impl Host) -> bool {
+    let address = host.property(Property::UpstreamAddress).ok().flatten();
+    address.is_some_and(|address| !address.is_empty())
+}
+
 /// The frame that this proxy sends; empty if it sends none.
 pub(super) fn frame(config: &Config, local: &LocalNode, own: &[u8]) -> Vec<u8> {
     let id = local.id.as_deref().unwrap_or_default();
@@ -168,8 +174,8 @@ impl Exchange {
             if direction != Direction::Inbound && self.sends_frame(host, &mut connection.stream) {
                 connection.stream.sent = self.send(host, Data::Downstream);
             }
-            // An answer can only precede the server's first bytes.
-            if !connection.stream.sent {
+            // An answer can only precede the server's first bytes. Before Envoy has connected, the endpoint is unknown.
+            if !connection.stream.sent && is_connected(host) {
                 self.settle_callee(connection, host, direction);
             }
             self.settle_caller(connection, host, direction);

@@ -86,6 +86,11 @@ fn any_message() {
 }
 
 #[test]
+fn any_frame() {
+    replay("frame", targets::frame::run);
+}
+
+#[test]
 fn any_peer() {
     replay("peer", targets::peer::run);
 }

@@ -629,6 +629,26 @@ fn a_silent_connection_is_named_at_its_end() {
     assert_eq!(flat::read(&stored).unwrap().service_name(), Some("db"));
 }
 
+/// Envoy can wait for the client's first bytes before it chooses an endpoint.
+#[test]
+fn a_callee_is_named_once_envoy_has_connected() {
+    let mut caller = Proxy::new(PLAIN, named("caller"), 2);
+    caller.arrive(Downstream, b"hello", false);
+    assert_eq!(caller.peer("upstream_peer"), None);
+    let path = "xds.upstream_host_metadata.filter_metadata.istio.workload";
+    caller.host.set_property(path, b"db;shop;db;v1;east");
+    caller.arrive(Upstream, b"world", false);
+    assert_eq!(caller.peer("upstream_peer").as_deref(), Some("db"));
+
+    let mut caller = Proxy::new(PLAIN, named("caller"), 2);
+    caller.host.set_property(path, b"db;shop;db;v1;east");
+    caller
+        .host
+        .set_property("upstream.address", b"10.0.0.7:3306");
+    caller.arrive(Downstream, b"hello", false);
+    assert_eq!(caller.peer("upstream_peer").as_deref(), Some("db"));
+}
+
 #[test]
 fn its_own_frame_is_ignored() {
     let mut proxy = Proxy::inbound();
