@@ -5,6 +5,7 @@
 
 mod doctor;
 mod mesh;
+mod tcp;
 // mxctl's own tests use all of it.
 #[allow(dead_code)]
 #[path = "../../../mxctl/tests/mxctl/tool.rs"]
