@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use envoy_test::bootstrap::wasm_network_filter;
 use envoy_test::tcp::{Link, Options, Pair};
-use envoy_test::{Lab, Release};
+use envoy_test::{FailurePolicy, Lab, Node, Plugin, Release, until};
 use mxctl::admin;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -171,4 +172,120 @@ async fn connections(release: Release) -> Result<()> {
         assert!(number("server", "sent_bytes") > Some(2 * bytes), "{edge:#}");
     }
     Ok(())
+}
+
+envoy_test::stories!(an_open_connection_counts_once);
+
+/// Envoy logs a connection when it is connected, while it is open, and at its end.
+async fn an_open_connection_counts_once(lab: &Lab) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("connections.jsonl");
+    let out = path.to_str().context("a path that is not UTF-8")?;
+    let mut tool = Tool::start(&["collect", "--listen", "127.0.0.1:0", "--out", out])?;
+    let bootstrap = logging_open_connections(lab, server().await?, tool.collector()?)?;
+    let envoy = lab.start_envoy(&bootstrap).await?;
+    // Of connections alone, whether they are open or not.
+    let figures = || -> Result<Value> {
+        let graph = run(&["topology", out, "--json"], b"")?.json()?;
+        let edges = graph["edges"].as_array().context("no edges")?;
+        let [edge] = edges.as_slice() else {
+            anyhow::bail!("{graph:#}");
+        };
+        let callee = edge["to"].as_u64().unwrap_or_default();
+        let callee = graph.pointer(&format!("/workloads/{callee}/name"));
+        assert_eq!(callee, Some(&json!("db.shop")), "{graph:#}");
+        assert_eq!(graph["notes"], json!([]));
+        Ok(edge["client"]["tcp"].clone())
+    };
+    let logged = async |wanted: &str| {
+        until(wanted, async || {
+            let lines = std::fs::read_to_string(&path).unwrap_or_default();
+            Ok(lines
+                .lines()
+                .any(|line| line.contains(wanted))
+                .then_some(()))
+        })
+        .await
+    };
+
+    let mut stream = TcpStream::connect(envoy.listener("db").await?).await?;
+    stream.write_all(&[b'x'; 10]).await?;
+    logged(r#""received_bytes":10,"#).await?;
+    let open =
+        json!({ "connections": 0, "open": 1, "errors": 0, "received_bytes": 10, "sent_bytes": 0 });
+    assert_eq!(figures()?, open);
+    assert_eq!(doctor(&[&envoy.admin_url()])?, ["logged_in_progress db"]);
+    stream.write_all(&[b'x'; BYTES - 10]).await?;
+    stream.read_to_end(&mut Vec::new()).await?;
+    drop(stream);
+    until("the end", async || {
+        let lines = std::fs::read_to_string(&path).unwrap_or_default();
+        let is_end = |line: &str| line.ends_with('}') && !line.contains(r#""intermediate":true"#);
+        Ok(lines.lines().any(is_end).then_some(()))
+    })
+    .await?;
+    let ended = json!({ "connections": 1, "open": 0, "errors": 0, "received_bytes": BYTES, "sent_bytes": 2 * BYTES });
+    assert_eq!(figures()?, ended);
+    tool.signal("-INT")?;
+    tool.end()?;
+    Ok(())
+}
+
+/// An outbound sidecar, whose `tcp_proxy` logs open connections.
+fn logging_open_connections(lab: &Lab, server: SocketAddr, collector: SocketAddr) -> Result<Value> {
+    const SERVICE: &str = "outbound|5432||db.shop.svc.cluster.local";
+    let node = Node::pod_client()?;
+    let plugin = Plugin {
+        configuration: json!({ "protocol": "tcp" }),
+        failure_policy: FailurePolicy::Open,
+        ..Plugin::default()
+    };
+    let address = |at: SocketAddr| json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } });
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let cluster = |name: &str, at: SocketAddr| {
+        json!({ "name": name, "load_assignment": { "cluster_name": name, "endpoints": [
+            { "lb_endpoints": [{ "endpoint": { "address": address(at) } }] },
+        ] } })
+    };
+    let mut logs = cluster("logs", collector);
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    logs["typed_extension_protocol_options"] = json!({ options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": { "http2_protocol_options": {} },
+    } });
+    let proxy = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "db",
+        "cluster": SERVICE,
+        "access_log_options": {
+            "access_log_flush_interval": "0.1s",
+            "flush_access_log_on_connected": true,
+        },
+        "access_log": [{ "name": "envoy.access_loggers.tcp_grpc", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig",
+            "common_config": {
+                "log_name": "db/outbound",
+                "transport_api_version": "V3",
+                "grpc_service": { "envoy_grpc": { "cluster_name": "logs" } },
+                "buffer_size_bytes": 0,
+                "filter_state_objects_to_log": ["wasm.upstream_peer", "wasm.upstream_peer_id"],
+            },
+        } }],
+    });
+    Ok(json!({
+        "node": { "id": node.id, "cluster": "productpage", "metadata": node.metadata },
+        "admin": { "address": address(any) },
+        "static_resources": {
+            "listeners": [{
+                "name": "db",
+                "address": address(any),
+                "traffic_direction": "OUTBOUND",
+                "filter_chains": [{ "filters": [
+                    wasm_network_filter(&plugin, lab.module()),
+                    { "name": "envoy.filters.network.tcp_proxy", "typed_config": proxy },
+                ] }],
+            }],
+            "clusters": [cluster(SERVICE, server), logs],
+        },
+    }))
 }
