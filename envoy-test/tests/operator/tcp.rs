@@ -91,47 +91,12 @@ async fn connections(release: Release) -> Result<()> {
     }
     let all = u64::try_from(links.len() * CONNECTIONS)?;
     lab.lines(&path, 2 * links.len() * CONNECTIONS).await?;
-    let dump = dir.path().join("config_dump.json");
-    let file = dump.to_str().context("a path that is not UTF-8")?;
     for envoy in [&pair.client, &pair.server] {
         // The labs' filters do not fail open.
         let expected = ["not_fail_open metadata_exchange"];
         assert_eq!(doctor(&[&envoy.admin_url()])?, expected);
     }
-    // What Envoy dumps, with one fault each.
-    for (envoy, right, wrong, found) in [
-        (
-            &pair.server,
-            r#"\"protocol\":\"tcp\""#,
-            r#"\"protocol\":\"http\""#,
-            "filter_idle echo-plain",
-        ),
-        (
-            &pair.client,
-            r#"\"echo-plain\""#,
-            r#"\"echo-other\""#,
-            "unknown_cluster echo-plain",
-        ),
-        (
-            &pair.client,
-            r#""OUTBOUND""#,
-            r#""UNSPECIFIED""#,
-            "no_direction echo-plain",
-        ),
-        (
-            &pair.server,
-            r#""wasm.downstream_peer","#,
-            "",
-            "keys_not_logged echo-plain",
-        ),
-    ] {
-        let configured = admin::get(&envoy.admin_url(), "/config_dump").await?;
-        let configured = configured.to_string();
-        ensure!(configured.contains(right), "{configured}");
-        std::fs::write(&dump, configured.replace(right, wrong))?;
-        let findings = doctor(&["--file", file])?;
-        ensure!(findings.iter().any(|one| one == found), "{findings:?}");
-    }
+    faults_are_found(&pair).await?;
     tool.signal("-INT")?;
     let done = tool.end()?;
     ensure!(done.status.success(), "{done:?}");
@@ -170,6 +135,47 @@ async fn connections(release: Release) -> Result<()> {
         // With the frames.
         assert!(number("server", "received_bytes") > Some(bytes), "{edge:#}");
         assert!(number("server", "sent_bytes") > Some(2 * bytes), "{edge:#}");
+    }
+    Ok(())
+}
+
+/// What Envoy dumps, with one fault each.
+async fn faults_are_found(pair: &Pair) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let dump = dir.path().join("config_dump.json");
+    let file = dump.to_str().context("a path that is not UTF-8")?;
+    for (envoy, right, wrong, found) in [
+        (
+            &pair.server,
+            r#"\"protocol\":\"tcp\""#,
+            r#"\"protocol\":\"http\""#,
+            "filter_idle echo-plain",
+        ),
+        (
+            &pair.client,
+            r#"\"echo-plain\""#,
+            r#"\"echo-other\""#,
+            "unknown_cluster echo-plain",
+        ),
+        (
+            &pair.client,
+            r#""OUTBOUND""#,
+            r#""UNSPECIFIED""#,
+            "no_direction echo-plain",
+        ),
+        (
+            &pair.server,
+            r#""wasm.downstream_peer","#,
+            "",
+            "keys_not_logged echo-plain",
+        ),
+    ] {
+        let configured = admin::get(&envoy.admin_url(), "/config_dump").await?;
+        let configured = configured.to_string();
+        ensure!(configured.contains(right), "{configured}");
+        std::fs::write(&dump, configured.replace(right, wrong))?;
+        let findings = doctor(&["--file", file])?;
+        ensure!(findings.iter().any(|one| one == found), "{findings:?}");
     }
     Ok(())
 }

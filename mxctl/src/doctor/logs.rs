@@ -41,7 +41,8 @@ impl<'a> GrpcLog<'a> {
 /// The access logs of a connection manager or of a TCP filter chain, and whatever else reads peers there.
 pub(super) struct Logs<'a> {
     listener: &'a str,
-    logs: Vec<&'a Value>,
+    /// The logs.
+    all: Vec<&'a Value>,
     /// Whether the metadata exchange is there.
     pub(super) has_filter: bool,
     readers: Vec<&'a Value>,
@@ -55,7 +56,7 @@ impl<'a> Logs<'a> {
         let readers = filters.chain(manager.routes.iter().copied());
         Self {
             listener: manager.listener,
-            logs: manager.access_logs.iter().collect(),
+            all: manager.access_logs.iter().collect(),
             readers: readers.chain([manager.config]).collect(),
             has_filter: manager.filters.iter().any(|one| one.ours().is_some()),
             records_metrics: ours.any(Plugin::records_metrics),
@@ -67,7 +68,7 @@ impl<'a> Logs<'a> {
         Self {
             listener: chain.listener,
             readers: filters.chain(chain.access_logs.iter().copied()).collect(),
-            logs: chain.access_logs.clone(),
+            all: chain.access_logs.clone(),
             has_filter: chain.ours().is_some(),
             records_metrics: false,
         }
@@ -92,7 +93,7 @@ impl<'a> Facts<'a> {
 
 /// The gRPC access logs among them.
 pub(super) fn grpc_logs<'a>(logs: &Logs<'a>) -> Vec<GrpcLog<'a>> {
-    let logs = logs.logs.iter().map(|log| typed(&log["typed_config"]));
+    let logs = logs.all.iter().map(|log| typed(&log["typed_config"]));
     let grpc = logs.filter(|(kind, _)| {
         kind.ends_with(".HttpGrpcAccessLogConfig") || kind.ends_with(".TcpGrpcAccessLogConfig")
     });

@@ -10,7 +10,7 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
-use crate::stream::{Stream, peer};
+use crate::stream::{Stream, peer, tcp};
 use crate::tool::{PATIENCE, Tool, run};
 use crate::topology::line;
 
@@ -274,6 +274,15 @@ async fn the_live_page_follows_the_graph() -> Result<()> {
     stream.request(&peer(SCRIPT), "/", 200).await?;
     browser.wait_for_count("#graph g.edge", 2).await?;
     assert_eq!(browser.count("#edges tr").await?, 3);
+    // Connections have a table of their own.
+    assert_eq!(browser.count("#connections tr").await?, 0);
+    stream.send(tcp(&peer("db"))).await?;
+    browser.wait_for_count("#graph g.edge", 3).await?;
+    assert_eq!(browser.count("#edges tr").await?, 3);
+    assert_eq!(browser.count("#connections tr").await?, 2);
+    // The log tells nothing of open ones.
+    let row = browser.text("#connections tr:nth-child(2)").await?;
+    assert_eq!(row, "a.shop db.shop client tcp 1 0 0 B 0 B");
     // The selection stays.
     assert_eq!(browser.text("#name").await?, "b.shop");
     assert_eq!(browser.client.title().await?, "Call graph");
@@ -283,7 +292,7 @@ async fn the_live_page_follows_the_graph() -> Result<()> {
     let done = tool.end()?;
     ensure!(done.status.success(), "{done:?}");
     assert!(
-        done.stdout.contains("3 workloads, 2 edges of 2 entries"),
+        done.stdout.contains("4 workloads, 3 edges of 3 entries"),
         "{done:?}"
     );
     Ok(())
