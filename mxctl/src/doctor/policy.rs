@@ -1,5 +1,6 @@
 //! Policies, rate limits, request headers and metrics that depend on a peer.
 
+use metadata_exchange::config::Config;
 use metadata_exchange::trust::Trust;
 use serde_json::Value;
 
@@ -26,10 +27,7 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             .routes
             .iter()
             .flat_map(|routes| of_type(routes, ".RBACPerRoute"));
-        let is_believed = |config: &Value| {
-            names(config, PEERS[0]) && configuration.trust == Trust::Any
-                || names(config, PEERS[1]) && configuration.upstream_trust == Trust::Any
-        };
+        let is_believed = |config: &Value| reads_believed(configuration, config);
         if rate_limits(manager).into_iter().any(is_believed) {
             findings.push(Finding::error(
                 Code::PolicyWithoutTrust,
@@ -83,27 +81,50 @@ pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {
             ));
         }
         for policy in of_filters.chain(of_routes) {
-            let [names_caller, names_callee] = PEERS.map(|peer| names(policy, peer));
-            if is_believed(policy) {
-                findings.push(Finding::error(
-                    Code::PolicyWithoutTrust,
-                    manager.listener,
-                    "an RBAC policy matches on the peer, and the filter believes every peer: a \
-                     client can claim any workload",
-                    "configure the filter with \"trust\": \"spiffe\" or \"mtls\" (upstream_trust \
-                     for callees), and the listener with mutual TLS",
-                ));
-            }
-            if (names_caller || names_callee) && denies(policy) {
-                findings.push(Finding::warning(
-                    Code::DenyByPeer,
-                    manager.listener,
-                    "an RBAC policy with the action DENY matches on the peer: a request without a \
-                     known peer does not match, and passes",
-                    "rewrite it as a policy with the action ALLOW",
-                ));
-            }
+            examine_policy(manager.listener, configuration, policy, findings);
         }
+    }
+    for chain in &facts.tcp_chains {
+        let Some(Ok(configuration)) = chain.ours().map(|plugin| &plugin.configuration) else {
+            continue;
+        };
+        let filters = chain.filters.iter();
+        for policy in filters.filter(|filter| matches!(filter.kind, Kind::Rbac)) {
+            examine_policy(chain.listener, configuration, policy.config, findings);
+        }
+    }
+}
+
+/// Whether it reads a peer that the filter believes whoever it is.
+fn reads_believed(configuration: &Config, config: &Value) -> bool {
+    names(config, PEERS[0]) && configuration.trust == Trust::Any
+        || names(config, PEERS[1]) && configuration.upstream_trust == Trust::Any
+}
+
+fn examine_policy(
+    place: &str,
+    configuration: &Config,
+    policy: &Value,
+    findings: &mut Vec<Finding>,
+) {
+    if reads_believed(configuration, policy) {
+        findings.push(Finding::error(
+            Code::PolicyWithoutTrust,
+            place,
+            "an RBAC policy matches on the peer, and the filter believes every peer: a client can \
+             claim any workload",
+            "configure the filter with \"trust\": \"spiffe\" or \"mtls\" (upstream_trust for \
+             callees), and the listener with mutual TLS",
+        ));
+    }
+    if PEERS.iter().any(|peer| names(policy, peer)) && denies(policy) {
+        findings.push(Finding::warning(
+            Code::DenyByPeer,
+            place,
+            "an RBAC policy with the action DENY matches on the peer: a request or connection \
+             without a known peer does not match, and passes",
+            "rewrite it as a policy with the action ALLOW",
+        ));
     }
 }
 

@@ -409,7 +409,7 @@ fn a_connection_counts_once_however_often_it_is_logged() {
     assert_eq!(notes(&last), "");
 }
 
-/// As in its `TCPLogEntry2MetricsAdapter`: of each entry, whether the connection has ended or not.
+/// Its `TCPLogEntry2MetricsAdapter` takes those of each entry, whether the connection has ended or not.
 #[test]
 fn skywalking_adds_the_bytes_of_every_entry() {
     let all = [

@@ -357,3 +357,21 @@ fn the_vm_of_the_network_filter_is_checked() {
     assert_eq!(codes(&held(0)), []);
     assert_eq!(codes(&held(2)), [Code::FrameTimedOut]);
 }
+
+#[test]
+fn a_network_policy_on_peers_needs_trust() {
+    let mut rbac = other("rbac.v3.RBAC");
+    rbac["typed_config"]["rules"] = json!({ "action": "ALLOW", "policies": { "any": {
+        "principals": [{ "filter_state": { "key": "wasm.downstream_peer_id" } }],
+    } } });
+    let of = |configuration: Value| {
+        let filters = [ours(&configuration), rbac.clone(), proxy("db", &KEYS)];
+        found("INBOUND", &filters)
+    };
+    assert_eq!(
+        of(json!({ "protocol": "tcp" })),
+        ["error policy_without_trust tcp"]
+    );
+    let mtls = json!({ "protocol": "tcp", "trust": "mtls" });
+    assert_eq!(of(mtls), [""; 0]);
+}
