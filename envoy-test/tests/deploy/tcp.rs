@@ -32,7 +32,7 @@ async fn a_client_that_speaks_first_is_named_and_learns_the_callee(lab: &Lab) ->
     Ok(())
 }
 
-/// As MySQL does: no frame follows its greeting, and the cluster's metadata name the callee.
+/// As `MySQL` does: no frame follows its greeting, and the cluster's metadata name the callee.
 async fn a_server_that_speaks_first_learns_the_caller(lab: &Lab) -> Result<()> {
     let pair = Pair::start(lab, true).await?;
     let mut client = TcpStream::connect(pair.client.listener("mysql_outbound").await?).await?;
