@@ -103,6 +103,7 @@ fn tests_in(module: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [
         "envoy-test/tests/scenarios",
+        "envoy-test/tests/tcp",
         "wasm-host/tests/filter",
         "tests/core",
     ];

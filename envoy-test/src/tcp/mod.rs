@@ -1,12 +1,14 @@
 //! TCP between two sidecars: the plugin as a network filter ahead of `tcp_proxy`.
 //!
-//! [`Pair`] is the two Envoys. [`matrix`] sends the queries of real servers' own clients through them, and [`soak`]
+//! [`Pair`] is the two Envoys, and [`sidecar`] one of any configuration. [`matrix`] sends the queries of real servers' own clients through them, and [`soak`]
 //! random bytes.
 
 pub mod matrix;
 mod pair;
 mod servers;
+mod sidecar;
 pub mod soak;
 
 pub use pair::{Link, Options, Pair, is_supported};
 pub use servers::Server;
+pub use sidecar::{Route, sidecar};

@@ -305,7 +305,12 @@ impl Builder<'_> {
             ));
         }
         let log = log_name(self.name, direction, &link.name);
-        filters.push(tcp_proxy(&link.name, &log, self.options.log_buffer_bytes));
+        filters.push(tcp_proxy(
+            &link.name,
+            &link.name,
+            &log,
+            self.options.log_buffer_bytes,
+        ));
         let mut chain = json!({ "filters": filters });
         if let Some(socket) = transport_socket {
             chain["transport_socket"] = socket;
@@ -392,14 +397,20 @@ fn istio_workload(node: &Node) -> String {
     .join(";")
 }
 
-fn tcp_proxy(link: &str, log: &str, log_buffer_bytes: Option<u32>) -> Value {
+/// The TCP proxy of the listener `link`, which leads to `cluster` and logs to `log`.
+pub(super) fn tcp_proxy(
+    link: &str,
+    cluster: &str,
+    log: &str,
+    log_buffer_bytes: Option<u32>,
+) -> Value {
     let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
     let logs = log_buffer_bytes
         .map(|buffer_bytes| tcp_collector_log(log, buffer_bytes, keys.as_flattened()));
     let config = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": link,
-        "cluster": link,
+        "cluster": cluster,
     });
     let logs = json!({ "access_log": logs.into_iter().collect::<Vec<_>>() });
     json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": with(config, &logs) })

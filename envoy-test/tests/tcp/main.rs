@@ -5,6 +5,9 @@ use envoy_test::Lab;
 use envoy_test::tcp::soak::{self, Options};
 use envoy_test::tcp::{Server, matrix};
 
+mod ends;
+mod failures;
+
 /// The labs themselves.
 mod without_filter {
     use super::{Lab, Result};

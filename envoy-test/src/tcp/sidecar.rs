@@ -1,0 +1,115 @@
+//! A sidecar whose TCP listeners are configured one by one.
+
+use std::net::SocketAddr;
+
+use access_log::Direction;
+use serde_json::{Value, json};
+
+use super::pair::tcp_proxy;
+use crate::bootstrap::{
+    any_port, bootstrap, collector_cluster, load_assignment, socket_address, wasm_network_filter,
+    with,
+};
+use crate::mesh::Lab;
+use crate::node::Node;
+use crate::workload::Plugin;
+
+/// A listener, and the cluster that it leads to.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The name of the listener and of its log.
+    pub name: String,
+    /// The direction of the listener.
+    pub direction: Direction,
+    /// The plugin, if the listener has it.
+    pub plugin: Option<Plugin>,
+    /// TLS of the listener; `None` means plaintext.
+    pub transport_socket: Option<Value>,
+    /// The name of the cluster.
+    pub cluster: String,
+    /// Its endpoint.
+    pub to: SocketAddr,
+    /// The metadata of the endpoint, by namespace.
+    pub endpoint_metadata: Value,
+    /// Overrides for fields of the cluster.
+    pub overrides: Value,
+}
+
+impl Route {
+    /// A listener with the plugin for TCP, which leads to a cluster of the same name.
+    #[must_use]
+    pub fn new(name: &str, direction: Direction, to: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            direction,
+            plugin: Some(Plugin {
+                root_id: name.to_owned(),
+                configuration: json!({ "protocol": "tcp" }),
+                ..Plugin::default()
+            }),
+            transport_socket: None,
+            cluster: name.to_owned(),
+            to,
+            endpoint_metadata: json!({}),
+            overrides: json!({}),
+        }
+    }
+
+    /// Adds keys to the plugin's configuration.
+    #[must_use]
+    pub fn configured(mut self, keys: &Value) -> Self {
+        if let Some(plugin) = &mut self.plugin {
+            plugin.configuration = with(plugin.configuration.take(), keys);
+        }
+        self
+    }
+
+    /// Leaves out the plugin.
+    #[must_use]
+    pub fn without_filter(mut self) -> Self {
+        self.plugin = None;
+        self
+    }
+
+    fn listener(&self, lab: &Lab) -> Value {
+        let plugin = self.plugin.as_ref();
+        let mut filters: Vec<Value> = plugin
+            .map(|plugin| wasm_network_filter(plugin, lab.module()))
+            .into_iter()
+            .collect();
+        filters.push(tcp_proxy(&self.name, &self.cluster, &self.name, Some(0)));
+        let mut chain = json!({ "filters": filters });
+        if let Some(socket) = &self.transport_socket {
+            chain["transport_socket"] = socket.clone();
+        }
+        json!({
+            "name": self.name,
+            "address": any_port(),
+            "traffic_direction": self.direction.name(),
+            "filter_chains": [chain],
+        })
+    }
+
+    fn cluster(&self) -> Value {
+        let (name, to) = (&self.cluster, socket_address(self.to));
+        let cluster = json!({
+            "name": name,
+            "load_assignment": load_assignment(name, &to, &self.endpoint_metadata),
+        });
+        with(cluster, &self.overrides)
+    }
+}
+
+/// The bootstrap of a sidecar with these listeners.
+#[must_use]
+pub fn sidecar(lab: &Lab, node: &Node, routes: &[Route]) -> Value {
+    let listeners: Vec<Value> = routes.iter().map(|route| route.listener(lab)).collect();
+    let clusters: Vec<Value> = std::iter::once(collector_cluster(lab.logs_to()))
+        .chain(routes.iter().map(Route::cluster))
+        .collect();
+    let services = lab.dir().join("no-clusters.json");
+    let mut bootstrap = bootstrap(node, &listeners, &clusters, &services);
+    // All clusters are known at the start.
+    bootstrap["dynamic_resources"] = json!({});
+    bootstrap
+}
