@@ -50,6 +50,18 @@ impl Home {
         Ok(file)
     }
 
+    /// What its programs have written to their standard output and error.
+    pub(crate) fn log(&self) -> Result<String> {
+        let mut log = String::new();
+        for file in std::fs::read_dir(self.dir.path())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                log.push_str(&String::from_utf8_lossy(&std::fs::read(path)?));
+            }
+        }
+        Ok(log)
+    }
+
     /// A program of the server, which runs in `folder` and ends by `signal` if the harness is gone.
     pub(crate) fn command(&self, program: &Path, signal: &str, folder: &Path) -> Command {
         let mut command = bound_to_us(program, signal, self.user);

@@ -19,7 +19,7 @@ pub(crate) struct Postgres {
     /// Dropped before its folder.
     _process: Process,
     pub(crate) port: u16,
-    _home: Home,
+    pub(crate) home: Home,
 }
 
 impl Postgres {
@@ -54,7 +54,7 @@ impl Postgres {
         Ok(Self {
             _process: process,
             port,
-            _home: home,
+            home,
         })
     }
 }

@@ -10,5 +10,5 @@ mod sidecar;
 pub mod soak;
 
 pub use pair::{Link, Options, Pair, is_supported};
-pub use servers::Server;
+pub use servers::{Running, Server};
 pub use sidecar::{Route, sidecar};

@@ -58,12 +58,23 @@ impl End {
         Ok(())
     }
 
-    /// Waits for the end of the connection; no byte may come before.
-    pub(crate) async fn is_closed(&mut self) -> Result<()> {
+    /// Says no more.
+    pub(crate) async fn ends(&mut self) -> Result<()> {
+        Ok(self.0.shutdown().await?)
+    }
+
+    /// All bytes until the end of the connection.
+    pub(crate) async fn rest(&mut self) -> Result<Vec<u8>> {
         let mut rest = Vec::new();
         let read = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await;
         // Whether it is reset does not matter.
         let _ = read.context("the connection does not end")?;
+        Ok(rest)
+    }
+
+    /// Waits for the end of the connection; no byte may come before.
+    pub(crate) async fn is_closed(&mut self) -> Result<()> {
+        let rest = self.rest().await?;
         ensure!(rest.is_empty(), "\"{}\" comes", rest.escape_ascii());
         Ok(())
     }

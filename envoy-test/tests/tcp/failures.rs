@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use envoy_test::tcp::{Route, sidecar};
+use envoy_test::tcp::Route;
 use envoy_test::{Direction, Envoy, FailurePolicy, Lab, Node, Plugin, until};
 
 use crate::ends::{End, Server};
+use crate::{LINK, start_sidecar};
 
 envoy_test::stories!(
     failing_open_serves_new_connections_without_the_filter,
@@ -97,15 +98,14 @@ impl Proxied {
         let module = lab.dir().join("mortal.wasm");
         std::fs::write(&module, wat::parse_str(include_str!("mortal.wat"))?)?;
         let server = Server::start().await?;
-        let mut route = Route::new("tcp", Direction::Inbound, server.address);
+        let mut route = Route::new(LINK, Direction::Inbound, server.address);
         route.plugin = Some(Plugin {
             module: Some(module),
             failure_policy,
             ..Plugin::default()
         });
-        let bootstrap = sidecar(lab, &Node::pod_server()?, &[route]);
-        let envoy = lab.start_envoy(&bootstrap).await?;
-        let address = envoy.listener("tcp").await?;
+        let envoy = start_sidecar(lab, &Node::pod_server()?, route).await?;
+        let address = envoy.listener(LINK).await?;
         Ok(Self {
             envoy,
             server,
@@ -164,7 +164,7 @@ impl Proxied {
 
     async fn upstream_connections(&self) -> Result<u64> {
         let stats = self.envoy.stats().await?;
-        let total = stats.get("cluster.tcp.upstream_cx_total");
+        let total = stats.get("cluster.link.upstream_cx_total");
         Ok(total.copied().unwrap_or_default())
     }
 }

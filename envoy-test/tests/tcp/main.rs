@@ -1,12 +1,18 @@
 //! TCP through the network filter of two sidecars, with real servers and with random bytes.
 
-use anyhow::{Result, ensure};
-use envoy_test::Lab;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
 use envoy_test::tcp::soak::{self, Options};
-use envoy_test::tcp::{Server, matrix};
+use envoy_test::tcp::{Route, Server, matrix, sidecar};
+use envoy_test::{Entry, Envoy, Lab, Node};
 
 mod ends;
 mod failures;
+mod rollout;
+
+/// A listener and its cluster, where one is enough.
+const LINK: &str = "link";
 
 /// The labs themselves.
 mod without_filter {
@@ -64,4 +70,19 @@ async fn random_bytes(lab: &Lab, bytes: u64, with_filter: bool) -> Result<()> {
     println!("{report}");
     assert_eq!(report.faults(), [""; 0]);
     Ok(())
+}
+
+/// A sidecar with one listener.
+async fn start_sidecar(lab: &Lab, node: &Node, route: Route) -> Result<Envoy> {
+    lab.start_envoy(&sidecar(lab, node, &[route])).await
+}
+
+/// The entry of the connection `number` of a listener.
+async fn entry(lab: &Lab, listener: &str, number: usize) -> Result<Arc<Entry>> {
+    let of_listener = |entry: &Entry| entry.reporter.log == listener;
+    let entries = lab
+        .collector()
+        .wait_for(listener, number + 1, of_listener)
+        .await?;
+    entries.get(number).cloned().context("waited for")
 }

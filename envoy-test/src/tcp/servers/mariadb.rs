@@ -20,7 +20,7 @@ pub(in super::super) struct MariaDb {
     /// Dropped before its folder.
     _process: Process,
     pub(super) port: u16,
-    _home: Home,
+    pub(super) home: Home,
 }
 
 pub(super) fn is_there() -> bool {
@@ -61,7 +61,7 @@ impl MariaDb {
         Ok(Self {
             _process: process,
             port,
-            _home: home,
+            home,
         })
     }
 }

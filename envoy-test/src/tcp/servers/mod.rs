@@ -89,13 +89,14 @@ impl Server {
         (!is_there).then_some(packages)
     }
 
-    pub(super) async fn start(self) -> Result<Running> {
-        Ok(match self {
-            Self::MariaDb => Running::MariaDb(mariadb::MariaDb::start().await?),
-            Self::Postgres => Running::Postgres(postgres::start().await?),
-            Self::Redis => Running::Redis(redis::Redis::start().await?),
-            Self::RabbitMq => Running::RabbitMq(rabbitmq::RabbitMq::start().await?),
-        })
+    /// Starts it.
+    pub async fn start(self) -> Result<Running> {
+        Ok(Running(match self {
+            Self::MariaDb => Kind::MariaDb(mariadb::MariaDb::start().await?),
+            Self::Postgres => Kind::Postgres(postgres::start().await?),
+            Self::Redis => Kind::Redis(redis::Redis::start().await?),
+            Self::RabbitMq => Kind::RabbitMq(rabbitmq::RabbitMq::start().await?),
+        }))
     }
 }
 
@@ -112,7 +113,10 @@ impl fmt::Display for Server {
 
 /// A running server. Dropping it ends it.
 #[derive(Debug)]
-pub(super) enum Running {
+pub struct Running(Kind);
+
+#[derive(Debug)]
+enum Kind {
     MariaDb(mariadb::MariaDb),
     Postgres(crate::postgres::Postgres),
     Redis(redis::Redis),
@@ -120,28 +124,41 @@ pub(super) enum Running {
 }
 
 impl Running {
-    pub(super) fn address(&self) -> SocketAddr {
-        crate::daemon::local(match self {
-            Self::MariaDb(server) => server.port,
-            Self::Postgres(server) => server.port,
-            Self::Redis(server) => server.port,
-            Self::RabbitMq(server) => server.port,
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        crate::daemon::local(match &self.0 {
+            Kind::MariaDb(server) => server.port,
+            Kind::Postgres(server) => server.port,
+            Kind::Redis(server) => server.port,
+            Kind::RabbitMq(server) => server.port,
         })
+    }
+
+    /// What it has written to its standard output and error.
+    pub fn log(&self) -> Result<String> {
+        let home = match &self.0 {
+            Kind::MariaDb(server) => &server.home,
+            Kind::Postgres(server) => &server.home,
+            Kind::Redis(server) => &server.home,
+            Kind::RabbitMq(server) => &server.home,
+        };
+        home.log()
     }
 
     /// Writes and reads back through `at`, on many connections and on one long one. `space` names what is written.
     pub(super) async fn ask(&self, at: SocketAddr, space: &str) -> Result<Answers> {
-        let dialogues = |number| match self {
-            Self::MariaDb(_) => mariadb::short(at, space, number),
-            Self::Postgres(_) => postgres::short(at, space, number),
-            Self::Redis(_) => redis::short(at, space, number),
-            Self::RabbitMq(_) => rabbitmq::short(at, space, number),
+        let dialogues = |number| match &self.0 {
+            Kind::MariaDb(_) => mariadb::short(at, space, number),
+            Kind::Postgres(_) => postgres::short(at, space, number),
+            Kind::Redis(_) => redis::short(at, space, number),
+            Kind::RabbitMq(_) => rabbitmq::short(at, space, number),
         };
-        let (before, long) = match self {
-            Self::MariaDb(_) => mariadb::long(at, space),
-            Self::Postgres(_) => postgres::long(at, space),
-            Self::Redis(_) => (Vec::new(), redis::long(at, space)),
-            Self::RabbitMq(_) => (Vec::new(), rabbitmq::long(at, space)),
+        let (before, long) = match &self.0 {
+            Kind::MariaDb(_) => mariadb::long(at, space),
+            Kind::Postgres(_) => postgres::long(at, space),
+            Kind::Redis(_) => (Vec::new(), redis::long(at, space)),
+            Kind::RabbitMq(_) => (Vec::new(), rabbitmq::long(at, space)),
         };
         let mut answers = Answers::default();
         for dialogue in before {

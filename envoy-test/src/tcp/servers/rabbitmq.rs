@@ -24,7 +24,7 @@ pub(in super::super) struct RabbitMq {
     _process: Process,
     _mapper: Process,
     pub(super) port: u16,
-    _home: Home,
+    pub(super) home: Home,
 }
 
 pub(super) fn is_there() -> bool {
@@ -61,7 +61,7 @@ impl RabbitMq {
             _process: process,
             _mapper: mapper,
             port,
-            _home: home,
+            home,
         })
     }
 }

@@ -18,7 +18,7 @@ pub(in super::super) struct Redis {
     /// Dropped before its folder.
     _process: Process,
     pub(super) port: u16,
-    _home: Home,
+    pub(super) home: Home,
 }
 
 pub(super) fn is_there() -> bool {
@@ -40,7 +40,7 @@ impl Redis {
         Ok(Self {
             _process: process,
             port,
-            _home: home,
+            home,
         })
     }
 }
