@@ -10,6 +10,7 @@ use envoy_test::{Entry, Envoy, Lab, Node};
 mod ends;
 mod failures;
 mod rollout;
+mod split;
 
 /// A listener and its cluster, where one is enough.
 const LINK: &str = "link";
