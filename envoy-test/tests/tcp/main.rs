@@ -9,6 +9,9 @@ use envoy_test::{Entry, Envoy, Lab, Node};
 
 mod ends;
 mod failures;
+mod held;
+mod misplaced;
+mod names;
 mod rollout;
 mod split;
 
