@@ -419,37 +419,21 @@ impl Tcp {
     async fn run(self) -> Result<ExitCode> {
         let lab = lab(self.envoy).await?;
         let progress = |step: &str| eprintln!("- {step}");
-        let is_supported = tcp::is_supported(&lab).await?;
-        let filters: &[bool] = if is_supported {
-            &[false, true]
-        } else {
-            &[false]
-        };
-        let mut report = tcp::matrix::run(&lab, &tcp::Server::ALL, filters, progress)
+        let report = tcp::matrix::run(&lab, &tcp::Server::ALL, &[false, true], progress)
             .await
             .inspect_err(|_| eprintln!("{}", lab.envoy_logs()))?;
-        if !is_supported {
-            report.without_filter = Some(NO_TCP.to_owned());
-        }
         print_with_faults(&report, &report.faults(), self.json)
     }
 }
 
-/// Why the sidecars are run without filter only.
-const NO_TCP: &str = "the module takes no configuration with \"protocol\": \"tcp\"";
-
 impl TcpSoak {
     async fn run(self) -> Result<ExitCode> {
         let lab = lab(self.envoy).await?;
-        let is_supported = tcp::is_supported(&lab).await?;
-        if !is_supported && !self.without_filter {
-            eprintln!("- without filter: {NO_TCP}");
-        }
         let options = tcp::soak::Options {
             bytes: self.bytes,
             seed: self.seed,
             lanes: self.lanes,
-            with_filter: is_supported && !self.without_filter,
+            with_filter: !self.without_filter,
             ..tcp::soak::Options::default()
         };
         let report = tcp::soak::run(&lab, options, |step| eprintln!("- {step}"))

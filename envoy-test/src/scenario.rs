@@ -63,25 +63,9 @@ pub fn assert_peer(entry: &Entry, side: Side, node: &Node) -> Result<()> {
 }
 
 /// Makes each named story, an `async fn(&Lab) -> anyhow::Result<()>`, a test on
-/// the oldest and a test on the newest Envoy. Behind `ignored "reason";` they run only
-/// if asked for.
+/// the oldest and a test on the newest Envoy.
 #[macro_export]
 macro_rules! stories {
-    (ignored $reason:literal; $($story:ident),* $(,)?) => {
-        $crate::stories!(@ignored $reason, oldest_envoy_ignored, Oldest, $($story),*);
-        $crate::stories!(@ignored $reason, newest_envoy_ignored, Newest, $($story),*);
-    };
-    (@ignored $reason:literal, $module:ident, $release:ident, $($story:ident),*) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                #[ignore = $reason]
-                async fn $story() {
-                    $crate::scenario::run($crate::Release::$release, super::$story).await;
-                }
-            )*
-        }
-    };
     ($($story:ident),* $(,)?) => {
         $crate::stories!(@on oldest_envoy, Oldest, $($story),*);
         $crate::stories!(@on newest_envoy, Newest, $($story),*);

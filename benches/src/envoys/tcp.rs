@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use envoy_test::tcp::{Link, Options, Pair, is_supported};
+use envoy_test::tcp::{Link, Options, Pair, check_module};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::app::MIB;
 use super::turns::in_turns;
-use crate::bench::{Bench, end_progress};
+use crate::bench::Bench;
 use crate::report::{Cell, Table};
 use crate::statistics::{Spread, differences};
 
@@ -150,16 +150,12 @@ async fn setups(bench: &Bench) -> Result<Vec<Setup>> {
         setup("none", None, false, false),
         setup("callbacks", Some(callbacks), true, false),
     ];
-    if is_supported(&bench.lab).await? {
-        let modules = bench.modules().into_iter().filter(|one| !one.is_noop);
-        setups.extend(modules.map(|one| {
-            let is_filter = one.module == bench.lab.module();
-            setup(&one.name, Some(one.module), true, is_filter)
-        }));
-    } else {
-        end_progress();
-        eprintln!("tcp: without the filter, which takes no configuration for TCP");
-    }
+    check_module(&bench.lab).await?;
+    let modules = bench.modules().into_iter().filter(|one| !one.is_noop);
+    setups.extend(modules.map(|one| {
+        let is_filter = one.module == bench.lab.module();
+        setup(&one.name, Some(one.module), true, is_filter)
+    }));
     Ok(setups)
 }
 

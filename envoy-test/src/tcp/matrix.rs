@@ -13,6 +13,7 @@ use tokio::time::timeout;
 pub use super::pair::Naming;
 use super::pair::{Link, Options, Pair};
 use super::servers::{Answers, Running, Server, Speaker};
+use super::sidecar::check_module;
 use crate::mesh::Lab;
 use crate::wait::PATIENCE;
 
@@ -105,8 +106,6 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Servers that were not run, each with the packages that it needs.
     pub skipped: BTreeMap<Server, &'static str>,
-    /// Why the sidecars have not been run with the filter, if they have not.
-    pub without_filter: Option<String>,
 }
 
 impl Report {
@@ -125,11 +124,13 @@ pub async fn run(
     filters: &[bool],
     progress: impl Fn(&str),
 ) -> Result<Report> {
+    if filters.contains(&true) {
+        check_module(lab).await?;
+    }
     let mut report = Report {
         envoy: lab.version().await?,
         rows: Vec::new(),
         skipped: BTreeMap::new(),
-        without_filter: None,
     };
     let mut running = Vec::new();
     for &server in servers {
@@ -278,9 +279,6 @@ impl fmt::Display for Report {
         }
         for (server, packages) in &self.skipped {
             writeln!(f, "SKIPPED {server}: on Debian, apt-get install {packages}")?;
-        }
-        if let Some(reason) = &self.without_filter {
-            writeln!(f, "SKIPPED with filter: {reason}")?;
         }
         for fault in self.faults() {
             writeln!(f, "wrong: {fault}")?;

@@ -9,6 +9,6 @@ mod servers;
 mod sidecar;
 pub mod soak;
 
-pub use pair::{Link, Options, Pair, is_supported};
+pub use pair::{Link, Options, Pair};
 pub use servers::{Running, Server};
-pub use sidecar::{Route, sidecar};
+pub use sidecar::{Route, check_module, sidecar};

@@ -341,35 +341,6 @@ fn plugin(
     wasm_network_filter(&plugin, lab.module())
 }
 
-/// Whether the module under test takes a configuration for TCP.
-pub async fn is_supported(lab: &Lab) -> Result<bool> {
-    let nowhere = Link {
-        name: "supported".to_owned(),
-        is_mutual_tls: false,
-        to: SocketAddr::from(([127, 0, 0, 1], 9)),
-    };
-    let builder = Builder {
-        lab,
-        name: "supported",
-        options: &Options::default(),
-    };
-    let (node, authority) = (Node::pod_client()?, Authority::new()?);
-    let identity = authority.certify(&[])?;
-    let bootstrap = builder.client(
-        (&node, &node),
-        &[nowhere],
-        &[SocketAddr::from(([127, 0, 0, 1], 9))],
-        (&identity, &authority),
-    );
-    let path = lab.dir().join("supported.json");
-    tokio::fs::write(&path, bootstrap.to_string()).await?;
-    Ok(match lab.validate(&path).await {
-        Ok(()) => true,
-        Err(error) if format!("{error:#}").contains("the filter is idle") => false,
-        Err(error) => return Err(error),
-    })
-}
-
 /// The clusters that the plugin configuration names, the others being marked by metadata.
 fn named(links: &[Link]) -> Vec<String> {
     let of = |(number, link): (usize, &Link)| match Marked::of(number) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use access_log::Direction;
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::pair::tcp_proxy;
@@ -112,4 +113,17 @@ pub fn sidecar(lab: &Lab, node: &Node, routes: &[Route]) -> Value {
     // All clusters are known at the start.
     bootstrap["dynamic_resources"] = json!({});
     bootstrap
+}
+
+/// An error if the module under test takes no configuration for TCP: its filter would be idle.
+pub async fn check_module(lab: &Lab) -> Result<()> {
+    let nowhere = Route::new(
+        "nowhere",
+        Direction::Outbound,
+        SocketAddr::from(([127, 0, 0, 1], 9)),
+    );
+    let bootstrap = sidecar(lab, &Node::pod_client()?, &[nowhere]);
+    let path = lab.dir().join("nowhere.json");
+    tokio::fs::write(&path, bootstrap.to_string()).await?;
+    lab.validate(&path).await
 }

@@ -74,6 +74,9 @@ fn links(lanes: usize, to: SocketAddr) -> Vec<Link> {
 
 /// Runs until `options.bytes` have arrived, and reports. `progress` receives a line now and then.
 pub async fn run(lab: &Lab, options: Options, progress: impl Fn(&str)) -> Result<Report> {
+    if options.with_filter {
+        super::check_module(lab).await?;
+    }
     let server = TcpListener::bind("127.0.0.1:0").await?;
     let links = links(options.lanes, server.local_addr()?);
     let pair = PairOptions {
