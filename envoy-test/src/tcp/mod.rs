@@ -1,6 +1,6 @@
 //! TCP between two sidecars: the plugin as a network filter ahead of `tcp_proxy`.
 //!
-//! [`Pair`] is the two Envoys, and [`sidecar`] one of any configuration. [`matrix`] sends the queries of real servers' own clients through them, and [`soak`]
+//! [`Pair`] is the two Envoys, and [`sidecar()`] one of any configuration. [`matrix`] sends the queries of real servers' own clients through them, and [`soak`]
 //! random bytes.
 
 pub mod matrix;

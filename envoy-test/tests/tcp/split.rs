@@ -52,9 +52,9 @@ async fn a_callers_frame_may_be_cut_anywhere(lab: &Lab) -> Result<()> {
         assert!(answer.starts_with(b"=#\x04g"), "{cut}: {heard:?}");
         drop(client);
         let inbound = entry(lab, LINK, cut - 1).await?;
-        let caller = inbound.peer(Side::Downstream)?;
+        let stored = inbound.peer(Side::Downstream)?;
         let expected = json!({ "NAMESPACE": "shop", "WORKLOAD_NAME": "peer" });
-        assert_eq!(caller, Some(&expected), "{cut}");
+        assert_eq!(stored, Some(&expected), "{cut}");
     }
     Ok(())
 }
