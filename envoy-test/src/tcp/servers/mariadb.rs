@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Dialogue, LARGE, LONG, program, value};
+use super::{Dialogue, program};
 use crate::daemon::Home;
 use crate::ports;
 use crate::process::{Process, run};
@@ -66,7 +66,11 @@ impl MariaDb {
     }
 }
 
-fn client(at: SocketAddr) -> Dialogue {
+/// The type of a large text.
+pub(super) const TEXT: &str = "LONGTEXT";
+
+/// A client of the server behind `at`.
+pub(super) fn client(at: SocketAddr) -> Dialogue {
     let (host, port) = (at.ip().to_string(), at.port().to_string());
     let mut client = Dialogue::new(
         CLIENT,
@@ -77,33 +81,4 @@ fn client(at: SocketAddr) -> Dialogue {
     let others = ["--batch", "--skip-column-names", NAME];
     client.arguments.extend(others.map(Into::into));
     client
-}
-
-fn write_and_read(client: &mut Dialogue, space: &str, number: usize, length: usize) {
-    let value = value(space, number, length);
-    client.says(&format!(
-        "INSERT INTO {space} VALUES ({number}, '{value}');"
-    ));
-    client.says(&format!("SELECT v FROM {space} WHERE k = {number};"));
-    client.hears(&value);
-}
-
-pub(super) fn short(at: SocketAddr, space: &str, number: usize) -> Vec<Dialogue> {
-    let mut client = client(at);
-    write_and_read(&mut client, space, number, 20);
-    vec![client]
-}
-
-/// What goes before all connections, and the long one.
-pub(super) fn long(at: SocketAddr, space: &str) -> (Vec<Dialogue>, Vec<Dialogue>) {
-    let mut first = client(at);
-    first.says(&format!(
-        "CREATE TABLE {space} (k INT PRIMARY KEY, v LONGTEXT);"
-    ));
-    let mut long = client(at);
-    for number in 0..LONG {
-        write_and_read(&mut long, space, 1000 + number, number);
-    }
-    write_and_read(&mut long, space, 1000 + LONG, LARGE);
-    (vec![first], vec![long])
 }

@@ -4,6 +4,7 @@ mod mariadb;
 mod postgres;
 mod rabbitmq;
 mod redis;
+mod sql;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -149,14 +150,14 @@ impl Running {
     /// Writes and reads back through `at`, on many connections and on one long one. `space` names what is written.
     pub(super) async fn ask(&self, at: SocketAddr, space: &str) -> Result<Answers> {
         let dialogues = |number| match &self.0 {
-            Kind::MariaDb(_) => mariadb::short(at, space, number),
-            Kind::Postgres(_) => postgres::short(at, space, number),
+            Kind::MariaDb(_) => sql::short(mariadb::client(at), space, number),
+            Kind::Postgres(_) => sql::short(postgres::client(at), space, number),
             Kind::Redis(_) => redis::short(at, space, number),
             Kind::RabbitMq(_) => rabbitmq::short(at, space, number),
         };
         let (before, long) = match &self.0 {
-            Kind::MariaDb(_) => mariadb::long(at, space),
-            Kind::Postgres(_) => postgres::long(at, space),
+            Kind::MariaDb(_) => sql::long(|| mariadb::client(at), space, mariadb::TEXT),
+            Kind::Postgres(_) => sql::long(|| postgres::client(at), space, postgres::TEXT),
             Kind::Redis(_) => (Vec::new(), redis::long(at, space)),
             Kind::RabbitMq(_) => (Vec::new(), rabbitmq::long(at, space)),
         };
