@@ -59,6 +59,15 @@ impl fmt::Display for Calls {
     }
 }
 
+/// Bytes of connections, from the client and to it: the average of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// From the client.
+    pub received: u64,
+    /// To the client.
+    pub sent: u64,
+}
+
 /// Calls that each side has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sides {
@@ -230,6 +239,41 @@ impl Questions {
             }
         }
         Ok(drawn)
+    }
+
+    /// The bytes of an edge's connections, as the caller's proxy and the callee's have reported them. All must be of one
+    /// minute.
+    pub async fn bytes(&self, (from, to): &Edge) -> Result<[Bytes; 2]> {
+        let [from, to] = [from, to].map(|name| text(name));
+        let ask = |metric: &str| {
+            format!(
+                "{metric}: execExpression(expression: \"service_relation_{metric}\", \
+                 entity: {{ serviceName: {from}, normal: true, \
+                 destServiceName: {to}, destNormal: true }}, duration: $duration) \
+                 {{ error results {{ values {{ id value }} }} }}"
+            )
+        };
+        let metrics = [
+            "client_received",
+            "client_sent",
+            "server_received",
+            "server_sent",
+        ];
+        let questions = metrics.map(ask).join(" ");
+        let query = format!("query ($duration: Duration!) {{ {questions} }}");
+        let data = self.ask(&query).await?;
+        let [from_client, to_client, from_callee, to_callee] =
+            metrics.map(|metric| Ok::<_, anyhow::Error>(by_minute(&data[metric])?.values().sum()));
+        Ok([
+            Bytes {
+                received: from_client?,
+                sent: to_client?,
+            },
+            Bytes {
+                received: from_callee?,
+                sent: to_callee?,
+            },
+        ])
     }
 
     async fn ask(&self, query: &str) -> Result<Value> {

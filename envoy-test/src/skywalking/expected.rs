@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use hyper::StatusCode;
 
-use super::drawn::{Calls, Edge, Sides};
+use super::drawn::{Bytes, Calls, Edge, Sides};
 use crate::mesh::Mesh;
 
 /// A row of the table: an edge that must be drawn, or must not.
@@ -23,6 +23,8 @@ pub(super) struct Expectation {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     pub(super) edges: BTreeMap<Edge, Expectation>,
+    /// The bytes that each side's proxy has seen of connections.
+    pub(super) bytes: BTreeMap<Edge, [Bytes; 2]>,
     pub(super) instances: BTreeMap<String, BTreeSet<String>>,
     pub(super) endpoints: BTreeMap<String, BTreeSet<String>>,
 }
@@ -31,6 +33,18 @@ impl Expected {
     /// Adds calls that are drawn as they were made.
     pub(super) fn edge(&mut self, story: &'static str, from: &str, to: &str, made: Sides) {
         self.insert(story, from, to, made, Some(made), "");
+    }
+
+    /// Adds a TCP connection: an edge without calls, with the bytes that the caller's proxy and the callee's have seen.
+    pub(super) fn connection(
+        &mut self,
+        story: &'static str,
+        from: &str,
+        to: &str,
+        bytes: [Bytes; 2],
+    ) {
+        self.edge(story, from, to, Sides::default());
+        self.bytes.insert((from.to_owned(), to.to_owned()), bytes);
     }
 
     /// Adds calls that are drawn differently, and why.

@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::drawn::{Drawn, Edge, Questions, Sides};
+use super::drawn::{Bytes, Drawn, Edge, Questions, Sides};
 use super::expected::{Expectation, Expected};
 use super::stories::Restart;
 
@@ -86,6 +86,15 @@ impl Report {
             let found = questions.endpoints(service).await?;
             report.compare(&format!("endpoints of {service}"), endpoints, &found);
         }
+        for (edge, expected) in &expected.bytes {
+            let found = questions.bytes(edge).await?;
+            report.compared += 1;
+            if found != *expected {
+                let (from, to) = edge;
+                let difference = format!("bytes of {from} -> {to}: {found:?}, not {expected:?}");
+                report.differences.push(difference);
+            }
+        }
         report.layer(&drawn);
         Ok(report)
     }
@@ -148,11 +157,15 @@ impl Expected {
     }
 }
 
-/// Services are listed once calls to them were seen by their own proxies.
+/// Services are listed once calls or connections to them were seen by their own proxies.
 fn listed(expected: &Expected) -> BTreeSet<String> {
     let edges = expected.edges.iter();
     let seen = edges.filter(|(_, edge)| edge.drawn.is_some_and(|sides| sides.server.calls > 0));
-    seen.map(|((_, to), _)| to.clone()).collect()
+    let called = seen.map(|(edge, _)| edge);
+    let connections = expected.bytes.iter();
+    let connected = connections.filter(|(_, [_, server])| *server != Bytes::default());
+    let edges = called.chain(connected.map(|(edge, _)| edge));
+    edges.map(|(_, to)| to.clone()).collect()
 }
 
 fn lines(edges: &BTreeSet<Edge>) -> BTreeSet<String> {

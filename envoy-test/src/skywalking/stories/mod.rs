@@ -5,6 +5,7 @@ mod failures;
 mod handmade;
 mod names;
 mod restart;
+mod tcp;
 
 use anyhow::Result;
 pub use restart::Restart;
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use super::expected::Expected;
 use crate::boutique;
+use crate::envoy::Envoy;
 use crate::mesh::{Lab, Mesh};
 use crate::node::Node;
 
@@ -25,6 +27,7 @@ pub(super) struct Stage<'l> {
     pub(super) expected: Expected,
     /// Kept running, because an Envoy that has ended sends no more entries.
     meshes: Vec<Mesh>,
+    envoys: Vec<Envoy>,
     shop: Option<boutique::Open>,
 }
 
@@ -35,6 +38,7 @@ impl<'l> Stage<'l> {
             run,
             expected: Expected::default(),
             meshes: Vec::new(),
+            envoys: Vec::new(),
             shop: None,
         }
     }
@@ -52,7 +56,9 @@ impl<'l> Stage<'l> {
         progress("calls that fail");
         failures::all(self).await?;
         progress("nodes that are named in every way");
-        names::all(self).await
+        names::all(self).await?;
+        progress("a TCP connection");
+        tcp::connection(self).await
     }
 
     /// Sends entries that no Envoy of these stories would send, to an OAP that
