@@ -164,7 +164,11 @@ impl Lab {
         if !fs::try_exists(&services).await? {
             replace(&services, &bootstrap::clusters_resource(&[])).await?;
         }
-        let clusters = self.clusters(address);
+        let mut clusters = self.clusters(address);
+        for (listener, cluster) in &proxy.others {
+            listeners.push(listener.clone());
+            clusters.push(cluster.clone());
+        }
         let mut bootstrap = bootstrap::bootstrap(&proxy.node, &listeners, &clusters, &services);
         if proxy.listeners().any(|listener| listener.plugin.watched) {
             bootstrap["bootstrap_extensions"] = bootstrap::v8_first();

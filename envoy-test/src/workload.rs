@@ -54,6 +54,8 @@ pub(crate) struct Proxy {
     pub(crate) clusters: BTreeMap<String, Value>,
     /// Whether the listeners come from a file that Envoy watches.
     pub(crate) watches_listeners: bool,
+    /// Listeners of any kind, and the cluster of each.
+    pub(crate) others: Vec<(Value, Value)>,
 }
 
 impl Workload {
@@ -124,6 +126,15 @@ impl Workload {
     pub fn cluster(mut self, service: &str, overrides: Value) -> Self {
         if let Some(proxy) = &mut self.proxy {
             proxy.clusters.insert(service.to_owned(), overrides);
+        }
+        self
+    }
+
+    /// Adds a listener of any kind, and the cluster that it leads to.
+    #[must_use]
+    pub fn with_listener(mut self, listener: Value, cluster: Value) -> Self {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.others.push((listener, cluster));
         }
         self
     }
@@ -223,6 +234,7 @@ impl Proxy {
             outbound,
             clusters: BTreeMap::new(),
             watches_listeners: false,
+            others: Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::graph;
+use super::{cart, graph};
 use crate::client::Call;
 
 /// The destination of calls, which changes when a proxy is replaced. Initially
@@ -24,6 +24,8 @@ pub(super) struct App {
     pub(super) address: SocketAddr,
     /// The outbound listener of its sidecar.
     pub(super) outbound: Destination,
+    /// The listener of its sidecar that leads to its database, if it has one.
+    pub(super) database: Destination,
     server: AbortHandle,
 }
 
@@ -31,6 +33,7 @@ pub(super) struct App {
 struct Answering {
     service: &'static str,
     outbound: watch::Receiver<Option<SocketAddr>>,
+    database: watch::Receiver<Option<SocketAddr>>,
 }
 
 impl App {
@@ -38,15 +41,18 @@ impl App {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (outbound, receiver) = watch::channel(None);
+        let (database, of_database) = watch::channel(None);
         let answering = Answering {
             service,
             outbound: receiver,
+            database: of_database,
         };
         let router = Router::new().fallback(answer).with_state(answering);
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self {
             address,
             outbound,
+            database,
             server: server.abort_handle(),
         })
     }
@@ -58,7 +64,7 @@ impl Drop for App {
     }
 }
 
-/// Answers 200 if all called services do, else 502. It passes on the query,
+/// Answers 200 if all called services and the database do, else 502. It passes on the query,
 /// which identifies the phase of a run.
 async fn answer(State(app): State<Answering>, request: Request) -> StatusCode {
     let query = request.uri().query().unwrap_or_default();
@@ -67,7 +73,13 @@ async fn answer(State(app): State<Answering>, request: Request) -> StatusCode {
             return StatusCode::BAD_GATEWAY;
         }
     }
-    StatusCode::OK
+    let database = *app.database.borrow();
+    match database {
+        Some(database) if !cart::serves(database, request.uri().path()).await => {
+            StatusCode::BAD_GATEWAY
+        }
+        _ => StatusCode::OK,
+    }
 }
 
 /// Whether the call of `service` through `outbound` is answered with 200.

@@ -16,6 +16,11 @@ pub const OUTSIDE: &str = "card-network";
 /// The service behind the gateway.
 pub const FRONTEND: &str = "frontend";
 
+/// The service that keeps its state in [`REDIS`].
+pub const CART: &str = "cart";
+/// The database of the cart, called over TCP: once for each request to the cart.
+pub const REDIS: Service = leaf("redis");
+
 /// What a service runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
@@ -119,7 +124,7 @@ pub const SERVICES: [Service; 10] = [
     },
     leaf("productcatalog"),
     leaf("currency"),
-    leaf("cart"),
+    leaf(CART),
     leaf("shipping"),
     leaf("email"),
     leaf("ad"),
@@ -157,6 +162,14 @@ pub fn calls_of_journey() -> Calls {
         add_calls(FRONTEND, path, &mut all);
     }
     all
+}
+
+/// The connections of the cart to its database in one journey.
+#[must_use]
+pub fn connections_of_journey() -> u64 {
+    let calls = calls_of_journey();
+    let of_cart = calls.iter().filter(|((_, callee), _)| *callee == CART);
+    of_cart.map(|(_, calls)| calls).sum()
 }
 
 fn add_calls(service: &'static str, path: &str, all: &mut Calls) {

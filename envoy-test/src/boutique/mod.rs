@@ -3,6 +3,7 @@
 //! access logs alone, and compared with the known call graph.
 
 mod app;
+mod cart;
 pub mod graph;
 mod recorder;
 mod report;
@@ -22,10 +23,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::app::{App, Destination, succeeds};
+use self::cart::Redis;
 use self::graph::{FRONTEND, GATEWAY, JOURNEY, OUTSIDE, SERVICES, Service};
 use self::recorder::Recorder;
-pub use self::report::{Edges, Phase, Report};
-use self::report::{View, is_complete};
+use self::report::{AFTERWARDS, KILLED, REPLACED, UNDISTURBED, View, has_all_calls};
+pub use self::report::{Database, Edges, Phase, Report};
 use crate::consumers::metrics::description::{Reporter, Scope, logger};
 use crate::consumers::metrics::prometheus::Prometheus;
 use crate::mesh::{Lab, Mesh};
@@ -38,45 +40,46 @@ const VISITORS: u64 = 2;
 /// How long a visitor waits after a failed journey.
 const PAUSE: Duration = Duration::from_millis(20);
 
-const UNDISTURBED: &str = "undisturbed";
-const REPLACED: &str = "while each Envoy is replaced, VMs as v2";
-const KILLED: &str = "while each Envoy is killed and started again, VMs as v3";
-const AFTERWARDS: &str = "afterwards";
-
 /// Runs the shop, also while Envoys are replaced and killed, and compares the
 /// graphs.
 pub async fn run(envoy: &Path, journeys: u64, mut progress: impl FnMut(&str)) -> Result<Report> {
     let recorder = Recorder::start().await?;
-    progress("starting 11 Envoys");
+    progress("starting 12 Envoys");
     let begin = Instant::now();
     let mut shop = Shop::start(envoy, recorder.address).await?;
+    let has_database = shop.redis.is_some();
     let started_after_s = begin.elapsed().as_secs_f64();
 
     progress("browsing, undisturbed");
+    recorder.begin("1");
     let first = shop.visit("1", Visits::Count(journeys)).await?;
-    all_logged(&recorder, "1", journeys).await?;
+    all_logged(&recorder, "1", journeys, has_database).await?;
+    recorder.begin("2");
     let replaced = shop
         .visit_while_renewed("2", How::Replaced, "v2", &mut progress)
         .await?;
+    recorder.begin("3");
     let killed = shop
         .visit_while_renewed("3", How::Killed, "v3", &mut progress)
         .await?;
+    recorder.begin("4");
     progress("browsing, afterwards");
     let last = shop.visit("4", Visits::Count(journeys)).await?;
-    all_logged(&recorder, "4", journeys).await?;
+    all_logged(&recorder, "4", journeys, has_database).await?;
     for disturbed in ["2", "3"] {
-        all_logged(&recorder, disturbed, 0).await?;
+        all_logged(&recorder, disturbed, 0, false).await?;
     }
+    let phase = |name, key, visits, vms| phase(name, &recorder, key, visits, vms, has_database);
 
     Ok(Report {
         envoy: shop.mesh.envoy(GATEWAY)?.version().await?,
-        proxies: SERVICES.len() + 1,
+        proxies: SERVICES.len() + 1 + usize::from(has_database),
         started_after_s,
         phases: vec![
-            phase(UNDISTURBED, &recorder, "1", &first, Some("v1")),
-            phase(REPLACED, &recorder, "2", &replaced, None),
-            phase(KILLED, &recorder, "3", &killed, None),
-            phase(AFTERWARDS, &recorder, "4", &last, Some("v3")),
+            phase(UNDISTURBED, "1", &first, Some("v1")),
+            phase(REPLACED, "2", &replaced, None),
+            phase(KILLED, "3", &killed, None),
+            phase(AFTERWARDS, "4", &last, Some("v3")),
         ],
         leaks: shop.mesh.app(OUTSIDE)?.leaks(),
         topology: recorder.read("1", recorder::Record::snapshot),
@@ -138,14 +141,14 @@ pub async fn run_metered(envoy: &Path, program: &Path, journeys: u64) -> Result<
             for workload in shop.proxied("v1")? {
                 let name = workload.name.clone();
                 shop.lab.replace(&mut shop.mesh, metered(workload)).await?;
-                shop.call_through(&name)?;
+                shop.call_through(&name).await?;
             }
             prometheus.scrape(&shop.targets()?)?;
         }
         let visited = shop.visit("1", Visits::Count(half)).await?;
         ensure!(visited.failed == 0, "{} journeys failed", visited.failed);
         made += half;
-        all_logged(&recorder, "1", made).await?;
+        all_logged(&recorder, "1", made, false).await?;
         let reported: u64 = reported_calls(made).values().sum();
         until("all calls to be scraped", async || {
             let scraped = prometheus.totals("istio_requests_total").await?;
@@ -164,7 +167,7 @@ pub async fn run_metered(envoy: &Path, program: &Path, journeys: u64) -> Result<
 /// Runs the shop with visitors until interrupted, for a reader of access logs
 /// at `logs_to`.
 pub async fn serve(envoy: &Path, logs_to: SocketAddr, progress: impl Fn(&str)) -> Result<()> {
-    progress("starting 11 Envoys");
+    progress("starting 12 Envoys");
     let shop = Shop::start(envoy, logs_to).await?;
     progress("browsing until interrupted");
     shop.visit("", Visits::Count(u64::MAX)).await?;
@@ -186,7 +189,7 @@ pub async fn browse(
     journeys: u64,
 ) -> Result<Open> {
     let moved = |workload: Workload| workload.node_with("NAMESPACE", &namespace.into());
-    let shop = Shop::start_in(envoy, logs_to, moved).await?;
+    let shop = Box::pin(Shop::start_in(envoy, logs_to, moved)).await?;
     let visited = shop.visit("", Visits::Count(journeys)).await?;
     ensure!(visited.failed == 0, "{} journeys failed", visited.failed);
     Ok(Open { _shop: shop })
@@ -194,10 +197,17 @@ pub async fn browse(
 
 /// Waits for the entries of all calls. The report lists what is missing in the
 /// end.
-async fn all_logged(recorder: &Recorder, phase: &str, journeys: u64) -> Result<()> {
+async fn all_logged(
+    recorder: &Recorder,
+    phase: &str,
+    journeys: u64,
+    has_database: bool,
+) -> Result<()> {
     let complete = until("all calls to be logged", async || {
         let snapshot = recorder.read(phase, recorder::Record::snapshot);
-        Ok(is_complete(&snapshot, journeys).then_some(()))
+        let is_complete = has_all_calls(&snapshot, journeys)
+            && (!has_database || Database::of(&snapshot, journeys).is_complete());
+        Ok(is_complete.then_some(()))
     });
     // A missing entry is reported as a problem of the topology and does not
     // abort the run.
@@ -213,6 +223,7 @@ fn phase(
     key: &str,
     visits: &Visited,
     vms: Option<&str>,
+    has_database: bool,
 ) -> Phase {
     let Visited { journeys, failed } = *visits;
     recorder.read(key, |record| {
@@ -235,12 +246,16 @@ fn phase(
                 }
             }
         }
+        let database = has_database.then(|| Database::of(&snapshot, journeys));
+        let fault = database.as_ref().map(|one| one.fault(name));
+        faults.extend(fault.flatten());
         Phase {
             name,
             journeys,
             failed,
             client: edges(View::Client),
             server: edges(View::Server),
+            database,
             faults,
         }
     })
@@ -292,27 +307,41 @@ struct Shop {
     apps: BTreeMap<&'static str, App>,
     /// The gateway's address for visitors.
     gateway: Destination,
+    /// The cart's database.
+    redis: Option<Redis>,
 }
 
 impl Shop {
+    /// Starts it, with the cart's state in a Redis.
     async fn start(envoy: &Path, logs_to: SocketAddr) -> Result<Self> {
-        Self::start_in(envoy, logs_to, |workload| workload).await
+        let lab = Lab::new(envoy).await?.logging_to(logs_to);
+        let redis = Redis::start(&lab).await?;
+        Self::start_with(lab, redis, |workload| workload).await
     }
 
-    /// Starts it, with a change of each workload.
+    /// Starts it without a database, with a change of each workload.
     async fn start_in(
         envoy: &Path,
         logs_to: SocketAddr,
         change: impl Fn(Workload) -> Workload,
     ) -> Result<Self> {
         let lab = Lab::new(envoy).await?.logging_to(logs_to);
+        Self::start_with(lab, None, change).await
+    }
+
+    async fn start_with(
+        lab: Lab,
+        redis: Option<Redis>,
+        change: impl Fn(Workload) -> Workload,
+    ) -> Result<Self> {
         let mut apps = BTreeMap::new();
         for service in &SERVICES {
             apps.insert(service.name, App::start(service.name).await?);
         }
         let mut workloads = vec![gateway()?, Workload::bare(OUTSIDE).counting()];
         for service in &SERVICES {
-            workloads.push(sidecar(service, apps[service.name].address, "v1"));
+            let workload = sidecar(service, apps[service.name].address, "v1");
+            workloads.push(with_database(&lab, redis.as_ref(), workload));
         }
         let mesh = lab
             .start(workloads.into_iter().map(change))
@@ -323,10 +352,11 @@ impl Shop {
             mesh,
             apps,
             gateway: watch::channel(None).0,
+            redis,
         };
-        shop.call_through(GATEWAY)?;
+        shop.call_through(GATEWAY).await?;
         for service in &SERVICES {
-            shop.call_through(service.name)?;
+            shop.call_through(service.name).await?;
         }
         Ok(shop)
     }
@@ -339,7 +369,8 @@ impl Shop {
                 graph::Host::Pod => "v1",
                 graph::Host::Vm => vms,
             };
-            workloads.push(sidecar(service, self.apps[service.name].address, version));
+            let workload = sidecar(service, self.apps[service.name].address, version);
+            workloads.push(with_database(&self.lab, self.redis.as_ref(), workload));
         }
         Ok(workloads)
     }
@@ -353,12 +384,19 @@ impl Shop {
 
     /// Makes the app behind the proxy of `name`, or the visitors in front of
     /// it, call through it.
-    fn call_through(&self, name: &str) -> Result<()> {
+    async fn call_through(&self, name: &str) -> Result<()> {
         let outbound = match self.apps.get(name) {
             Some(app) => &app.outbound,
             None => &self.gateway,
         };
         outbound.send_replace(Some(self.mesh.outbound(name)?));
+        if let Some(app) = self.apps.get(name)
+            && self.redis.is_some()
+            && cart::is_kept_by(name)
+        {
+            let listener = self.mesh.envoy(name)?.listener(cart::OUTBOUND).await?;
+            app.database.send_replace(Some(listener));
+        }
         Ok(())
     }
 
@@ -388,7 +426,7 @@ impl Shop {
                 failed.wait_for(|failed| *failed > until_now).await?;
             }
             let before = self.lab.replace(&mut self.mesh, workload).await?;
-            self.call_through(&name)?;
+            self.call_through(&name).await?;
             if let Some(before) = before {
                 let retired = before.retire().await;
                 retired.with_context(|| format!("the proxy of {name} before"))?;
@@ -396,6 +434,14 @@ impl Shop {
         }
         drop(failed);
         visiting.await?
+    }
+}
+
+/// The workload with its database, if the shop has one and the service keeps its state there.
+fn with_database(lab: &Lab, redis: Option<&Redis>, workload: Workload) -> Workload {
+    match redis {
+        Some(redis) if cart::is_kept_by(&workload.name) => redis.called_by(lab, workload),
+        _ => workload,
     }
 }
 

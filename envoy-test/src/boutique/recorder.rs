@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use access_log::{Each, Entry, Limits, Server, Side};
+use access_log::{Each, Entry, Limits, Protocol, Server, Side};
 use anyhow::Result;
 use mxctl::naming::Naming;
 use mxctl::topology::{Reading, Snapshot, Topology};
@@ -49,6 +49,8 @@ type Records = Arc<Mutex<BTreeMap<String, Record>>>;
 pub(super) struct Recorder {
     pub(super) address: SocketAddr,
     records: Records,
+    /// The phase of connections, which have no path.
+    phase: Arc<Mutex<String>>,
     _server: Server,
 }
 
@@ -57,16 +59,28 @@ impl Recorder {
         let records = Records::default();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let recording = Arc::clone(&records);
+        let phase = Arc::new(Mutex::new(String::new()));
+        let of_connections = Arc::clone(&phase);
         let sink = Each(move |entry: &Entry| {
-            let phase = entry.path.split_once('?').map_or("", |(_, phase)| phase);
+            let current = lock(&of_connections).clone();
+            let phase = match entry.protocol {
+                Protocol::Tcp => &*current,
+                Protocol::Http => entry.path.split_once('?').map_or("", |(_, phase)| phase),
+            };
             record_of(&mut lock(&recording), phase).add(entry);
         });
         let server = Server::start(listener, Limits::default(), sink)?;
         Ok(Self {
             address: server.address,
             records,
+            phase,
             _server: server,
         })
+    }
+
+    /// Begins a phase; all connections of the one before have been logged.
+    pub(super) fn begin(&self, phase: &str) {
+        phase.clone_into(&mut lock(&self.phase));
     }
 
     /// Reads the record of a phase so far.
@@ -81,6 +95,6 @@ fn record_of<'r>(records: &'r mut BTreeMap<String, Record>, phase: &str) -> &'r 
 
 /// Records are updated one entry at a time, so a failed reader leaves them
 /// complete.
-fn lock(records: &Records) -> MutexGuard<'_, BTreeMap<String, Record>> {
-    records.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

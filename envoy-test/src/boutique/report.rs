@@ -9,6 +9,11 @@ use serde::Serialize;
 
 use super::graph::{self, Calls, GATEWAY, Host, OUTSIDE, SERVICES};
 
+pub(super) const UNDISTURBED: &str = "undisturbed";
+pub(super) const REPLACED: &str = "while each Envoy is replaced, VMs as v2";
+pub(super) const KILLED: &str = "while each Envoy is killed and started again, VMs as v3";
+pub(super) const AFTERWARDS: &str = "afterwards";
+
 /// The result of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -40,8 +45,66 @@ pub struct Phase {
     pub client: Edges,
     /// Edges that the callees' proxies saw.
     pub server: Edges,
+    /// The cart's connections to its database; `None` without Redis.
+    pub database: Option<Database>,
     /// Other problems.
     pub faults: Vec<String>,
+}
+
+/// The connections of the cart to its database that have ended.
+#[derive(Debug, Serialize)]
+pub struct Database {
+    /// Those of the journeys.
+    pub expected: u64,
+    /// Those that the cart's proxy saw.
+    pub client: u64,
+    /// Those that the database's proxy saw.
+    pub server: u64,
+}
+
+impl Database {
+    /// What a phase shows of them.
+    pub(super) fn of(snapshot: &Snapshot, journeys: u64) -> Self {
+        let [cart, redis] = [graph::CART, graph::REDIS.name].map(graph::shown);
+        let is = |number: usize, name: &str| {
+            let workload = snapshot.workloads.get(number);
+            workload.is_some_and(|workload| workload.name == name && workload.kind == Kind::Pod)
+        };
+        let mut edges = snapshot.edges.iter();
+        let edge = edges.find(|edge| is(edge.from, &cart) && is(edge.to, &redis));
+        let connections = |tally: Option<&TallyView>| {
+            let tcp = tally.and_then(|tally| tally.tcp);
+            tcp.and_then(|tcp| tcp.connections).unwrap_or_default()
+        };
+        Self {
+            expected: graph::connections_of_journey() * journeys,
+            client: connections(edge.and_then(|edge| edge.client.as_ref())),
+            server: connections(edge.and_then(|edge| edge.server.as_ref())),
+        }
+    }
+
+    /// Whether each side has logged all of them.
+    pub(super) fn is_complete(&self) -> bool {
+        self.client >= self.expected && self.server >= self.expected
+    }
+
+    /// `name` is the phase. Connections may be lost while Envoys are replaced, and some that end then are logged in the
+    /// phase behind, because their entries have no path.
+    pub(super) fn fault(&self, name: &str) -> Option<String> {
+        let Self {
+            expected,
+            client,
+            server,
+        } = self;
+        let is_right = match name {
+            UNDISTURBED => client == expected && server == expected,
+            AFTERWARDS => self.is_complete(),
+            _ => *client > 0 && *server > 0,
+        };
+        (!is_right).then(|| {
+            format!("the cart's connections to Redis: {client} and {server}, not {expected}")
+        })
+    }
 }
 
 /// The edges that one side saw.
@@ -95,7 +158,8 @@ impl View {
                 format!("{} {}", workload.kind.name(), workload.name)
             })
         };
-        let edges = snapshot.edges.iter().filter_map(|view| {
+        let requests = snapshot.edges.iter().filter(|edge| edge.has_requests());
+        let edges = requests.filter_map(|view| {
             let tally: &Option<TallyView> = match self {
                 Self::Client => &view.client,
                 Self::Server => &view.server,
@@ -123,7 +187,7 @@ fn end(service: &str) -> String {
 }
 
 /// Whether all calls of this number of journeys are in `snapshot`.
-pub(super) fn is_complete(snapshot: &Snapshot, journeys: u64) -> bool {
+pub(super) fn has_all_calls(snapshot: &Snapshot, journeys: u64) -> bool {
     [View::Client, View::Server].into_iter().all(|view| {
         let found = view.found(snapshot);
         let mut expected = view.expected(journeys).into_iter();
@@ -221,6 +285,7 @@ impl fmt::Display for Report {
                 failed,
                 client,
                 server,
+                database,
                 ..
             } = phase;
             writeln!(f, "\n{name}: {journeys} journeys, {failed} failed")?;
@@ -234,6 +299,23 @@ impl fmt::Display for Report {
                     "  edges seen by {seen_by}: expected {expected}, found {found}, {extra} extra"
                 )?;
             }
+            if let Some(Database {
+                expected,
+                client,
+                server,
+            }) = database
+            {
+                writeln!(
+                    f,
+                    "  connections of the cart to Redis: {client} seen by client, {server} by server, {expected} of all journeys"
+                )?;
+            }
+        }
+        if self.phases.iter().any(|phase| phase.database.is_none()) {
+            writeln!(
+                f,
+                "SKIPPED  the cart's database: redis-server is not installed"
+            )?;
         }
         for fault in self.faults() {
             writeln!(f, "WRONG  {fault}")?;

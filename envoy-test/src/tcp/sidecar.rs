@@ -72,7 +72,7 @@ impl Route {
         self
     }
 
-    fn listener(&self, lab: &Lab) -> Value {
+    pub(crate) fn listener(&self, lab: &Lab) -> Value {
         let plugin = self.plugin.as_ref();
         let mut filters: Vec<Value> = plugin
             .map(|plugin| wasm_network_filter(plugin, lab.module()))
@@ -91,7 +91,7 @@ impl Route {
         })
     }
 
-    fn cluster(&self) -> Value {
+    pub(crate) fn cluster(&self) -> Value {
         let (name, to) = (&self.cluster, socket_address(self.to));
         let cluster = json!({
             "name": name,

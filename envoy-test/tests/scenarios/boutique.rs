@@ -14,6 +14,9 @@ async fn the_topology_is_the_call_graph() -> Result<()> {
         for edges in [&phase.client, &phase.server] {
             assert_eq!((edges.expected, edges.found), (16, 16), "{report}");
         }
+        if let Some(database) = &phase.database {
+            assert!(database.client > 0 && database.server > 0, "{report}");
+        }
     }
     Ok(())
 }
