@@ -326,7 +326,10 @@ fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
     let [telemetry] = of_kind(&rendered, "Telemetry")[..] else {
         panic!("not one Telemetry");
     };
-    let providers = &telemetry["spec"]["accessLogging"][0]["providers"];
+    let logging = &telemetry["spec"]["accessLogging"];
+    let provider = |number: usize| logging[number]["providers"][0]["name"].clone();
+    // Istio puts the provider for TCP on HTTP listeners, too.
+    assert_eq!(logging[1]["filter"]["expression"], "!has(request.method)");
     let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
     let log = json!({
         "service": "skywalking-oap.skywalking.svc.cluster.local",
@@ -339,8 +342,8 @@ fn access_logs_carry_the_keys_of_the_filter() -> Result<()> {
                 "proxyStatsMatcher": { "inclusionPrefixes": ["extension_config_discovery"] },
             },
             "extensionProviders": [
-                { "name": providers[0]["name"], "envoyHttpAls": log },
-                { "name": providers[1]["name"], "envoyTcpAls": log },
+                { "name": provider(0), "envoyHttpAls": log },
+                { "name": provider(1), "envoyTcpAls": log },
             ],
         },
     });

@@ -93,11 +93,20 @@ impl<'a> Facts<'a> {
 
 /// The gRPC access logs among them.
 pub(super) fn grpc_logs<'a>(logs: &Logs<'a>) -> Vec<GrpcLog<'a>> {
-    let logs = logs.all.iter().map(|log| typed(&log["typed_config"]));
-    let grpc = logs.filter(|(kind, _)| {
-        kind.ends_with(".HttpGrpcAccessLogConfig") || kind.ends_with(".TcpGrpcAccessLogConfig")
+    const HTTP: &str = ".HttpGrpcAccessLogConfig";
+    const TCP: &str = ".TcpGrpcAccessLogConfig";
+    let typed_logs = || {
+        logs.all
+            .iter()
+            .map(|log| (log, typed(&log["typed_config"])))
+    };
+    let has_http = typed_logs().any(|(_, (kind, _))| kind.ends_with(HTTP));
+    // Istio puts a provider for TCP on HTTP listeners, too, where a filter keeps requests out.
+    let is_kept_out = |log: &Value| has_http && log["filter"].is_object();
+    let grpc = typed_logs().filter(|(log, (kind, _))| {
+        kind.ends_with(HTTP) || kind.ends_with(TCP) && !is_kept_out(log)
     });
-    grpc.map(|(_, config)| GrpcLog { config }).collect()
+    grpc.map(|(_, (_, config))| GrpcLog { config }).collect()
 }
 
 pub(super) fn examine(facts: &Facts<'_>, findings: &mut Vec<Finding>) {

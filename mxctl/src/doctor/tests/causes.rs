@@ -656,6 +656,14 @@ fn logs_with_too_many_keys_are_found() {
     let twice = [log("a", &KEYS), log("a", &["downstream_peer"])];
     assert_eq!(logged(&twice), [Code::LoggedTwice]);
     assert_eq!(logged(&[log("a", &KEYS), log("b", &KEYS)]), []);
+    // Istio puts a log for TCP beside that for HTTP.
+    let mut tcp = log("a", &KEYS);
+    tcp["typed_config"]["@type"] =
+        json!("type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig");
+    let both = [log("a", &KEYS), tcp.clone()];
+    assert_eq!(logged(&both), [Code::LoggedTwice]);
+    tcp["filter"] = json!({ "extension_filter": {} });
+    assert_eq!(logged(&[log("a", &KEYS), tcp]), []);
     // SkyWalking ignores a log without peers.
     assert_eq!(logged(&[log("a", &KEYS), log("a", &[])]), []);
 }
