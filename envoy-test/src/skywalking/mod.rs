@@ -43,7 +43,7 @@ pub async fn run(
         Named::Running(oap, _) => progress(&format!("asking the OAP at {oap}")),
     }
     let mut oap = Oap::new(named).await?;
-    let judged = judge(&mut oap, envoy, journeys, &mut progress).await;
+    let judged = Box::pin(judge(&mut oap, envoy, journeys, &mut progress)).await;
     let mut report = judged.inspect_err(|_| eprintln!("--- the OAP's log\n{}", oap.log()))?;
     report.look = look(&oap);
     if !report.faults().is_empty() {

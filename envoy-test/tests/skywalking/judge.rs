@@ -12,10 +12,7 @@ async fn the_oap_draws_the_calls_that_were_made() -> Result<()> {
         return Ok(());
     };
     let envoy = Release::Newest.binary()?;
-    let (_oap, report) = Box::pin(skywalking::run(&named, &envoy, 10, |step| {
-        println!("- {step}")
-    }))
-    .await?;
+    let (_oap, report) = skywalking::run(&named, &envoy, 10, |step| println!("- {step}")).await?;
     println!("{report}");
     assert_eq!(report.faults(), Vec::<String>::new());
     assert!(report.edges.len() > 40, "{report}");
