@@ -23,6 +23,12 @@ const PASSTHROUGH: &[u8] = b"PassthroughCluster";
 /// How Kuma's names for such traffic begin: `outbound:passthrough:ipv4`.
 const KUMAS_PASSTHROUGH: &[u8] = b"outbound:passthrough:";
 
+/// Whether a cluster of this name leads to addresses that the control plane does not know.
+#[must_use]
+pub fn is_passthrough(name: &[u8]) -> bool {
+    name == PASSTHROUGH || name.starts_with(KUMAS_PASSTHROUGH)
+}
+
 /// The most clusters that are kept. Their names come from the operator, so this
 /// bounds mistakes, not attacks.
 const MAX_KNOWN: usize = 4096;
@@ -210,8 +216,7 @@ impl Clusters {
         let name = self.known.get(index);
         let name = name.map(|known| &*known.name).unwrap_or_default();
         let is_external = istio.is_set("external")
-            || name == PASSTHROUGH
-            || name.starts_with(KUMAS_PASSTHROUGH)
+            || is_passthrough(name)
             || Pattern::any(&self.external_names, name);
         let is_skipped = istio.is_set("disable_mx") || self.skip_external && is_external;
         if let Some(known) = self.known.get_mut(index) {

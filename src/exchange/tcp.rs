@@ -111,10 +111,10 @@ impl Connection {
     }
 }
 
-/// Whether Envoy has connected to the server.
-fn is_connected(host: &impl Host) -> bool {
+/// The address of the chosen endpoint; `None` before Envoy has connected to it.
+fn upstream_address(host: &impl Host) -> Option<Vec<u8>> {
     let address = host.property(Property::UpstreamAddress).ok().flatten();
-    address.is_some_and(|address| !address.is_empty())
+    address.filter(|address| !address.is_empty())
 }
 
 /// The frame that this proxy sends; empty if it sends none.
@@ -175,7 +175,7 @@ impl Exchange {
                 connection.stream.sent = self.send(host, Data::Downstream);
             }
             // An answer can only precede the server's first bytes. Before Envoy has connected, the endpoint is unknown.
-            if !connection.stream.sent && is_connected(host) {
+            if !connection.stream.sent && upstream_address(host).is_some() {
                 self.settle_callee(connection, host, direction);
             }
             self.settle_caller(connection, host, direction);
@@ -218,7 +218,7 @@ impl Exchange {
         if arrived.size > 0 {
             self.settle_callee(connection, host, direction);
             let asked = std::mem::take(&mut connection.stream.asked);
-            if asked != NEITHER && self.config.mode == Mode::Exchange {
+            if asked != NEITHER {
                 self.send(host, Data::Upstream);
             }
             connection.server = Progress::Passed;
@@ -343,8 +343,7 @@ impl Exchange {
         }
         let patterns = &self.config.tcp_endpoints;
         !patterns.is_empty()
-            && (host.property(Property::UpstreamAddress).ok().flatten())
-                .is_some_and(|address| Pattern::any(patterns, &address))
+            && upstream_address(host).is_some_and(|address| Pattern::any(patterns, &address))
     }
 
     /// Puts the own frame ahead of the bytes of a direction. Returns whether it is sent.

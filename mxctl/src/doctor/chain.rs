@@ -81,13 +81,7 @@ fn examine_manager(facts: &Facts<'_>, manager: &Manager<'_>, findings: &mut Vec<
     let configuration = match &plugin.configuration {
         Ok(configuration) => configuration,
         Err(problem) => {
-            findings.push(Finding::error(
-                Code::ConfigurationRefused,
-                filter.name,
-                format!("the filter rejects its configuration: {problem}"),
-                "correct it; `mxctl check-config` checks a configuration before a rollout. A \
-                 configuration that was accepted before stays in force",
-            ));
+            findings.push(filter.refused(problem));
             return;
         }
     };

@@ -5,6 +5,7 @@ use base64::{DecodeError, Engine as _};
 use metadata_exchange::config::{Config, Protocol};
 use serde_json::{Value, json};
 
+use super::finding::{Code, Finding};
 use super::json::{list, text, type_of, typed};
 use crate::decode::BASE64;
 
@@ -166,6 +167,17 @@ impl<'a> Filter<'a> {
             Kind::Ours(plugin) => Some(&**plugin),
             _ => None,
         }
+    }
+
+    /// It rejects its configuration.
+    pub(super) fn refused(&self, problem: &str) -> Finding {
+        Finding::error(
+            Code::ConfigurationRefused,
+            self.name,
+            format!("the filter rejects its configuration: {problem}"),
+            "correct it; `mxctl check-config` checks a configuration before a rollout. A \
+             configuration that was accepted before stays in force",
+        )
     }
 
     pub(super) fn is_native(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use metadata_exchange::config::{Config, Mode, Protocol};
 use metadata_exchange::direction::Direction;
+use metadata_exchange::exchange::clusters::is_passthrough;
 use metadata_exchange::pattern::Pattern;
 use serde_json::Value;
 
@@ -47,13 +48,7 @@ fn examine_chain(facts: &Facts<'_>, chain: &TcpChain<'_>, findings: &mut Vec<Fin
     let configuration = match filter.ours().map(|plugin| &plugin.configuration) {
         Some(Ok(configuration)) => configuration,
         Some(Err(problem)) => {
-            findings.push(Finding::error(
-                Code::ConfigurationRefused,
-                filter.name,
-                format!("the filter rejects its configuration: {problem}"),
-                "correct it; `mxctl check-config` checks a configuration before a rollout. A \
-                 configuration that was accepted before stays in force",
-            ));
+            findings.push(filter.refused(problem));
             return;
         }
         None => return,
@@ -254,8 +249,7 @@ fn is_outside(cluster: &Value, configuration: &Config) -> bool {
     let istio = metadata(cluster, "istio");
     let names = &configuration.external_cluster_names;
     let is_external = istio["external"] == true
-        || name == "PassthroughCluster"
-        || name.starts_with("outbound:passthrough:")
+        || is_passthrough(name.as_bytes())
         || names.iter().any(|one| one.matches(name));
     istio["disable_mx"] == true || configuration.skip_external_clusters && is_external
 }
