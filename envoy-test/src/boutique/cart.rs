@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::graph::{CART, REDIS};
+use super::graph::REDIS;
 use crate::envoy::Envoy;
 use crate::mesh::Lab;
 use crate::tcp::{Route, Running, Server, sidecar};
@@ -77,9 +77,4 @@ pub(super) async fn serves(redis: SocketAddr, path: &str) -> bool {
     // A number, a text, or that it was set.
     let is_answer = |answer: String| answer.starts_with([':', '$', '+']) && answer.ends_with('\n');
     answer.await.is_ok_and(is_answer)
-}
-
-/// Whether the service keeps its state in Redis.
-pub(super) fn is_kept_by(service: &str) -> bool {
-    service == CART
 }

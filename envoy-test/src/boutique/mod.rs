@@ -392,7 +392,7 @@ impl Shop {
         outbound.send_replace(Some(self.mesh.outbound(name)?));
         if let Some(app) = self.apps.get(name)
             && self.redis.is_some()
-            && cart::is_kept_by(name)
+            && name == graph::CART
         {
             let listener = self.mesh.envoy(name)?.listener(cart::OUTBOUND).await?;
             app.database.send_replace(Some(listener));
@@ -440,7 +440,7 @@ impl Shop {
 /// The workload with its database, if the shop has one and the service keeps its state there.
 fn with_database(lab: &Lab, redis: Option<&Redis>, workload: Workload) -> Workload {
     match redis {
-        Some(redis) if cart::is_kept_by(&workload.name) => redis.called_by(lab, workload),
+        Some(redis) if workload.name == graph::CART => redis.called_by(lab, workload),
         _ => workload,
     }
 }

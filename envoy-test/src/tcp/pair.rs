@@ -8,16 +8,12 @@ use access_log::{Direction, Side};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::bootstrap::{
-    any_port, bootstrap, collector_cluster, load_assignment, socket_address, tcp_collector_log,
-    wasm_network_filter, with,
-};
+use super::sidecar::{Route, sidecar};
 use crate::collector::Entry;
 use crate::envoy::Envoy;
 use crate::mesh::Lab;
 use crate::node::Node;
 use crate::tls::{self, Authority, Callers, Identity};
-use crate::workload::Plugin;
 
 /// A listener of the client's sidecar, and what it leads to.
 #[derive(Clone, Debug)]
@@ -216,24 +212,16 @@ impl Builder<'_> {
         identity: &Identity,
         authority: &Authority,
     ) -> Value {
-        let configuration = json!({ "protocol": "tcp" });
-        let listeners: Vec<Value> = links
+        let routes: Vec<Route> = links
             .iter()
-            .map(|link| {
-                let socket = link.is_mutual_tls.then(|| {
+            .map(|link| Route {
+                transport_socket: link.is_mutual_tls.then(|| {
                     tls::listener(identity, Callers::Certified, Some(&authority.validation()))
-                });
-                self.listener(Direction::Inbound, link, &configuration, socket)
+                }),
+                ..self.route(Direction::Inbound, link, link.to)
             })
             .collect();
-        let clusters = links.iter().map(|link| {
-            json!({
-                "name": link.name,
-                "load_assignment":
-                    load_assignment(&link.name, &socket_address(link.to), &json!({})),
-            })
-        });
-        self.bootstrap(node, &listeners, clusters)
+        sidecar(self.lab, node, &routes)
     }
 
     fn client(
@@ -243,102 +231,48 @@ impl Builder<'_> {
         inbound: &[SocketAddr],
         (identity, authority): (&Identity, &Authority),
     ) -> Value {
-        let configuration = json!({ "protocol": "tcp", "tcp_clusters": named(links) });
-        let listeners: Vec<Value> = links
-            .iter()
-            .map(|link| self.listener(Direction::Outbound, link, &configuration, None))
-            .collect();
-        let clusters = links.iter().zip(inbound).enumerate();
-        let clusters = clusters.map(|(number, (link, address))| {
-            let marked = Marked::of(number);
+        let named = json!({ "tcp_clusters": named(links) });
+        let routes = links.iter().zip(inbound).enumerate();
+        let routes = routes.map(|(number, (link, address))| {
+            let mut route = self.route(Direction::Outbound, link, *address);
             let mark = json!({ "tcp": true });
-            let mut endpoint = json!({ "istio": { "workload": istio_workload(server) } });
-            if marked == Marked::Endpoint {
-                endpoint["metadata_exchange"] = mark.clone();
-            }
-            let mut cluster = json!({
-                "name": link.name,
-                "load_assignment":
-                    load_assignment(&link.name, &socket_address(*address), &endpoint),
-            });
-            if marked == Marked::Cluster {
-                cluster["metadata"] = json!({ "filter_metadata": { "metadata_exchange": mark } });
+            route.endpoint_metadata = json!({ "istio": { "workload": istio_workload(server) } });
+            match Marked::of(number) {
+                Marked::Endpoint => route.endpoint_metadata["metadata_exchange"] = mark,
+                Marked::Cluster => {
+                    let mark = json!({ "metadata_exchange": mark });
+                    route.overrides["metadata"] = json!({ "filter_metadata": mark });
+                }
+                Marked::Name | Marked::Prefix => {}
             }
             if link.is_mutual_tls {
                 let validation = authority.validation();
-                cluster["transport_socket"] = tls::cluster(Some(identity), Some(&validation));
+                route.overrides["transport_socket"] =
+                    tls::cluster(Some(identity), Some(&validation));
             }
-            cluster
+            route.configured(&named)
         });
-        self.bootstrap(node, &listeners, clusters)
+        sidecar(self.lab, node, &routes.collect::<Vec<_>>())
     }
 
-    fn bootstrap(
-        &self,
-        node: &Node,
-        listeners: &[Value],
-        clusters: impl Iterator<Item = Value>,
-    ) -> Value {
-        let collector = collector_cluster(self.lab.logs_to());
-        let clusters: Vec<Value> = std::iter::once(collector).chain(clusters).collect();
-        let services = self.lab.dir().join("no-clusters.json");
-        let mut bootstrap = bootstrap(node, listeners, &clusters, &services);
-        // All clusters are known at the start.
-        bootstrap["dynamic_resources"] = json!({});
-        bootstrap
-    }
-
-    fn listener(
-        &self,
-        direction: Direction,
-        link: &Link,
-        configuration: &Value,
-        transport_socket: Option<Value>,
-    ) -> Value {
-        let mut filters = Vec::new();
+    /// The listener of a link, and the cluster of the same name.
+    fn route(&self, direction: Direction, link: &Link, to: SocketAddr) -> Route {
+        let mut route = Route {
+            log: log_name(self.name, direction, &link.name),
+            log_buffer_bytes: self.options.log_buffer_bytes,
+            ..Route::new(&link.name, direction, to)
+        };
+        if let Some(plugin) = &mut route.plugin {
+            plugin.root_id = direction.name().to_lowercase();
+            "tcp".clone_into(&mut plugin.vm_id);
+            plugin.module.clone_from(&self.options.module);
+        }
         if self.options.with_filter {
-            filters.push(plugin(
-                self.lab,
-                direction,
-                self.options.module.clone(),
-                configuration,
-            ));
+            route
+        } else {
+            route.without_filter()
         }
-        let log = log_name(self.name, direction, &link.name);
-        filters.push(tcp_proxy(
-            &link.name,
-            &link.name,
-            &log,
-            self.options.log_buffer_bytes,
-        ));
-        let mut chain = json!({ "filters": filters });
-        if let Some(socket) = transport_socket {
-            chain["transport_socket"] = socket;
-        }
-        json!({
-            "name": link.name,
-            "address": any_port(),
-            "traffic_direction": direction.name(),
-            "filter_chains": [chain],
-        })
     }
-}
-
-/// The plugin as in the listeners of a pair.
-fn plugin(
-    lab: &Lab,
-    direction: Direction,
-    module: Option<PathBuf>,
-    configuration: &Value,
-) -> Value {
-    let plugin = Plugin {
-        root_id: direction.name().to_lowercase(),
-        vm_id: "tcp".to_owned(),
-        module,
-        configuration: configuration.clone(),
-        ..Plugin::default()
-    };
-    wasm_network_filter(&plugin, lab.module())
 }
 
 /// The clusters that the plugin configuration names, the others being marked by metadata.
@@ -366,23 +300,4 @@ fn istio_workload(node: &Node) -> String {
         "Kubernetes".to_owned(),
     ]
     .join(";")
-}
-
-/// The TCP proxy of the listener `link`, which leads to `cluster` and logs to `log`.
-pub(super) fn tcp_proxy(
-    link: &str,
-    cluster: &str,
-    log: &str,
-    log_buffer_bytes: Option<u32>,
-) -> Value {
-    let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
-    let logs = log_buffer_bytes
-        .map(|buffer_bytes| tcp_collector_log(log, buffer_bytes, keys.as_flattened()));
-    let config = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        "stat_prefix": link,
-        "cluster": cluster,
-    });
-    let logs = json!({ "access_log": logs.into_iter().collect::<Vec<_>>() });
-    json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": with(config, &logs) })
 }

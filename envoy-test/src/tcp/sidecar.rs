@@ -2,14 +2,13 @@
 
 use std::net::SocketAddr;
 
-use access_log::Direction;
+use access_log::{Direction, Side};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::pair::tcp_proxy;
 use crate::bootstrap::{
-    any_port, bootstrap, collector_cluster, load_assignment, socket_address, wasm_network_filter,
-    with,
+    any_port, bootstrap, collector_cluster, load_assignment, socket_address, tcp_collector_log,
+    wasm_network_filter, with,
 };
 use crate::mesh::Lab;
 use crate::node::Node;
@@ -18,8 +17,12 @@ use crate::workload::Plugin;
 /// A listener, and the cluster that it leads to.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The name of the listener and of its log.
+    /// The name of the listener.
     pub name: String,
+    /// The name of its log.
+    pub log: String,
+    /// How many bytes of entries Envoy buffers; `None` logs nothing.
+    pub log_buffer_bytes: Option<u32>,
     /// The direction of the listener.
     pub direction: Direction,
     /// The plugin, if the listener has it.
@@ -42,6 +45,8 @@ impl Route {
     pub fn new(name: &str, direction: Direction, to: SocketAddr) -> Self {
         Self {
             name: name.to_owned(),
+            log: name.to_owned(),
+            log_buffer_bytes: Some(0),
             direction,
             plugin: Some(Plugin {
                 root_id: name.to_owned(),
@@ -78,7 +83,7 @@ impl Route {
             .map(|plugin| wasm_network_filter(plugin, lab.module()))
             .into_iter()
             .collect();
-        filters.push(tcp_proxy(&self.name, &self.cluster, &self.name, Some(0)));
+        filters.push(self.tcp_proxy());
         let mut chain = json!({ "filters": filters });
         if let Some(socket) = &self.transport_socket {
             chain["transport_socket"] = socket.clone();
@@ -89,6 +94,20 @@ impl Route {
             "traffic_direction": self.direction.name(),
             "filter_chains": [chain],
         })
+    }
+
+    fn tcp_proxy(&self) -> Value {
+        let keys = [Side::Downstream, Side::Upstream].map(|side| [side.peer_key(), side.id_key()]);
+        let logs = self
+            .log_buffer_bytes
+            .map(|buffer_bytes| tcp_collector_log(&self.log, buffer_bytes, keys.as_flattened()));
+        let config = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": self.name,
+            "cluster": self.cluster,
+        });
+        let logs = json!({ "access_log": logs.into_iter().collect::<Vec<_>>() });
+        json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": with(config, &logs) })
     }
 
     pub(crate) fn cluster(&self) -> Value {

@@ -27,8 +27,8 @@ async fn a_client_that_speaks_first_is_named_and_learns_the_callee(lab: &Lab) ->
     drop(client);
     let inbound = pair.entry(lab, INBOUND_LOG).await?;
     let outbound = pair.entry(lab, OUTBOUND_LOG).await?;
-    assert_eq!(inbound.peer(Side::Downstream)?, Some(&peer("orders")));
-    assert_eq!(outbound.peer(Side::Upstream)?, Some(&peer("mysql")));
+    assert_eq!(inbound.peer(Side::Downstream)?, Some(&metadata("orders")));
+    assert_eq!(outbound.peer(Side::Upstream)?, Some(&metadata("mysql")));
     Ok(())
 }
 
@@ -43,7 +43,7 @@ async fn a_server_that_speaks_first_learns_the_caller(lab: &Lab) -> Result<()> {
     drop(client);
     let inbound = pair.entry(lab, INBOUND_LOG).await?;
     let outbound = pair.entry(lab, OUTBOUND_LOG).await?;
-    assert_eq!(inbound.peer(Side::Downstream)?, Some(&peer("orders")));
+    assert_eq!(inbound.peer(Side::Downstream)?, Some(&metadata("orders")));
     let callee = outbound.peer(Side::Upstream)?.context("no callee")?;
     assert_eq!(callee["LABELS"]["service.istio.io/canonical-name"], "mysql");
     assert_eq!(callee["NAMESPACE"], "vms");
@@ -79,10 +79,6 @@ fn metadata(name: &str) -> Value {
         "WORKLOAD_NAME": name,
         "LABELS": { "app": name },
     })
-}
-
-fn peer(name: &str) -> Value {
-    metadata(name)
 }
 
 async fn echo(client: &mut TcpStream, bytes: &[u8]) -> Result<()> {
